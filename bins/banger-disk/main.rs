@@ -1,0 +1,7 @@
+//! `banger-disk`: see man/banger-disk.1.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    banger_lib::cli::disk::main()
+}

@@ -1,0 +1,7 @@
+//! `banger-netd`: see man/banger-netd.1.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    banger_lib::cli::netd::main()
+}

@@ -1,0 +1,7 @@
+//! `banger-ws`: see man/banger-ws.1.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    banger_lib::cli::ws::main()
+}

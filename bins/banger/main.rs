@@ -1,0 +1,3 @@
+//! `banger`: the program for people. See man/banger.1.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Makes banger-guest available to banger-disk.
+
+fn main() {}

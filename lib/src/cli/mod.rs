@@ -1,0 +1,11 @@
+//! The edge: arguments, stdin and stdout, exit codes. One file per program.
+
+pub mod disk;
+pub mod lock;
+pub mod netd;
+pub mod plumbing;
+pub mod vmm;
+pub mod ws;
+
+mod failure;
+pub use failure::Failure;

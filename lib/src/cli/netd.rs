@@ -1,0 +1,8 @@
+//! `banger-netd`: its verbs.
+
+use std::process::ExitCode;
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    ExitCode::SUCCESS
+}

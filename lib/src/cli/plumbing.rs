@@ -1,0 +1,178 @@
+//! What every plumbing program does: parse, read the record, run one verb, print exactly one record, exit.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use serde_json::{Value, json};
+use thiserror::Error;
+
+use super::Failure;
+use crate::contract::record::{MAX_RECORD_BYTES, VM_SCHEMA};
+use crate::contract::{Coded, Document, ErrorCode, ErrorRecord, Fault, error};
+use crate::sys::clock::Timeline;
+
+/// Where a verb's record comes from.
+#[derive(Debug, clap::Args)]
+pub struct Input {
+    /// Read the record from FILE instead of stdin ("-")
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    pub input: PathBuf,
+}
+
+/// Why there is no record to work on.
+#[derive(Debug, Error)]
+pub enum InputError {
+    /// A person sits at stdin.
+    #[error("stdin is a terminal, and this verb reads a record from it")]
+    Terminal,
+    /// Stdin or the file cannot be read.
+    #[error("cannot read the record from {path:?}")]
+    Read {
+        /// The file, `-` for stdin.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Coded for InputError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Terminal => ErrorCode::Usage,
+            Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => ErrorCode::NotFound,
+            Self::Read { .. } => ErrorCode::BadInput,
+        }
+    }
+    fn hint(&self) -> Option<String> {
+        matches!(self, Self::Terminal).then(|| "pipe a record in, or give --input FILE".into())
+    }
+}
+
+/// Wrong arguments, in clap's words.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct UsageError(pub String);
+
+impl Coded for UsageError {
+    fn code(&self) -> ErrorCode {
+        ErrorCode::Usage
+    }
+}
+
+impl Input {
+    /// The bytes of the input, at most one more than [`MAX_RECORD_BYTES`].
+    pub fn read(&self) -> Result<Vec<u8>, InputError> {
+        let error = |source| InputError::Read { path: self.input.clone(), source };
+        let mut bytes = Vec::new();
+        if self.input == Path::new("-") {
+            if io::stdin().is_terminal() {
+                return Err(InputError::Terminal);
+            }
+            io::stdin().lock().take(MAX_RECORD_BYTES + 1).read_to_end(&mut bytes).map_err(error)?;
+        } else {
+            let file = File::open(&self.input).map_err(error)?;
+            file.take(MAX_RECORD_BYTES + 1).read_to_end(&mut bytes).map_err(error)?;
+        }
+        Ok(bytes)
+    }
+
+    /// The record. The error record of a failed stage before this one becomes this verb's failure.
+    pub fn document(&self) -> Result<Document, Failure> {
+        let bytes = self.read()?;
+        if let Some(fault) = passed_on(&bytes) {
+            return Err(Failure::Passed(Box::new(fault)));
+        }
+        Ok(Document::parse(&bytes)?)
+    }
+}
+
+/// The fault in `bytes` where they are an error record.
+fn passed_on(bytes: &[u8]) -> Option<Fault> {
+    let value: Value = serde_json::from_slice(bytes).ok()?;
+    let is_error = value.get("schema")?.as_str()? == error::ERROR_SCHEMA;
+    is_error.then(|| serde_json::from_value::<ErrorRecord>(value).ok()).flatten().map(|record| record.error)
+}
+
+/// Parses the arguments of `tool`; `Err` is how to exit when there is nothing to run: help, version, wrong arguments.
+pub fn parse<A: Parser>(tool: &str) -> Result<A, ExitCode> {
+    A::try_parse().map_err(|error| {
+        if error.use_stderr() {
+            let text = error.render().to_string();
+            let text = text.trim_start_matches("error: ").trim_end();
+            let verb = std::env::args().nth(1).filter(|v| !v.starts_with('-')).unwrap_or_default();
+            fail(Failure::from(UsageError(first_paragraph(text))), tool, &verb)
+        } else {
+            let printed = write!(io::stdout(), "{}", error.render()).and_then(|()| io::stdout().flush());
+            printed.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+        }
+    })
+}
+
+/// Clap's message without the usage and the pointer to `--help` below it, on one line.
+fn first_paragraph(text: &str) -> String {
+    let paragraph = text.split("\n\n").next().unwrap_or(text);
+    paragraph.lines().map(str::trim).collect::<Vec<_>>().join(" ")
+}
+
+/// Runs a verb that takes a record: its changes, its timings and `result.changed` go to stdout.
+pub fn record_verb(
+    tool: &'static str,
+    verb: &'static str,
+    input: &Input,
+    work: impl FnOnce(&mut Document, &mut Timeline) -> Result<bool, Failure>,
+) -> ExitCode {
+    value_verb(tool, verb, || {
+        let mut document = input.document()?;
+        let mut timeline = Timeline::new(tool, verb);
+        let changed = work(&mut document, &mut timeline)?;
+        let mut outcome = document.outcome()?.unwrap_or_default();
+        outcome.changed = changed;
+        document.set_outcome(&outcome);
+        document.push_timings(timeline.into_timings());
+        Ok(document.to_value())
+    })
+}
+
+/// Runs a verb that gives any JSON value.
+pub fn value_verb(tool: &str, verb: &str, work: impl FnOnce() -> Result<Value, Failure>) -> ExitCode {
+    match work() {
+        Ok(value) => emit(&value),
+        Err(failure) => fail(failure, tool, verb),
+    }
+}
+
+/// Prints one record and a newline.
+pub fn emit(value: &Value) -> ExitCode {
+    let mut stdout = io::stdout().lock();
+    let written = writeln!(stdout, "{value}").and_then(|()| stdout.flush());
+    // Nobody reads: there is no one to tell, and the status says that the record did not arrive.
+    written.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+}
+
+/// Reports a failure: one line on stderr, the error record on stdout, the code's status.
+pub fn fail(failure: Failure, tool: &str, verb: &str) -> ExitCode {
+    // A failure passed on was already told to people by the program it befell.
+    let told = matches!(failure, Failure::Passed(_));
+    let fault = failure.into_fault(tool, verb);
+    if !told {
+        drop(writeln!(io::stderr(), "{tool}: {}", fault.human_line()));
+    }
+    let status = fault.code.exit_status();
+    let record = serde_json::to_value(ErrorRecord::new(fault)).expect("an error record has string keys only");
+    emit(&record);
+    ExitCode::from(status)
+}
+
+/// The answer to `version`: the program's version and the schemas it speaks.
+pub fn version(tool: &str) -> Value {
+    json!({
+        "schema": "banger.version/1",
+        "tool": tool,
+        "version": env!("CARGO_PKG_VERSION"),
+        "schemas": [VM_SCHEMA, error::ERROR_SCHEMA],
+    })
+}

@@ -1,0 +1,128 @@
+//! What host and guest say to each other: the configuration in the initrd, the "ready" event, agent requests.
+//!
+//! `banger-guest` includes this very file (`#[path]`), so it uses serde and nothing else of the library. Both sides treat
+//! the other's words as hostile: sizes are bounded by the constants here.
+//!
+//! # Initrd
+//!
+//! Two segments of uncompressed newc cpio, each 4-byte aligned. The kernel's, shared: [`INIT_PATH`] (banger-guest) and the
+//! modules with [`MODULES_LIST`]. The VM's own: [`CONFIG_PATH`], [`FILES_PATH`] and [`DIGEST_PATH`].
+//!
+//! # Agent channel
+//!
+//! Lines of JSON, each at most [`MAX_LINE_BYTES`] with its newline. Over vsock a connection carries one exchange; the
+//! virtio-serial port [`PORT_NAME`] has no connections, so a request carries a nonce and its reply repeats it: the host drops
+//! every line that does not, which resynchronises after a restart of either side. The guest pushes one [`Event`] on the same
+//! port (serial), or by connecting to the host's [`VSOCK_EVENT_PORT`] (vsock).
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+/// banger-guest in the initrd: PID 1.
+pub const INIT_PATH: &str = "init";
+/// The modules to load, one path in the initrd per line, in order of dependency.
+pub const MODULES_LIST: &str = "banger/modules.list";
+/// The VM's [`GuestConfig`] as JSON in the initrd.
+pub const CONFIG_PATH: &str = "banger/config.json";
+/// A tar of files to lay over the mounted root, paths relative to `/`, in the initrd.
+pub const FILES_PATH: &str = "banger/files.tar";
+/// Lower-case hexadecimal SHA-256 over the bytes of the config followed by those of the tar, in the initrd.
+pub const DIGEST_PATH: &str = "banger/digest";
+/// The largest per-VM segment, bytes.
+pub const MAX_VM_SEGMENT_BYTES: u64 = 32 << 20;
+/// The name of the virtio-serial port: `/sys/class/virtio-ports/*/name` in the guest.
+pub const PORT_NAME: &str = "org.banger.agent";
+/// The vsock port on which the agent listens in the guest.
+pub const VSOCK_AGENT_PORT: u32 = 1024;
+/// The vsock port on the host (CID 2) to which the guest pushes its events.
+pub const VSOCK_EVENT_PORT: u32 = 1025;
+/// The longest line on the agent channel, newline included, bytes.
+pub const MAX_LINE_BYTES: usize = 64 << 10;
+
+/// Everything a guest is told about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GuestConfig {
+    /// The VM's identifier.
+    pub vm_id: String,
+    /// The host name.
+    pub hostname: String,
+    /// `lean` or `systemd`.
+    pub init: String,
+    /// UUID of the ext4 that is the root.
+    pub root_uuid: String,
+    /// UUID of the empty ext4 that takes the changes; `None`: the root itself is writable.
+    pub upper_uuid: Option<String>,
+    /// UUID of the ext4 that is mounted on /root.
+    pub work_uuid: String,
+    /// The guest's Ethernet address, by which it finds its interface.
+    pub mac: String,
+    /// The guest's address.
+    pub address: Ipv4Addr,
+    /// Its prefix length.
+    pub prefix_len: u8,
+    /// The default route.
+    pub gateway: Ipv4Addr,
+    /// Resolvers.
+    pub dns: Vec<Ipv4Addr>,
+    /// Hexadecimal bytes to stir into the kernel's entropy pool.
+    pub entropy_seed: String,
+    /// The host's time when the VM was attached, seconds since the epoch: the guest's clock is never earlier.
+    pub time_unix_s: u64,
+}
+
+/// A step of the guest's boot, on the guest's CLOCK_BOOTTIME.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestStep {
+    /// `kernel`, `initramfs`, `disks`, `network`, `sshd` or `ready`.
+    pub step: String,
+    /// Microseconds since the guest's boot.
+    pub start_us: u64,
+    /// Microseconds.
+    pub duration_us: u64,
+}
+
+/// What the guest pushes to the host, unasked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub enum Event {
+    /// sshd accepts connections.
+    Ready {
+        /// The guest's CLOCK_BOOTTIME at this moment, microseconds: with the host's it gives the offset of the clocks.
+        now_us: u64,
+        /// `uname -r`.
+        kernel: String,
+        /// What the boot cost.
+        steps: Vec<GuestStep>,
+    },
+    /// The boot cannot go on; the guest powers off.
+    Failed {
+        /// The step that failed.
+        step: String,
+        /// Why.
+        message: String,
+    },
+}
+
+/// A request of the host's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentRequest {
+    /// Repeated in the reply.
+    pub nonce: String,
+    /// `GET` or `POST`.
+    pub method: String,
+    /// `/v1/healthz`, `/v1/stats`, `/v1/ports`, `/v1/shutdown`, `/v1/resize`.
+    pub path: String,
+}
+
+/// The guest's reply.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentReply {
+    /// The request's.
+    pub nonce: String,
+    /// An HTTP status.
+    pub status: u16,
+    /// The answer, or `{"error": "…"}`.
+    pub body: serde_json::Value,
+}

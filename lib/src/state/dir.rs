@@ -1,0 +1,142 @@
+//! The layout of the state directory.
+
+use std::path::{Path, PathBuf};
+
+use crate::types::{ImageName, VmId};
+
+/// A state directory by its root; only paths, nothing is touched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateDir {
+    root: PathBuf,
+}
+
+impl StateDir {
+    /// The state directory at `root`, an absolute path.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The state directory that holds the VM directory `vm_dir` (`…/vms/<id>`). `None` where that is not its shape.
+    pub fn of_vm_dir(vm_dir: &Path) -> Option<Self> {
+        let vms = vm_dir.parent().filter(|p| p.file_name().is_some_and(|n| n == "vms"))?;
+        vms.parent().map(Self::at)
+    }
+
+    /// Its root.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+    /// The database.
+    pub fn database(&self) -> PathBuf {
+        self.root.join("state.db")
+    }
+    /// The file with the state id.
+    pub fn state_id(&self) -> PathBuf {
+        self.root.join("state_id")
+    }
+    /// The client key and known_hosts.
+    pub fn ssh(&self) -> PathBuf {
+        self.root.join("ssh")
+    }
+    /// The private key with which banger logs in to guests (OpenSSH format, ed25519, 0600).
+    pub fn client_key(&self) -> PathBuf {
+        self.root.join("ssh/id_ed25519")
+    }
+    /// Lock files.
+    pub fn locks(&self) -> PathBuf {
+        self.root.join("locks")
+    }
+    /// The directory of all VMs.
+    pub fn vms(&self) -> PathBuf {
+        self.root.join("vms")
+    }
+    /// The directory of one VM.
+    pub fn vm(&self, id: &VmId) -> PathBuf {
+        self.root.join("vms").join(id.as_str())
+    }
+    /// The directory of all images.
+    pub fn images(&self) -> PathBuf {
+        self.root.join("images")
+    }
+    /// The directory of one image.
+    pub fn image(&self, name: &ImageName) -> PathBuf {
+        self.root.join("images").join(name.as_str())
+    }
+    /// The directory of all kernels.
+    pub fn kernels(&self) -> PathBuf {
+        self.root.join("kernels")
+    }
+    /// What can be made again.
+    pub fn cache(&self) -> PathBuf {
+        self.root.join("cache")
+    }
+}
+
+/// The files of one VM, under its directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmDir {
+    dir: PathBuf,
+}
+
+impl VmDir {
+    /// The files under `dir`.
+    pub fn at(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+    /// Held by the supervisor and the VMM while the VM lives.
+    pub fn run_lock(&self) -> PathBuf {
+        self.dir.join("run.lock")
+    }
+    /// What is currently true of the VM.
+    pub fn handles(&self) -> PathBuf {
+        self.dir.join("handles.json")
+    }
+    /// The guest's SSH host key (OpenSSH format, ed25519, 0600), made on the host and so pinned.
+    pub fn host_key(&self) -> PathBuf {
+        self.dir.join("host_key")
+    }
+    /// The public half of [`Self::host_key`], one line.
+    pub fn host_key_pub(&self) -> PathBuf {
+        self.dir.join("host_key.pub")
+    }
+    /// The initrd: the kernel's segment and the VM's own (0600: it holds keys).
+    pub fn initrd(&self) -> PathBuf {
+        self.dir.join("initrd")
+    }
+    /// The writable root (backends reflink and copy).
+    pub fn root(&self) -> PathBuf {
+        self.dir.join("root.ext4")
+    }
+    /// The ext4 above the root (backend overlay).
+    pub fn upper(&self) -> PathBuf {
+        self.dir.join("upper.ext4")
+    }
+    /// The work disk.
+    pub fn work(&self) -> PathBuf {
+        self.dir.join("work.ext4")
+    }
+    /// Firecracker's API or QEMU's QMP socket.
+    pub fn api_socket(&self) -> PathBuf {
+        self.dir.join("api.sock")
+    }
+    /// The supervisor's client-facing socket.
+    pub fn agent_socket(&self) -> PathBuf {
+        self.dir.join("agent.sock")
+    }
+    /// The guest's console.
+    pub fn console_log(&self) -> PathBuf {
+        self.dir.join("console.log")
+    }
+    /// What the VMM says.
+    pub fn vmm_log(&self) -> PathBuf {
+        self.dir.join("vmm.log")
+    }
+    /// How the VM ended, written by its supervisor.
+    pub fn exit(&self) -> PathBuf {
+        self.dir.join("exit.json")
+    }
+}

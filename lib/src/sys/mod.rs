@@ -1,0 +1,5 @@
+//! The host: one file per tool or kernel interface. Nothing here knows of VMs.
+
+pub mod atomic;
+pub mod clock;
+pub mod exec;

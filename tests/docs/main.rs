@@ -1,0 +1,1 @@
+//! Tier `docs`: man pages, schemas and the README against the code.

@@ -1,0 +1,1 @@
+//! Tier `hygiene`: the layer rules and the state of the tree.

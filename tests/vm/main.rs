@@ -1,0 +1,1 @@
+//! Tier `vm`: real virtual machines through banger itself.
