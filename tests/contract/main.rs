@@ -1,5 +1,8 @@
 //! Tier `contract`: the programs themselves with fake tools. Needs no privilege.
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod disk;
 mod netd;
 mod pipe;

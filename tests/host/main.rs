@@ -1,5 +1,8 @@
 //! Tier `host`: real kernel objects — namespaces, taps, nftables, loop devices, ext4, sshd. Needs root.
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod disk;
 mod netd;
 mod ws;

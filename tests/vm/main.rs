@@ -1,1 +1,4 @@
 //! Tier `vm`: real virtual machines through banger itself.
+
+#[path = "../support/mod.rs"]
+mod support;

@@ -1,6 +1,5 @@
 //! The lifecycle lock at the edge: inherited from the program above, else taken.
 
-use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::Path;
 
 use thiserror::Error;
@@ -10,6 +9,7 @@ use crate::contract::record::Vm;
 use crate::contract::{Coded, ErrorCode};
 use crate::state::dir::StateDir;
 use crate::state::lock::VmLock;
+use crate::sys::fd;
 
 /// The variable with the number of the descriptor on which the parent process holds the VM's lifecycle lock.
 pub const LOCK_FD_VARIABLE: &str = "BANGER_LOCK_FD";
@@ -48,18 +48,6 @@ pub fn vm_lock(vm: &Vm, operation: &str) -> Result<VmLock, Failure> {
         return Ok(VmLock::acquire(&state, &vm.id, operation)?);
     };
     let shown = text.to_string_lossy().into_owned();
-    let fd = inherited_fd(&shown).ok_or(LockEdgeError::Descriptor(shown))?;
+    let fd = shown.parse().ok().and_then(fd::inherit).ok_or(LockEdgeError::Descriptor(shown))?;
     Ok(VmLock::inherited(&state, &vm.id, fd)?)
-}
-
-fn inherited_fd(text: &str) -> Option<OwnedFd> {
-    let number: i32 = text.parse().ok().filter(|n| *n > 2)?;
-    // SAFETY: F_GETFD on any number is harmless and tells whether it is an open descriptor.
-    if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
-        return None;
-    }
-    // SAFETY: the descriptor is open, was handed down for us to own, and nothing else in this process knows it.
-    let fd = unsafe { OwnedFd::from_raw_fd(number) };
-    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC).ok()?;
-    Some(fd)
 }

@@ -1,0 +1,77 @@
+//! What every tier needs: finding the programs, running them, and skipping out loud.
+
+#![allow(dead_code, reason = "each tier uses its part")]
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+/// Whether a test of `tier` may run. Where `condition` does not hold the reason is printed and the test is to return; it fails
+/// instead where `BANGER_TEST_REQUIRE` (a comma-separated list) names the tier.
+pub fn require(tier: &str, condition: bool, reason: &str) -> bool {
+    let required = std::env::var("BANGER_TEST_REQUIRE").unwrap_or_default();
+    if !condition && required.split(',').any(|t| t == tier) {
+        panic!("this test must not be skipped (BANGER_TEST_REQUIRE={required}): {reason}");
+    }
+    if !condition {
+        writeln!(std::io::stderr(), "SKIPPED: {reason}").expect("stderr is there");
+    }
+    condition
+}
+
+/// Whether the tests run as root.
+pub fn is_root() -> bool {
+    // SAFETY: geteuid cannot fail and touches no memory.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// A command; tests may start programs as they like.
+#[expect(clippy::disallowed_methods, reason = "tests start the programs themselves")]
+pub fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    Command::new(program)
+}
+
+/// Runs `command` with `stdin` and gives everything it said.
+pub fn run(command: &mut Command, stdin: &[u8]) -> Output {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
+    let mut pipe = child.stdin.take().expect("piped");
+    let bytes = stdin.to_vec();
+    // A program may end without reading all of its input.
+    let writer = std::thread::spawn(move || drop(pipe.write_all(&bytes)));
+    let output = child.wait_with_output().expect("the child can be waited for");
+    writer.join().expect("the writer does not panic");
+    output
+}
+
+/// The one record on stdout.
+pub fn record(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| {
+        panic!(
+            "no record on stdout ({e}): {}\n{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        )
+    })
+}
+
+/// Asserts that a program failed with `status` and an error record of `code`; gives the record.
+#[track_caller]
+pub fn assert_error(output: &Output, status: i32, code: &str) -> Value {
+    let record = record(output);
+    assert_eq!(record["schema"], "banger.error/1", "{record}");
+    assert_eq!(record["error"]["code"], code, "{record}");
+    assert_eq!(output.status.code(), Some(status), "{record}");
+    record
+}
+
+/// Whether `program` is installed, system directories included.
+pub fn has(program: &str) -> bool {
+    which::which(program).is_ok() || Path::new("/usr/sbin").join(program).exists()
+}
