@@ -4,3 +4,6 @@ pub mod atomic;
 pub mod clock;
 pub mod exec;
 pub mod fd;
+pub mod random;
+pub mod signal;
+pub mod sshkey;
