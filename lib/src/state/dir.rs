@@ -103,6 +103,10 @@ impl VmDir {
     pub fn host_key_pub(&self) -> PathBuf {
         self.dir.join("host_key.pub")
     }
+    /// The guest's host key for the system's ssh, under the name `banger-<id>`.
+    pub fn known_hosts(&self) -> PathBuf {
+        self.dir.join("known_hosts")
+    }
     /// The initrd: the kernel's segment and the VM's own (0600: it holds keys).
     pub fn initrd(&self) -> PathBuf {
         self.dir.join("initrd")

@@ -124,9 +124,17 @@ impl VmLock {
         }
     }
 
-    /// Removes the lock file of a VM that is no more; the lock itself lasts until the guard is dropped.
-    pub fn remove_file(&self, state: &StateDir, vm: &VmId) -> io::Result<()> {
-        std::fs::remove_file(Self::path(state, vm))
+    /// Removes the lock files of a VM that is no more; the lock itself lasts until the guard is dropped. Files that are not
+    /// there are no error.
+    pub fn remove_files(&self, state: &StateDir, vm: &VmId) -> io::Result<()> {
+        let locks = state.locks();
+        for path in [Self::path(state, vm), SessionLock::path(state, vm), locks.join(format!("ws-{vm}.lock"))] {
+            match std::fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 }
 
@@ -161,6 +169,30 @@ impl ImagesLock {
     pub fn acquire(state: &StateDir, operation: &str) -> Result<Self, LockError> {
         let path = state.locks().join("images.lock");
         lock_file(&path, "the image store", operation).map(|file| Self { _file: file })
+    }
+}
+
+/// Proof that the command which makes the VM, or which will delete it (`vm run --rm`), still runs. Where such a VM's session is
+/// free, its command was killed and the VM is a wreck for the next command to clean.
+#[derive(Debug)]
+pub struct SessionLock {
+    file: File,
+}
+
+impl SessionLock {
+    fn path(state: &StateDir, vm: &VmId) -> PathBuf {
+        state.locks().join(format!("run-{vm}.lock"))
+    }
+
+    /// Takes the lock without waiting.
+    pub fn acquire(state: &StateDir, vm: &VmId, operation: &str) -> Result<Self, LockError> {
+        lock_file(&Self::path(state, vm), &format!("VM {vm}"), operation).map(|file| Self { file })
+    }
+}
+
+impl AsFd for SessionLock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 

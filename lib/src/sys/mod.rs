@@ -4,6 +4,7 @@ pub mod atomic;
 pub mod clock;
 pub mod exec;
 pub mod fd;
+pub mod kvm;
 pub mod random;
 pub mod signal;
 pub mod sshkey;

@@ -1,0 +1,415 @@
+//! The arguments of `banger`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use banger_lib::contract::record::{DiskBackend, VmmKind};
+use banger_lib::types::{ImageName, VmName};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+/// Disposable, hardware-isolated Linux VMs around a git checkout
+#[derive(Debug, Parser)]
+#[command(name = "banger", version, max_term_width = 110)]
+pub struct Banger {
+    /// Where banger keeps its state [default: $XDG_STATE_HOME/banger, for root /var/lib/banger]
+    #[arg(long, global = true, env = "BANGER_STATE_DIR", value_name = "DIR", hide_env_values = true)]
+    pub state_dir: Option<PathBuf>,
+    /// Print one JSON record instead of text for people
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print the pipeline of programs that the verb stands for, and do nothing
+    #[arg(long, global = true)]
+    pub explain: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make, run and inspect VMs
+    Vm(Vm),
+    /// List VMs (the same as `vm list`)
+    Ps,
+    /// Build and inspect images
+    Image(Image),
+    /// Remove what crashed commands left behind
+    Gc,
+    /// Say what this host can do and what it lacks
+    Doctor(Doctor),
+    /// Print a completion script for a shell
+    Completion(Completion),
+}
+
+impl Command {
+    /// The verb's name for error records.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Vm(vm) => match vm.command {
+                VmCommand::Run(_) => "vm run",
+                VmCommand::Plan(_) => "vm plan",
+                VmCommand::Create(_) => "vm create",
+                VmCommand::Start(_) => "vm start",
+                VmCommand::Stop(_) => "vm stop",
+                VmCommand::Delete(_) => "vm delete",
+                VmCommand::Show(_) => "vm show",
+                VmCommand::List => "vm list",
+                VmCommand::Logs(_) => "vm logs",
+                VmCommand::Exec(_) => "vm exec",
+                VmCommand::Ssh(_) => "vm ssh",
+            },
+            Self::Ps => "ps",
+            Self::Image(_) => "image",
+            Self::Gc => "gc",
+            Self::Doctor(_) => "doctor",
+            Self::Completion(_) => "completion",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct Vm {
+    #[command(subcommand)]
+    pub command: VmCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum VmCommand {
+    /// Boot a VM, copy a checkout into it, run a command there, bring exit code and patch back
+    Run(Run),
+    /// Define a VM and print its record: the beginning of a pipeline
+    Plan(Plan),
+    /// Define a VM without starting it
+    Create(Plan),
+    /// Start a VM
+    Start(Start),
+    /// Shut a VM down; its disks stay
+    Stop(Stop),
+    /// Delete a VM and its disks
+    #[command(visible_alias = "rm")]
+    Delete(Delete),
+    /// Show one VM
+    Show(Show),
+    /// List VMs
+    #[command(visible_alias = "ps")]
+    List,
+    /// Show what the guest's console or the VMM printed
+    Logs(Logs),
+    /// Run a command in a running VM's workspace
+    Exec(Exec),
+    /// Log in to a running VM with the system's ssh
+    Ssh(Ssh),
+}
+
+/// Tap or user networking, as a person asks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum NetChoice {
+    /// Tap where the caller may make one, else user networking
+    Auto,
+    /// A tap on a bridge; needs root, or sudo without a password
+    Tap,
+    /// The VMM's own network; needs nothing
+    User,
+}
+
+/// Which VMM, as a person asks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum VmmChoice {
+    /// Firecracker where it and KVM work, else QEMU
+    Auto,
+    /// Firecracker
+    Firecracker,
+    /// QEMU, with KVM if that works, else in software
+    Qemu,
+}
+
+impl From<VmmChoice> for VmmKind {
+    fn from(choice: VmmChoice) -> Self {
+        match choice {
+            VmmChoice::Auto => Self::Auto,
+            VmmChoice::Firecracker => Self::Firecracker,
+            VmmChoice::Qemu => Self::Qemu,
+        }
+    }
+}
+
+/// How the root is kept apart from its image, as a person asks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DiskChoice {
+    /// The best that the host can do
+    Auto,
+    /// A device-mapper snapshot
+    Dm,
+    /// A reflinked copy
+    Reflink,
+    /// The image read-only and overlayfs in the guest
+    Overlay,
+    /// A full copy
+    Copy,
+}
+
+impl From<DiskChoice> for DiskBackend {
+    fn from(choice: DiskChoice) -> Self {
+        match choice {
+            DiskChoice::Auto => Self::Auto,
+            DiskChoice::Dm => Self::Dm,
+            DiskChoice::Reflink => Self::Reflink,
+            DiskChoice::Overlay => Self::Overlay,
+            DiskChoice::Copy => Self::Copy,
+        }
+    }
+}
+
+/// What a VM is made of.
+#[derive(Debug, Clone, Args)]
+pub struct Spec {
+    /// The image to boot; `debian` is built on first use
+    #[arg(long, value_name = "IMAGE", default_value = "debian")]
+    pub image: ImageName,
+    /// Virtual CPUs, 1 to 32 [default: the host's, at most 2]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub vcpus: Option<u8>,
+    /// Memory, such as 512M or 2G
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_memory)]
+    pub memory: u32,
+    /// Stop the VM after this many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub ttl: Option<u64>,
+    /// How the guest reaches the network
+    #[arg(long, value_enum, value_name = "MODE", default_value = "auto")]
+    pub net: NetChoice,
+    /// Leave the guest without a way out of its subnet (tap only)
+    #[arg(long)]
+    pub no_nat: bool,
+    /// How the root is kept apart from its image
+    #[arg(long, value_enum, value_name = "BACKEND", default_value = "auto")]
+    pub disk: DiskChoice,
+    /// Which virtual machine monitor
+    #[arg(long, value_enum, value_name = "VMM", default_value = "auto")]
+    pub vmm: VmmChoice,
+}
+
+/// MiB from a size such as `512M`; a bare number is MiB.
+fn parse_memory(text: &str) -> Result<u32, String> {
+    let bytes = match text.parse::<u64>() {
+        Ok(mib) => mib.checked_mul(1 << 20).ok_or("it is too large")?,
+        Err(_) => {
+            // People mean binary units here, as QEMU, Firecracker and docker do.
+            let binary = text.trim_end_matches(['b', 'B']).trim_end_matches(['i', 'I']);
+            format!("{binary}iB").parse::<bytesize::ByteSize>().map_err(|_| "write it as 512M or 2G")?.as_u64()
+        }
+    };
+    let mib = u32::try_from(bytes >> 20).unwrap_or(u32::MAX);
+    if (128..=1 << 20).contains(&mib) { Ok(mib) } else { Err("it must be between 128M and 1024G".to_owned()) }
+}
+
+#[derive(Debug, Args)]
+pub struct Run {
+    /// The VM's name [default: a generated one]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<VmName>,
+    /// Delete the VM when the command has ended and the patch is written
+    #[arg(long)]
+    pub rm: bool,
+    #[command(flatten)]
+    pub spec: Spec,
+    /// Write what changed in the checkout as a patch to FILE, or to stdout ("-")
+    #[arg(long, value_name = "FILE")]
+    pub patch: Option<PathBuf>,
+    /// Write the VM's record to FILE
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// Copy untracked files as well; ignored ones never travel
+    #[arg(long)]
+    pub include_untracked: bool,
+    /// List what would travel, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Where the checkout goes in the guest [default: /root/<its name>]
+    #[arg(long, value_name = "PATH")]
+    pub guest_path: Option<String>,
+    /// Print what every step cost
+    #[arg(long)]
+    pub timings: bool,
+    /// Install what this host lacks first, without asking
+    #[arg(long)]
+    pub setup: bool,
+    /// If a stage fails, leave everything as it stands
+    #[arg(long)]
+    pub keep: bool,
+    /// The checkout
+    #[arg(value_name = "REPO", default_value = ".")]
+    pub repo: PathBuf,
+    /// The command and its arguments
+    #[arg(last = true, required_unless_present_any = ["dry_run"], value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub struct Plan {
+    /// The VM's name
+    #[arg(value_name = "NAME")]
+    pub name: VmName,
+    #[command(flatten)]
+    pub spec: Spec,
+}
+
+#[derive(Debug, Args)]
+pub struct Start {
+    /// The VM's name or id
+    #[arg(value_name = "VM")]
+    pub vm: String,
+    /// Print what every step cost
+    #[arg(long)]
+    pub timings: bool,
+    /// If a stage fails, leave everything as it stands
+    #[arg(long)]
+    pub keep: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Stop {
+    /// The VM's name or id
+    #[arg(value_name = "VM")]
+    pub vm: String,
+    /// End the VM at once, as if its power were cut
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Delete {
+    /// The VM's name or id
+    #[arg(value_name = "VM", required = true)]
+    pub vms: Vec<String>,
+    /// Stop it at once if it runs
+    #[arg(long, short)]
+    pub force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Show {
+    /// The VM's name or id
+    #[arg(value_name = "VM")]
+    pub vm: String,
+    /// Print the VM's record, for a pipeline (the same as --json)
+    #[arg(long)]
+    pub record: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Logs {
+    /// The VM's name or id
+    #[arg(value_name = "VM")]
+    pub vm: String,
+    /// What the VMM itself printed
+    #[arg(long)]
+    pub vmm: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Exec {
+    /// The VM's name or id
+    #[arg(value_name = "VM")]
+    pub vm: String,
+    /// Write what changed in the checkout since it was copied as a patch to FILE, or to stdout ("-")
+    #[arg(long, value_name = "FILE")]
+    pub patch: Option<PathBuf>,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub struct Ssh {
+    /// The VM's name or id
+    #[arg(value_name = "VM")]
+    pub vm: String,
+    /// A command for ssh, passed on as it is
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub struct Image {
+    #[command(subcommand)]
+    pub command: ImageCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Build an image
+    Build(ImageBuild),
+    /// List images
+    Ls,
+    /// Show one image
+    Show(ImageOne),
+    /// Delete an image
+    #[command(visible_alias = "rm")]
+    Delete(ImageOne),
+}
+
+#[derive(Debug, Args)]
+pub struct ImageBuild {
+    /// The image's name
+    #[arg(value_name = "IMAGE", default_value = "debian")]
+    pub name: ImageName,
+    /// The Debian suite
+    #[arg(long, value_name = "SUITE")]
+    pub suite: Option<String>,
+    /// The mirror to take packages from [default: the host's, else mmdebstrap's]
+    #[arg(long, value_name = "URL")]
+    pub mirror: Option<String>,
+    /// A further package; may be given several times
+    #[arg(long = "package", value_name = "PACKAGE")]
+    pub packages: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ImageOne {
+    /// The image's name
+    #[arg(value_name = "IMAGE")]
+    pub name: ImageName,
+}
+
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Install what is missing, without asking
+    #[arg(long)]
+    pub setup: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Completion {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// Prints the completion script.
+pub fn completion(args: &Completion) -> ExitCode {
+    let mut command = Banger::command();
+    clap_complete::generate(args.shell, &mut command, "banger", &mut std::io::stdout());
+    ExitCode::SUCCESS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Banger::command().debug_assert();
+    }
+
+    #[test]
+    fn memory_is_in_binary_units() {
+        assert_eq!(parse_memory("512"), Ok(512));
+        assert_eq!(parse_memory("512M"), Ok(512));
+        assert_eq!(parse_memory("2G"), Ok(2048));
+        assert_eq!(parse_memory("2GiB"), Ok(2048));
+        for bad in ["", "1", "64M", "x", "-1", "999999999G", "18446744073709551615"] {
+            assert!(parse_memory(bad).is_err(), "{bad}");
+        }
+    }
+}

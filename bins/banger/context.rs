@@ -1,0 +1,114 @@
+//! What every verb needs: the state directory, how to talk to people, what to do about Ctrl-C.
+
+use std::cell::OnceCell;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use banger_lib::cli::{Failure, plumbing};
+use banger_lib::contract::error::{OWN_FAILURE_STATUS, escape_controls};
+use banger_lib::contract::{Coded, ErrorCode};
+use banger_lib::state::dir::StateDir;
+use banger_lib::sys::signal::Interrupts;
+use serde_json::Value;
+use thiserror::Error;
+
+use crate::args::Banger;
+
+/// The status for any failure of banger's own in `vm run` and `vm exec`.
+pub const OWN_FAILURE: u8 = OWN_FAILURE_STATUS;
+
+pub type Result<T> = std::result::Result<T, Failure>;
+
+/// What goes wrong before or between the stages.
+#[derive(Debug, Error)]
+pub enum ContextError {
+    #[error("there is no place for the state: neither --state-dir, XDG_STATE_HOME nor HOME is set")]
+    NoStateDir,
+    #[error("the state directory {0:?} is not an absolute path and the working directory is not to be had")]
+    RelativeStateDir(PathBuf, #[source] io::Error),
+    #[error("cannot watch for signals")]
+    Signals(#[source] io::Error),
+    #[error("interrupted by signal {0}; what had been made was removed")]
+    Interrupted(i32),
+}
+
+impl Coded for ContextError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::NoStateDir | Self::RelativeStateDir(..) => ErrorCode::Usage,
+            Self::Signals(_) => ErrorCode::Failed,
+            Self::Interrupted(_) => ErrorCode::Interrupted,
+        }
+    }
+}
+
+/// What every verb needs.
+#[derive(Debug)]
+pub struct Context {
+    pub state: StateDir,
+    pub json: bool,
+    pub explain: bool,
+    interrupts: OnceCell<Interrupts>,
+}
+
+impl Context {
+    pub fn new(banger: &Banger) -> Result<Self> {
+        let root = banger.state_dir.clone().or_else(default_state_dir).ok_or(ContextError::NoStateDir)?;
+        let root = std::path::absolute(&root).map_err(|e| ContextError::RelativeStateDir(root, e))?;
+        let state = StateDir::at(root);
+        Ok(Self { state, json: banger.json, explain: banger.explain, interrupts: OnceCell::new() })
+    }
+
+    /// From the first call on, Ctrl-C is something that stages are ended for and undone, not the end of this process.
+    pub fn interrupts(&self) -> Result<&Interrupts> {
+        if self.interrupts.get().is_none() {
+            let caught = Interrupts::catch().map_err(ContextError::Signals)?;
+            drop(self.interrupts.set(caught));
+        }
+        Ok(self.interrupts.get().expect("it was just set"))
+    }
+
+    /// One line for people, on stderr, control characters escaped.
+    pub fn say(&self, line: impl AsRef<str>) {
+        // With nobody to read stderr there is nobody to tell about it.
+        drop(writeln!(io::stderr(), "banger: {}", escape_controls(line.as_ref())));
+    }
+}
+
+fn default_state_dir() -> Option<PathBuf> {
+    if rustix::process::geteuid().is_root() {
+        return Some(PathBuf::from("/var/lib/banger"));
+    }
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state"))).map(|d| d.join("banger"))
+}
+
+/// Prints text for people on stdout.
+pub fn print(text: &str) -> ExitCode {
+    let mut stdout = io::stdout().lock();
+    let printed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    printed.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+}
+
+/// Prints one record on stdout.
+pub fn emit(value: &Value) -> ExitCode {
+    plumbing::emit(value)
+}
+
+/// Reports a failure: one line for people on stderr, and with `--json` the error record on stdout.
+pub fn report(failure: Failure, verb: &str, json: bool) -> ExitCode {
+    let told = matches!(failure, Failure::Passed(_));
+    let fault = failure.into_fault("banger", verb);
+    if !told {
+        drop(writeln!(io::stderr(), "banger: {}", fault.human_line()));
+    }
+    let guest_verb = matches!(verb, "vm run" | "vm exec");
+    let status = if guest_verb { OWN_FAILURE } else { fault.code.exit_status() };
+    // `vm plan` begins a pipeline, so its failure must be a record too.
+    if json || verb == "vm plan" {
+        let record = banger_lib::contract::ErrorRecord::new(fault);
+        plumbing::emit(&serde_json::to_value(record).expect("an error record has string keys only"));
+    }
+    ExitCode::from(status)
+}

@@ -1,0 +1,97 @@
+//! `banger doctor`: what this host can do, what it lacks, and how to get it. Changes nothing unless `--setup` is given.
+
+use std::process::ExitCode;
+
+use banger_lib::contract::ErrorCode;
+use banger_lib::sys::{exec, kvm};
+use serde_json::{Value, json};
+
+use crate::args::Doctor;
+use crate::context::{self, Context, Result};
+use crate::{setup, table};
+
+/// One finding.
+struct Check {
+    name: String,
+    /// `ok`, `note` (works, but less well) or `missing` (the main job fails).
+    state: &'static str,
+    detail: String,
+}
+
+pub fn doctor(context: &Context, args: &Doctor) -> Result<ExitCode> {
+    if args.setup && !context.explain {
+        setup::install(context)?;
+    }
+    let missing = setup::missing();
+    let fix = (!missing.is_empty()).then(|| setup::command_line(&missing)).flatten();
+    if context.explain {
+        return Ok(context::print(&format!("{}\n", fix.as_deref().unwrap_or("nothing to install"))));
+    }
+    let mut checks: Vec<Check> = setup::NEEDED.iter().map(check_program).collect();
+    checks.extend([check_kvm(), check_firecracker(), check_tun(), check_state(context)]);
+    let well = checks.iter().all(|check| check.state != "missing");
+    if context.json {
+        context::emit(&record(&checks, fix.as_deref(), well));
+    } else {
+        let rows = checks.iter().map(|check| vec![check.state.to_owned(), check.name.clone(), check.detail.clone()]);
+        context::print(&table::table(&["STATE", "WHAT", "DETAIL"], rows));
+        if let Some(fix) = fix {
+            context.say(format!("to install what is missing: banger doctor --setup, or: {fix}"));
+        }
+    }
+    Ok(if well { ExitCode::SUCCESS } else { ExitCode::from(ErrorCode::Unsupported.exit_status()) })
+}
+
+fn record(checks: &[Check], fix: Option<&str>, well: bool) -> Value {
+    let items: Vec<Value> = checks
+        .iter()
+        .map(|check| json!({ "name": check.name, "state": check.state, "detail": check.detail }))
+        .collect();
+    json!({ "schema": "banger.doctor/1", "ok": well, "items": items, "fix": fix })
+}
+
+fn check_program(needed: &setup::Needed) -> Check {
+    let (state, detail) = match exec::find_program(needed.program.as_ref()) {
+        Some(path) => ("ok", path.display().to_string()),
+        None if needed.required => ("missing", needed.purpose.to_owned()),
+        None => ("note", format!("not installed: {}", needed.purpose)),
+    };
+    Check { name: needed.program.to_owned(), state, detail }
+}
+
+fn check_kvm() -> Check {
+    let (state, detail) = match kvm::usable() {
+        Ok(()) => ("ok", "hardware virtualization".to_owned()),
+        Err(reason) => ("note", format!("{reason}: VMs run in software, several times slower")),
+    };
+    Check { name: "kvm".into(), state, detail }
+}
+
+fn check_firecracker() -> Check {
+    let (state, detail) = match exec::find_program("firecracker".as_ref()) {
+        Some(path) => ("ok", path.display().to_string()),
+        None => ("note", "not installed: QEMU is used".to_owned()),
+    };
+    Check { name: "firecracker".into(), state, detail }
+}
+
+fn check_tun() -> Check {
+    let opened = std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun");
+    let root = rustix::process::geteuid().is_root();
+    let (state, detail) = match opened {
+        Ok(_) if root => ("ok", "VMs get a tap".to_owned()),
+        Ok(_) => ("note", "VMs get user networking; --net tap goes through sudo".to_owned()),
+        Err(error) => ("note", format!("/dev/net/tun: {error}: VMs get user networking")),
+    };
+    Check { name: "tap".into(), state, detail }
+}
+
+fn check_state(context: &Context) -> Check {
+    let root = context.state.root();
+    let existing = root.ancestors().find(|path| path.exists()).unwrap_or(root);
+    let detail = root.display().to_string();
+    match rustix::fs::access(existing, rustix::fs::Access::WRITE_OK) {
+        Ok(()) => Check { name: "state".into(), state: "ok", detail },
+        Err(errno) => Check { name: "state".into(), state: "missing", detail: format!("{detail}: {errno}") },
+    }
+}

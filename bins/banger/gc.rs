@@ -1,0 +1,81 @@
+//! Cleaning up after commands that were killed: at the beginning of `vm run` quietly, by `banger gc` thoroughly.
+
+use std::process::ExitCode;
+
+use banger_lib::contract::record::NetMode;
+use banger_lib::state::db::{Store, VmRow};
+use banger_lib::state::lock::{LockError, SessionLock, VmLock};
+use serde_json::{Value, json};
+
+use crate::context::{self, Context, Result};
+use crate::lifecycle;
+use crate::stage::Stage;
+
+/// Deletes the VMs whose making was cut short, or whose `vm run --rm` was killed. A VM whose command lives is left alone.
+pub fn sweep(context: &Context, store: &mut Store) -> Result<Vec<String>> {
+    let mut removed = Vec::new();
+    for row in store.suspects()? {
+        if sweep_one(context, store, &row)? {
+            context.say(format!("removed {}, left by a command that was killed", row.vm.name));
+            removed.push(row.vm.name.to_string());
+        }
+    }
+    Ok(removed)
+}
+
+fn sweep_one(context: &Context, store: &mut Store, row: &VmRow) -> Result<bool> {
+    let session = SessionLock::acquire(&context.state, &row.vm.id, "banger gc");
+    let lock = session.and_then(|session| {
+        VmLock::acquire(&context.state, &row.vm.id, "banger gc").map(|lock| (session, lock))
+    });
+    match lock {
+        Ok((_session, lock)) => lifecycle::run_delete(context, store, row, &lock).map(|()| true),
+        Err(LockError::Busy { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// `banger gc`: sweeps, then has every program compare what is recorded with what is there.
+pub fn gc(context: &Context) -> Result<ExitCode> {
+    let Some(mut store) = Store::open_existing(&context.state)? else {
+        return Ok(finish(context, &json!({ "schema": "banger.gc/1", "tool": "banger", "removed": [], "errors": [] })));
+    };
+    let mut removed: Vec<Value> = sweep(context, &mut store)?.into_iter().map(Value::from).collect();
+    let rows = store.vms()?;
+    let list = json!({
+        "schema": "banger.vms/1",
+        "state_id": store.state_id(),
+        "items": rows.iter().map(|row| json!({ "id": row.vm.id, "name": row.vm.name })).collect::<Vec<_>>(),
+    });
+    let tap = rows.iter().any(|row| row.vm.net_mode == NetMode::Tap) || rustix::process::geteuid().is_root();
+    let mut stages = vec![
+        Stage::new("banger-qemu", "gc").arg("--state-dir").arg(context.state.root()),
+        Stage::new("banger-disk", "gc").arg("--state-dir").arg(context.state.root()),
+    ];
+    // Without a tap ever made there is nothing that only root could remove.
+    if tap {
+        stages.push(Stage::new("banger-netd", "gc").privileged(true));
+    }
+    let input = list.to_string();
+    let mut errors = Vec::new();
+    for stage in stages {
+        match stage.run(context, input.as_bytes(), None) {
+            Ok(report) => removed.extend(report["removed"].as_array().cloned().unwrap_or_default()),
+            Err(failure) => errors.push(failure.into_fault(stage.program, "gc")),
+        }
+    }
+    let exit = finish(
+        context,
+        &json!({ "schema": "banger.gc/1", "tool": "banger", "removed": removed, "errors": errors }),
+    );
+    Ok(errors.first().map_or(exit, |fault| ExitCode::from(fault.code.exit_status())))
+}
+
+fn finish(context: &Context, report: &Value) -> ExitCode {
+    if context.json {
+        return context::emit(report);
+    }
+    let removed = report["removed"].as_array().map_or(0, Vec::len);
+    context.say(format!("{removed} leftover{} removed", if removed == 1 { "" } else { "s" }));
+    ExitCode::SUCCESS
+}

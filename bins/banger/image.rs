@@ -1,0 +1,78 @@
+//! Images, for people; and the default image made on first use.
+
+use std::process::ExitCode;
+
+use banger_lib::disk::image::{self, ImageError};
+use banger_lib::types::ImageName;
+use serde_json::Value;
+
+use crate::args::{ImageBuild, ImageCommand};
+use crate::context::{self, Context, Result};
+use crate::stage::Stage;
+use crate::table;
+
+/// The image that is built when it is asked for and not there.
+const DEFAULT_IMAGE: &str = "debian";
+
+/// Makes sure that the image is there: the default one is built, any other is the caller's to make.
+pub fn ensure(context: &Context, name: &ImageName) -> Result<()> {
+    match image::load(&context.state, name) {
+        Ok(Some(_)) => return Ok(()),
+        Ok(None) => {}
+        // A damaged default image is made again; the error would only say so.
+        Err(ImageError::MissingFile { .. }) if name.as_str() == DEFAULT_IMAGE => {}
+        Err(error) => return Err(error.into()),
+    }
+    if name.as_str() != DEFAULT_IMAGE {
+        return Err(ImageError::Unknown(name.clone()).into());
+    }
+    context.say("building the image debian; this is done once and takes a minute or two");
+    let build = ImageBuild { name: name.clone(), suite: None, mirror: None, packages: Vec::new() };
+    build_stage(context, &build).run(context, b"", None).map(drop)
+}
+
+fn build_stage(context: &Context, args: &ImageBuild) -> Stage {
+    let mut stage = Stage::new("banger-disk", "image").arg("build").arg(args.name.as_str());
+    stage = stage.arg("--state-dir").arg(context.state.root()).arg("--progress-fd").arg("2");
+    if let Some(suite) = &args.suite {
+        stage = stage.arg("--suite").arg(suite);
+    }
+    if let Some(mirror) = &args.mirror {
+        stage = stage.arg("--mirror").arg(mirror);
+    }
+    args.packages.iter().fold(stage, |stage, package| stage.arg("--package").arg(package))
+}
+
+pub fn dispatch(context: &Context, command: ImageCommand) -> Result<ExitCode> {
+    let plain = |verb: &str| Stage::new("banger-disk", "image").arg(verb);
+    let state = context.state.root();
+    let stage = match &command {
+        ImageCommand::Build(args) => build_stage(context, args),
+        ImageCommand::Ls => plain("ls").arg("--state-dir").arg(state),
+        ImageCommand::Show(one) => plain("show").arg(one.name.as_str()).arg("--state-dir").arg(state),
+        ImageCommand::Delete(one) => plain("delete").arg(one.name.as_str()).arg("--state-dir").arg(state),
+    };
+    if context.explain {
+        return Ok(context::print(&format!("{}\n", stage.shown())));
+    }
+    let answer = stage.run(context, b"", None)?;
+    if context.json {
+        return Ok(context::emit(&answer));
+    }
+    Ok(match command {
+        ImageCommand::Ls => context::print(&images(&answer)),
+        ImageCommand::Build(_) | ImageCommand::Show(_) => context::print(&table::pretty(&answer)),
+        ImageCommand::Delete(one) => {
+            context.say(format!("deleted the image {}", one.name));
+            ExitCode::SUCCESS
+        }
+    })
+}
+
+fn images(answer: &Value) -> String {
+    let items = answer["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let rows = items.iter().map(|item| {
+        ["name", "suite", "kernel_version", "created_at"].map(|key| item[key].as_str().unwrap_or("-").to_owned()).to_vec()
+    });
+    table::table(&["NAME", "SUITE", "KERNEL", "CREATED"], rows)
+}

@@ -1,0 +1,242 @@
+//! A VM's life: create, start, stop, delete, and the undoing of what failed half-way.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use banger_lib::cli::Failure;
+use banger_lib::contract::record::{NetMode, Vm};
+use banger_lib::contract::{Coded, Document, ErrorCode};
+use banger_lib::state::db::{Store, VmRow};
+use banger_lib::state::dir::VmDir;
+use banger_lib::state::handles::Handles;
+use banger_lib::state::lock::{VmLock, is_alive};
+use thiserror::Error;
+
+use crate::args::{Delete, Plan, Start, Stop};
+use crate::context::{self, Context, Result};
+use crate::plan::Wanted;
+use crate::stage::Stage;
+use crate::{image, plan, timings, vmm};
+
+/// What stands in the way of a lifecycle verb.
+#[derive(Debug, Error)]
+pub enum LifecycleError {
+    #[error("VM {0} runs")]
+    Runs(String),
+    #[error("VM {0} does not run")]
+    Stopped(String),
+    #[error("cannot remove the directory {path:?} of VM {vm}")]
+    Remove {
+        vm: String,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Coded for LifecycleError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Runs(_) => ErrorCode::InUse,
+            Self::Stopped(_) => ErrorCode::VmStopped,
+            Self::Remove { .. } => ErrorCode::Failed,
+        }
+    }
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Runs(name) => Some(format!("stop it first (banger vm stop {name}), or give --force")),
+            Self::Stopped(name) => Some(format!("start it: banger vm start {name}")),
+            Self::Remove { .. } => None,
+        }
+    }
+}
+
+/// The open database and the VM that a person named.
+pub fn find(context: &Context, name: &str) -> Result<(Store, VmRow)> {
+    let missing = || banger_lib::state::db::StoreError::NotFound(name.chars().take(80).collect());
+    let store = Store::open_existing(&context.state)?.ok_or_else(missing)?;
+    let row = store.vm(name)?;
+    Ok((store, row))
+}
+
+/// The VM's record as of now: what it is from the database, what is true of it from its directory.
+pub fn document(row: &VmRow) -> Document {
+    let handles = Handles::load(&VmDir::at(&row.vm.paths.dir));
+    let mut document = Document::new(&row.vm);
+    document.set_net(handles.net.as_ref());
+    document.set_disk(handles.disk.as_ref());
+    document.set_vmm(handles.vmm.as_ref());
+    document.set_workspace(handles.workspace.as_ref().or(row.workspace.as_ref()));
+    document
+}
+
+/// Whether the VM runs.
+pub fn runs(vm: &Vm) -> bool {
+    is_alive(&VmDir::at(&vm.paths.dir))
+}
+
+/// The stages of a start, in order, each with its inverse.
+pub fn start_stages(vm: &Vm, vmm_program: &'static str) -> [(Stage, Stage); 3] {
+    let tap = vm.net_mode == NetMode::Tap;
+    [
+        (
+            Stage::new("banger-netd", "attach").privileged(tap),
+            Stage::new("banger-netd", "detach").privileged(tap),
+        ),
+        (Stage::new("banger-disk", "attach"), Stage::new("banger-disk", "detach")),
+        (Stage::new(vmm_program, "start"), Stage::new(vmm_program, "kill")),
+    ]
+}
+
+/// Runs the stages of a start. If one fails, it and those before it are undone in reverse, unless `keep`.
+pub fn run_start(context: &Context, mut document: Document, lock: &VmLock, keep: bool) -> Result<Document> {
+    let vm = document.vm()?;
+    let choice = vmm::choose(&vm)?;
+    context.say(&choice.line);
+    let stages = start_stages(&vm, choice.program);
+    for (done, (stage, _)) in stages.iter().enumerate() {
+        match stage.run_record(context, &document, lock) {
+            Ok(next) => document = next,
+            Err(failure) if keep => {
+                context.say(format!("{} is left as it stands (--keep); remove it with: banger vm delete --force {}", vm.name, vm.name));
+                return Err(failure);
+            }
+            // An interrupted stage may have been killed half-way, so its own inverse runs as well: all are idempotent.
+            Err(failure) => return Err(undo(context, failure, &document, lock, &stages[..=done])),
+        }
+    }
+    Ok(document)
+}
+
+/// Runs the inverses of `stages` in reverse; their failures join `failure` as further causes.
+fn undo(context: &Context, failure: Failure, document: &Document, lock: &VmLock, stages: &[(Stage, Stage)]) -> Failure {
+    let mut document = document.clone();
+    let mut errors = Vec::new();
+    for (_, inverse) in stages.iter().rev() {
+        match inverse.run_record(context, &document, lock) {
+            Ok(next) => document = next,
+            Err(error) => errors.push(error.into_fault(inverse.program, "undo").human_line()),
+        }
+    }
+    if errors.is_empty() {
+        return failure;
+    }
+    let told = matches!(failure, Failure::Passed(_));
+    let mut fault = failure.into_fault("banger", "vm start");
+    if told {
+        errors.iter().for_each(|error| context.say(format!("undoing failed as well: {error}")));
+    }
+    fault.causes.extend(errors.into_iter().map(|error| format!("undoing failed as well: {error}")));
+    Failure::Passed(Box::new(fault))
+}
+
+/// Takes a VM down and detaches everything; `force` cuts the power.
+pub fn run_stop(context: &Context, row: &VmRow, lock: &VmLock, force: bool) -> Result<Document> {
+    let mut document = document(row);
+    let program = vmm::program_of(&document)?;
+    let tap = row.vm.net_mode == NetMode::Tap;
+    let stages = [
+        Stage::new(program, if force { "kill" } else { "stop" }),
+        Stage::new("banger-disk", "detach"),
+        Stage::new("banger-netd", "detach").privileged(tap),
+    ];
+    for stage in &stages {
+        document = stage.run_record(context, &document, lock)?;
+    }
+    Ok(document)
+}
+
+/// Removes every trace of a VM: process, disks, network, folder, row, locks. Safe when half of it is gone.
+pub fn run_delete(context: &Context, store: &mut Store, row: &VmRow, lock: &VmLock) -> Result<()> {
+    let dir = PathBuf::from(&row.vm.paths.dir);
+    if dir.exists() {
+        run_stop(context, row, lock, true)?;
+    } else if row.vm.net_mode == NetMode::Tap {
+        let detach = Stage::new("banger-netd", "detach").privileged(true);
+        detach.run_record(context, &document(row), lock)?;
+    }
+    let remove = |source| LifecycleError::Remove { vm: row.vm.name.to_string(), path: dir.clone(), source };
+    match std::fs::remove_dir_all(&dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(remove(error).into()),
+        _ => {}
+    }
+    store.remove(&row.vm.id)?;
+    Ok(lock.remove_files(&context.state, &row.vm.id).map_err(remove)?)
+}
+
+pub fn create(context: &Context, args: &Plan) -> Result<ExitCode> {
+    if context.explain {
+        return Ok(context::print(&format!("banger vm plan {}\n", args.name)));
+    }
+    let mut store = Store::open(&context.state)?;
+    image::ensure(context, &args.spec.image)?;
+    let vm = plan::plan(context, &mut store, &Wanted::lasting(&args.name, &args.spec))?;
+    if context.json {
+        return Ok(context::emit(&Document::new(&vm).to_value()));
+    }
+    Ok(context::print(&format!("{}\n", vm.name)))
+}
+
+pub fn start(context: &Context, args: &Start) -> Result<ExitCode> {
+    let (_, row) = find(context, &args.vm)?;
+    if context.explain {
+        let choice = vmm::choose(&row.vm)?;
+        let stages = start_stages(&row.vm, choice.program).map(|(stage, _)| stage.shown());
+        return Ok(context::print(&format!("banger vm show {} --record | {}\n", row.vm.name, stages.join(" | "))));
+    }
+    let lock = VmLock::acquire(&context.state, &row.vm.id, "banger vm start")?;
+    if runs(&row.vm) {
+        return finish_start(context, args, &document(&row), false);
+    }
+    let mut fresh = Document::new(&row.vm);
+    fresh.set_workspace(document(&row).workspace()?.as_ref());
+    let document = run_start(context, fresh, &lock, args.keep)?;
+    finish_start(context, args, &document, true)
+}
+
+fn finish_start(context: &Context, args: &Start, document: &Document, changed: bool) -> Result<ExitCode> {
+    if args.timings {
+        timings::print(document)?;
+    }
+    if context.json {
+        return Ok(context::emit(&document.to_value()));
+    }
+    let name = document.vm()?.name;
+    context.say(if changed { format!("{name} runs") } else { format!("{name} runs already") });
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn stop(context: &Context, args: &Stop) -> Result<ExitCode> {
+    let (_, row) = find(context, &args.vm)?;
+    if context.explain {
+        let program = vmm::program_of(&document(&row))?;
+        let verb = if args.force { "kill" } else { "stop" };
+        let name = &row.vm.name;
+        let line = format!("banger vm show {name} --record | {program} {verb} | banger-disk detach | banger-netd detach\n");
+        return Ok(context::print(&line));
+    }
+    let lock = VmLock::acquire(&context.state, &row.vm.id, "banger vm stop")?;
+    let document = run_stop(context, &row, &lock, args.force)?;
+    if context.json {
+        return Ok(context::emit(&document.to_value()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn delete(context: &Context, args: &Delete) -> Result<ExitCode> {
+    for name in &args.vms {
+        let (mut store, row) = find(context, name)?;
+        if context.explain {
+            let name = &row.vm.name;
+            context::print(&format!("banger vm stop --force {name}; remove {} and its row\n", row.vm.paths.dir));
+            continue;
+        }
+        let lock = VmLock::acquire(&context.state, &row.vm.id, "banger vm delete")?;
+        if runs(&row.vm) && !args.force {
+            return Err(LifecycleError::Runs(row.vm.name.to_string()).into());
+        }
+        run_delete(context, &mut store, &row, &lock)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

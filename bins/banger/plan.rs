@@ -1,0 +1,262 @@
+//! Deciding what a VM is: its image, sizes, name, address and keys. The beginning of every pipeline.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use banger_lib::contract::record::{NetMode, Paths, Vm, VmmKind};
+use banger_lib::contract::{Coded, Document, ErrorCode};
+use banger_lib::disk::image::{self, Image, ImageError};
+use banger_lib::state::db::{Lease, Life, Store, StoreError};
+use banger_lib::state::dir::{StateDir, VmDir};
+use banger_lib::sys::{atomic, clock, exec, random, route, sshkey};
+use banger_lib::types::{Cidr, MacAddr, StateId, VmId, VmName};
+use thiserror::Error;
+
+use crate::args::{NetChoice, Plan, Spec};
+use crate::context::{self, Context, Result};
+
+/// Where slirp, QEMU's user network, puts its only guest (QEMU's manual, "User mode networking").
+const USER_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+/// Slirp's gateway.
+const USER_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+/// The key under which the state directory's subnet is remembered.
+const SUBNET_KEY: &str = "subnet";
+
+/// Why a VM cannot be planned.
+#[derive(Debug, Error)]
+pub enum PlanError {
+    #[error("Firecracker has no user networking")]
+    FirecrackerUser,
+    #[error("every subnet of 10.213.0.0/16 overlaps a route of this host")]
+    NoSubnet,
+    #[error("cannot make the directory {path:?}")]
+    Directory {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot read this host's routes")]
+    Routes(#[source] io::Error),
+}
+
+impl Coded for PlanError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::FirecrackerUser => ErrorCode::Unsupported,
+            Self::NoSubnet => ErrorCode::Conflict,
+            Self::Directory { .. } | Self::Routes(_) => ErrorCode::Failed,
+        }
+    }
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::FirecrackerUser => Some("use --net tap, or --vmm qemu".into()),
+            Self::NoSubnet => Some("use --net user".into()),
+            _ => None,
+        }
+    }
+}
+
+/// `banger vm plan`: defines a VM and prints its record.
+pub fn plan_verb(context: &Context, args: &Plan) -> Result<ExitCode> {
+    if context.explain {
+        return Ok(context::print("banger vm plan is the beginning of a pipeline: it runs no other program\n"));
+    }
+    let mut store = Store::open(&context.state)?;
+    let vm = plan(context, &mut store, &Wanted::lasting(&args.name, &args.spec))?;
+    Ok(context::emit(&Document::new(&vm).to_value()))
+}
+
+/// Inserts a VM into the database and makes its directory and keys. If that fails nothing is left of it.
+pub fn plan(context: &Context, store: &mut Store, wanted: &Wanted<'_>) -> Result<Vm> {
+    let spec = wanted.spec;
+    let image = image::load(&context.state, &spec.image)?.ok_or_else(|| ImageError::Unknown(spec.image.clone()))?;
+    let net_mode = net_mode(spec)?;
+    let subnet = match net_mode {
+        NetMode::Tap => Some(subnet(store)?),
+        NetMode::User => None,
+    };
+    let vm = insert(context, store, wanted, &Choice { image: &image, net_mode, subnet })?;
+    if let Err(failure) = make_files(&context.state, &vm) {
+        // The row goes too, so that the name is free again; what could not be removed is gc's.
+        drop(std::fs::remove_dir_all(&vm.paths.dir));
+        store.remove(&vm.id)?;
+        return Err(failure);
+    }
+    Ok(vm)
+}
+
+/// What a command wants.
+#[derive(Debug)]
+pub struct Wanted<'a> {
+    /// A new identifier: chosen by the caller, who may hold locks of that name before anybody can see the VM.
+    pub id: VmId,
+    /// The name; `None`: a generated one.
+    pub name: Option<&'a VmName>,
+    pub spec: &'a Spec,
+    pub life: Life,
+}
+
+impl<'a> Wanted<'a> {
+    /// A VM that no running command answers for.
+    pub fn lasting(name: &'a VmName, spec: &'a Spec) -> Self {
+        let life = Life { creating: false, ephemeral: false };
+        Self { id: VmId::from_bytes(random::bytes()), name: Some(name), spec, life }
+    }
+}
+
+/// What was decided before the database is asked.
+struct Choice<'a> {
+    image: &'a Image,
+    net_mode: NetMode,
+    subnet: Option<Cidr>,
+}
+
+fn insert(context: &Context, store: &mut Store, wanted: &Wanted<'_>, choice: &Choice<'_>) -> Result<Vm> {
+    let state_id = store.state_id().clone();
+    let mut attempts = 0;
+    loop {
+        let chosen = wanted.name.cloned().unwrap_or_else(generated_name);
+        let made = store.insert(&chosen, choice.subnet, wanted.life, |lease| {
+            describe(&context.state, state_id.clone(), chosen.clone(), wanted, choice, lease)
+        });
+        match made {
+            // A generated name that is taken is nobody's mistake.
+            Err(StoreError::NameTaken { .. }) if wanted.name.is_none() && attempts < 20 => attempts += 1,
+            result => return Ok(result?),
+        }
+    }
+}
+
+fn describe(state: &StateDir, state_id: StateId, name: VmName, wanted: &Wanted<'_>, choice: &Choice<'_>, lease: Lease) -> Vm {
+    let (id, spec) = (wanted.id.clone(), wanted.spec);
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let address = lease.address.unwrap_or(USER_ADDRESS);
+    let gateway = choice.subnet.and_then(|subnet| subnet.nth(1)).unwrap_or(USER_GATEWAY);
+    Vm {
+        state_id,
+        owner_uid: rustix::process::getuid().as_raw(),
+        created_at: clock::now_rfc3339(),
+        image: spec.image.clone(),
+        init: choice.image.init(),
+        hostname: name.clone(),
+        name,
+        vcpus: spec.vcpus.unwrap_or_else(default_vcpus),
+        memory_mib: spec.memory,
+        rootfs_size_bytes: choice.image.default_rootfs_size_bytes(),
+        work_size_bytes: choice.image.default_work_size_bytes(),
+        ttl_s: spec.ttl,
+        address,
+        prefix_len: choice.subnet.map_or(24, |subnet| subnet.prefix_len()),
+        gateway,
+        mac: MacAddr::for_guest(address),
+        cid: lease.cid,
+        net_mode: choice.net_mode,
+        nat: !spec.no_nat,
+        publish: Vec::new(),
+        disk_backend: spec.disk.into(),
+        vmm_kind: spec.vmm.into(),
+        paths: Paths {
+            dir: text(&state.vm(&id)),
+            rootfs: text(&choice.image.rootfs),
+            kernel: text(&choice.image.kernel),
+            kernel_elf: text(&choice.image.kernel_elf),
+            initrd: text(&choice.image.initrd),
+            work_seed: text(&choice.image.work_seed),
+            upper_seed: text(&choice.image.upper_seed),
+        },
+        id,
+    }
+}
+
+/// The host's processors, at most 2: a VM is for one checkout, and its host has other things to do.
+fn default_vcpus() -> u8 {
+    std::thread::available_parallelism().map_or(1, |n| n.get().min(2) as u8)
+}
+
+/// The VM's directory with the guest's host key, and the key with which this state directory logs in.
+fn make_files(state: &StateDir, vm: &Vm) -> Result<()> {
+    let path = PathBuf::from(&vm.paths.dir);
+    DirBuilder::new().mode(0o700).create(&path).map_err(|source| PlanError::Directory { path, source })?;
+    let dir = VmDir::at(&vm.paths.dir);
+    let host_key = sshkey::ensure(&dir.host_key(), vm.name.as_str())?;
+    let line = format!("{} {host_key}\n", host_key_alias(&vm.id));
+    atomic::write(&dir.known_hosts(), line.as_bytes(), 0o600)?;
+    sshkey::ensure(&state.client_key(), "banger")?;
+    Ok(())
+}
+
+/// The name under which the guest's key stands in its known_hosts: addresses and ports are used again, identifiers never.
+pub fn host_key_alias(id: &VmId) -> String {
+    format!("banger-{id}")
+}
+
+/// Tap or user networking. `auto` is a tap where this process may make one with what is installed.
+fn net_mode(spec: &Spec) -> Result<NetMode> {
+    let mode = match spec.net {
+        NetChoice::Tap => NetMode::Tap,
+        NetChoice::User => NetMode::User,
+        NetChoice::Auto if may_make_taps() => NetMode::Tap,
+        NetChoice::Auto => NetMode::User,
+    };
+    if mode == NetMode::User && VmmKind::from(spec.vmm) == VmmKind::Firecracker {
+        return Err(PlanError::FirecrackerUser.into());
+    }
+    Ok(mode)
+}
+
+fn may_make_taps() -> bool {
+    let installed = |program: &str| exec::find_program(program.as_ref()).is_some();
+    rustix::process::geteuid().is_root()
+        && installed("nft")
+        && std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun").is_ok()
+}
+
+/// The state directory's subnet. It is chosen once, so that addresses stay; while no VM has one of its addresses it gives way
+/// to a route of the host's that came later.
+fn subnet(store: &mut Store) -> Result<Cidr> {
+    let remembered: Option<Cidr> = store.meta(SUBNET_KEY)?.and_then(|text| text.parse().ok());
+    let bridge = store.state_id().bridge();
+    let routes = route::ipv4_routes().map_err(PlanError::Routes)?;
+    let is_free = |subnet: &Cidr| {
+        !routes.iter().any(|(link, net)| link != bridge.as_str() && net.prefix_len() > 0 && net.overlaps(subnet))
+    };
+    let in_use = store.vms()?.iter().any(|row| row.vm.net_mode == NetMode::Tap);
+    if let Some(subnet) = remembered.filter(|subnet| in_use || is_free(subnet)) {
+        return Ok(subnet);
+    }
+    // State directories on one host begin at different subnets, so they seldom meet.
+    let start = u8::from_str_radix(&store.state_id().as_str()[..2], 16).unwrap_or(0);
+    let candidates = (0..=255).map(|n| Ipv4Addr::new(10, 213, start.wrapping_add(n), 0));
+    let subnet = candidates.filter_map(|address| Cidr::containing(address, 24)).find(is_free).ok_or(PlanError::NoSubnet)?;
+    store.set_meta(SUBNET_KEY, &subnet.to_string())?;
+    Ok(subnet)
+}
+
+/// A name such as `calm-otter-3f2a`.
+fn generated_name() -> VmName {
+    const FIRST: [&str; 16] = [
+        "amber", "brisk", "calm", "clear", "dusty", "early", "fleet", "green", "keen", "lucid", "mild", "neat", "quick", "rapid",
+        "still", "warm",
+    ];
+    const SECOND: [&str; 16] = [
+        "birch", "comet", "crane", "delta", "ember", "falcon", "heron", "lark", "maple", "otter", "pine", "reef", "robin", "swift",
+        "tern", "wren",
+    ];
+    let [a, b, c, d] = random::bytes::<4>();
+    let name = format!("{}-{}-{c:02x}{d:02x}", FIRST[usize::from(a) % 16], SECOND[usize::from(b) % 16]);
+    name.parse().expect("words and digits joined by hyphens are a VM name")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generated_names_are_names() {
+        (0..200).for_each(|_| drop(generated_name()));
+    }
+}

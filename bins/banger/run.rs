@@ -1,0 +1,255 @@
+//! `banger vm run`: boot, copy, run, bring back.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use banger_lib::cli::Failure;
+use banger_lib::contract::record::Vm;
+use banger_lib::contract::{Coded, Document, ErrorCode};
+use banger_lib::state::db::{Life, Store, VmRow};
+use banger_lib::state::lock::{SessionLock, VmLock};
+use banger_lib::sys::atomic;
+use banger_lib::sys::clock::Timeline;
+use banger_lib::sys::random;
+use banger_lib::types::VmId;
+use serde_json::Value;
+use thiserror::Error;
+
+use crate::args::Run;
+use crate::context::{self, Context, Result};
+use crate::exec::{self, Ran};
+use crate::plan::{self, Wanted};
+use crate::stage::Stage;
+use crate::{gc, image, lifecycle, setup, timings, vmm};
+
+/// Arguments of `vm run` that cannot work together or at all; found before anything is made.
+#[derive(Debug, Error)]
+pub enum RunError {
+    #[error("{0:?} cannot be written: its directory does not exist")]
+    NoDirectory(PathBuf),
+    #[error("{0:?} is a directory; a file is needed")]
+    IsDirectory(PathBuf),
+    #[error("--json and --patch - both want stdout")]
+    Stdout,
+}
+
+impl Coded for RunError {
+    fn code(&self) -> ErrorCode {
+        ErrorCode::Usage
+    }
+    fn hint(&self) -> Option<String> {
+        matches!(self, Self::Stdout).then(|| "give --patch FILE, or --record FILE instead of --json".into())
+    }
+}
+
+pub fn run(context: &Context, args: Run) -> Result<ExitCode> {
+    check_outputs(context, &args)?;
+    if context.explain {
+        return explain(&args);
+    }
+    if args.dry_run {
+        return dry_run(context, &args);
+    }
+    // Caught from here on: whatever is made below is undone when Ctrl-C comes.
+    context.interrupts()?;
+    if args.setup {
+        setup::install(context)?;
+    }
+    // A checkout that cannot travel is found before a VM is made for it.
+    let travels = inspect(context, &args)?;
+    notice(context, &args, &travels);
+    let mut timeline = Timeline::new("banger", "vm run");
+    let mut store = Store::open(&context.state)?;
+    gc::sweep(context, &mut store)?;
+    timeline.step("image", || image::ensure(context, &args.spec.image))?;
+
+    let id = VmId::from_bytes(random::bytes());
+    let session = SessionLock::acquire(&context.state, &id, "banger vm run")?;
+    let lock = VmLock::acquire(&context.state, &id, "banger vm run")?;
+    let life = Life { creating: true, ephemeral: args.rm };
+    let wanted = Wanted { id, name: args.name.as_ref(), spec: &args.spec, life };
+    let planned = timeline.step("plan", || plan::plan(context, &mut store, &wanted));
+    let vm = planned.inspect_err(|_| drop(lock.remove_files(&context.state, &wanted.id)))?;
+    let row = VmRow { vm, workspace: None, life };
+
+    let mut document = Document::new(&row.vm);
+    document.push_timings(timeline.into_timings());
+    let document = match lifecycle::run_start(context, document, &lock, args.keep) {
+        Ok(document) => document,
+        Err(failure) => return Err(abandon(context, &mut store, &row, &lock, failure, args.keep)),
+    };
+    store.set_life(&row.vm.id, Life { creating: false, ephemeral: args.rm })?;
+    // Never a lifecycle lock while bytes move or the command runs: stop and delete must be able to take it.
+    drop(lock);
+
+    match exec::run_in_guest(context, workspace_stage(&args)?, &args.command, &document, Some(&session)) {
+        Ok(ran) => finish(context, &args, &mut store, row, ran),
+        Err(failure) => Err(after_failure(context, &args, &mut store, &row, failure)),
+    }
+}
+
+/// Where output is to go, checked before anything is made.
+fn check_outputs(context: &Context, args: &Run) -> Result<()> {
+    let to_stdout = args.patch.as_deref() == Some(Path::new("-"));
+    if to_stdout && context.json {
+        return Err(RunError::Stdout.into());
+    }
+    for path in args.patch.iter().filter(|_| !to_stdout).chain(&args.record) {
+        if path.is_dir() {
+            return Err(RunError::IsDirectory(path.clone()).into());
+        }
+        let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if !parent.is_dir() {
+            return Err(RunError::NoDirectory(path.clone()).into());
+        }
+    }
+    Ok(())
+}
+
+/// The stage that copies in, runs and copies out, but for the command.
+fn workspace_stage(args: &Run) -> Result<Stage> {
+    let mut stage = Stage::new("banger-ws", "run").arg("--repo").arg(&args.repo);
+    if args.include_untracked {
+        stage = stage.arg("--include-untracked");
+    }
+    if let Some(path) = &args.guest_path {
+        stage = stage.arg("--guest-path").arg(path);
+    }
+    if let Some(patch) = &args.patch {
+        stage = stage.arg("--patch").arg(patch);
+    }
+    Ok(stage)
+}
+
+fn inspect(context: &Context, args: &Run) -> Result<Value> {
+    let mut stage = Stage::new("banger-ws", "inspect").arg(&args.repo);
+    if args.include_untracked {
+        stage = stage.arg("--include-untracked");
+    }
+    stage.run(context, b"", None)
+}
+
+/// Says in one line that untracked files stay behind.
+fn notice(context: &Context, args: &Run, travels: &Value) {
+    let untracked = travels["untracked_count"].as_u64().unwrap_or(0);
+    if untracked > 0 && !args.include_untracked {
+        let files = if untracked == 1 { "file stays" } else { "files stay" };
+        context.say(format!("{untracked} untracked {files} behind (--include-untracked takes them along)"));
+    }
+}
+
+fn dry_run(context: &Context, args: &Run) -> Result<ExitCode> {
+    let mut stage = Stage::new("banger-ws", "inspect").arg("--files").arg(&args.repo);
+    if args.include_untracked {
+        stage = stage.arg("--include-untracked");
+    }
+    let travels = stage.run(context, b"", None)?;
+    if context.json {
+        return Ok(context::emit(&travels));
+    }
+    let files = travels["files"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let lines = files.iter().map(|f| banger_lib::contract::error::escape_controls(f.as_str().unwrap_or_default()) + "\n");
+    Ok(context::print(&lines.collect::<String>()))
+}
+
+fn explain(args: &Run) -> Result<ExitCode> {
+    let name = args.name.as_ref().map_or("NAME", |name| name.as_str());
+    let program = match &args.spec.vmm {
+        crate::args::VmmChoice::Firecracker => "banger-fc",
+        _ => vmm::default_program(),
+    };
+    let command = args.command.iter().map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" ");
+    let mut text = format!(
+        "banger vm plan {name} --image {} | banger-netd attach | banger-disk attach | {program} start | {} -- {command}\n",
+        args.spec.image,
+        workspace_stage(args)?.shown(),
+    );
+    if args.rm {
+        text.push_str(&format!(
+            "banger vm show {name} --record | {program} kill | banger-disk detach | banger-netd detach; banger vm delete {name}\n"
+        ));
+    }
+    Ok(context::print(&text))
+}
+
+/// The command ran: record, timings, and the VM's end or how to get back to it.
+fn finish(context: &Context, args: &Run, store: &mut Store, row: VmRow, ran: Ran) -> Result<ExitCode> {
+    if let Some(workspace) = ran.document.workspace()? {
+        store.set_workspace(&row.vm.id, &workspace)?;
+    }
+    if args.rm {
+        let lock = VmLock::acquire(&context.state, &row.vm.id, "banger vm run --rm")?;
+        lifecycle::run_delete(context, store, &row, &lock)?;
+    }
+    if args.timings {
+        timings::print(&ran.document)?;
+    }
+    if let Some(path) = &args.record {
+        atomic::write(path, format!("{}\n", ran.document.to_value()).as_bytes(), 0o644).map_err(Written)?;
+    }
+    if context.json {
+        context::emit(&ran.document.to_value());
+    }
+    if !args.rm {
+        say_where(context, &row.vm);
+    }
+    Ok(ExitCode::from(ran.status))
+}
+
+fn say_where(context: &Context, vm: &Vm) {
+    let name = &vm.name;
+    context.say(format!("{name} still runs; go in: banger vm ssh {name}; delete it: banger vm delete --force {name}"));
+}
+
+/// A record file that could not be written.
+#[derive(Debug, Error)]
+#[error("cannot write the record")]
+struct Written(#[source] atomic::WriteFileError);
+
+impl Coded for Written {
+    fn code(&self) -> ErrorCode {
+        ErrorCode::Failed
+    }
+}
+
+/// A start that failed has undone its stages; what the plan made goes as well.
+fn abandon(context: &Context, store: &mut Store, row: &VmRow, lock: &VmLock, failure: Failure, keep: bool) -> Failure {
+    if keep {
+        return match store.set_life(&row.vm.id, Life { creating: false, ephemeral: false }) {
+            Ok(()) => failure,
+            Err(error) => error.into(),
+        };
+    }
+    remove(context, store, row, lock);
+    failure
+}
+
+fn remove(context: &Context, store: &mut Store, row: &VmRow, lock: &VmLock) {
+    if let Err(error) = lifecycle::run_delete(context, store, row, lock) {
+        let fault = error.into_fault("banger", "vm run");
+        context.say(format!("removing {} failed as well: {}; run: banger gc", row.vm.name, fault.human_line()));
+    }
+}
+
+/// banger-ws failed. Where the command has run its work is in the VM, which therefore stays; otherwise everything is undone.
+fn after_failure(context: &Context, args: &Run, store: &mut Store, row: &VmRow, failure: Failure) -> Failure {
+    let work_inside = match &failure {
+        Failure::Passed(fault) => fault.details.get("command_ran") == Some(&Value::Bool(true)),
+        Failure::Own(_) => false,
+    };
+    if args.keep || work_inside {
+        if let Err(error) = store.set_life(&row.vm.id, Life { creating: false, ephemeral: false }) {
+            return error.into();
+        }
+        let name = &row.vm.name;
+        context.say(format!(
+            "{name} stays, with the work in it; get it out: banger vm exec {name} --patch FILE -- true; delete it: banger vm delete --force {name}"
+        ));
+        return failure;
+    }
+    match VmLock::acquire(&context.state, &row.vm.id, "banger vm run") {
+        Ok(lock) => remove(context, store, row, &lock),
+        Err(error) => context.say(format!("{} is left: {error}", row.vm.name)),
+    }
+    failure
+}

@@ -1,0 +1,231 @@
+//! `--setup`: installs what this host lacks, through its own package manager. Giving the option is the consent.
+
+use std::ffi::OsStr;
+use std::io::{self, IsTerminal};
+use std::process::Stdio;
+use std::time::Duration;
+
+use banger_lib::contract::{Coded, ErrorCode};
+use banger_lib::sys::exec::{Exec, ExecError, find_program};
+use thiserror::Error;
+
+use crate::context::{Context, Result};
+
+/// How long an installation may take.
+const DEADLINE: Duration = Duration::from_secs(1800);
+
+/// A program that the main job needs, and the package that has it.
+#[derive(Debug, Clone, Copy)]
+pub struct Needed {
+    pub program: &'static str,
+    /// What for, for `doctor`.
+    pub purpose: &'static str,
+    /// Whether the main job fails without it.
+    pub required: bool,
+    /// Package names for apt, dnf, pacman and zypper; `None` where the distribution has none.
+    packages: [Option<&'static str>; 4],
+}
+
+/// QEMU's emulator of this machine.
+const QEMU: &str = if cfg!(target_arch = "aarch64") { "qemu-system-aarch64" } else { "qemu-system-x86_64" };
+/// Its packages.
+const QEMU_PACKAGES: [Option<&str>; 4] = if cfg!(target_arch = "aarch64") {
+    [Some("qemu-system-arm"), Some("qemu-system-aarch64-core"), Some("qemu-system-aarch64"), Some("qemu-arm")]
+} else {
+    [Some("qemu-system-x86"), Some("qemu-system-x86-core"), Some("qemu-system-x86"), Some("qemu-x86")]
+};
+
+/// Everything that banger runs on the host.
+pub const NEEDED: [Needed; 8] = [
+    Needed { program: QEMU, purpose: "runs VMs where there is no Firecracker or no KVM", required: true, packages: QEMU_PACKAGES },
+    Needed {
+        program: "mmdebstrap",
+        purpose: "builds Debian images",
+        required: true,
+        packages: [Some("mmdebstrap"), Some("mmdebstrap"), None, Some("mmdebstrap")],
+    },
+    Needed { program: "mke2fs", purpose: "makes disks", required: true, packages: [Some("e2fsprogs"); 4] },
+    Needed {
+        program: "git",
+        purpose: "reads the checkout",
+        required: true,
+        packages: [Some("git"), Some("git-core"), Some("git"), Some("git")],
+    },
+    Needed {
+        program: "ssh",
+        purpose: "banger vm ssh",
+        required: false,
+        packages: [Some("openssh-client"), Some("openssh-clients"), Some("openssh"), Some("openssh-clients")],
+    },
+    Needed { program: "nft", purpose: "guards and masquerades taps (root)", required: false, packages: [Some("nftables"); 4] },
+    Needed {
+        program: "ip",
+        purpose: "makes bridges (root)",
+        required: false,
+        packages: [Some("iproute2"), Some("iproute"), Some("iproute2"), Some("iproute2")],
+    },
+    Needed {
+        program: "newuidmap",
+        purpose: "builds images without root",
+        required: false,
+        packages: [Some("uidmap"), Some("shadow-utils"), Some("shadow"), Some("shadow")],
+    },
+];
+
+/// A package manager and how it installs.
+struct Manager {
+    program: &'static str,
+    /// Its column in [`Needed::packages`].
+    column: usize,
+    refresh: Option<&'static [&'static str]>,
+    install: &'static [&'static str],
+}
+
+const MANAGERS: [Manager; 4] = [
+    Manager {
+        program: "apt-get",
+        column: 0,
+        refresh: Some(&["update", "-q"]),
+        install: &["install", "-y", "-q", "--no-install-recommends"],
+    },
+    Manager { program: "dnf", column: 1, refresh: None, install: &["install", "-y", "-q"] },
+    Manager { program: "pacman", column: 2, refresh: None, install: &["-Sy", "--needed", "--noconfirm"] },
+    Manager { program: "zypper", column: 3, refresh: None, install: &["--non-interactive", "install"] },
+];
+
+/// Why nothing was installed.
+#[derive(Debug, Error)]
+pub enum SetupError {
+    #[error("this host lacks {0}, and has none of apt-get, dnf, pacman and zypper")]
+    NoManager(String),
+    #[error("this host lacks {0}, for which {1} has no package")]
+    NoPackage(String, &'static str),
+    #[error("installing needs root, and sudo would ask for a password where there is no terminal")]
+    NeedsRoot(String),
+    #[error("installing {0} failed")]
+    Install(String, #[source] ExecError),
+    #[error("{0} is still not there after the installation")]
+    StillMissing(String),
+}
+
+impl Coded for SetupError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::NoManager(_) | Self::NoPackage(..) => ErrorCode::Unsupported,
+            Self::NeedsRoot(_) => ErrorCode::Denied,
+            Self::Install(..) | Self::StillMissing(_) => ErrorCode::Failed,
+        }
+    }
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::NeedsRoot(command) => Some(format!("have somebody run: {command}")),
+            _ => Some("install them by hand and try again; banger doctor lists them".into()),
+        }
+    }
+}
+
+/// The needed programs that are not there. Without root, taps are out of reach and so is what only they need.
+pub fn missing() -> Vec<Needed> {
+    let root = rustix::process::geteuid().is_root();
+    let useful = |needed: &&Needed| match needed.program {
+        "nft" | "ip" => root,
+        "newuidmap" => !root,
+        _ => true,
+    };
+    NEEDED.iter().filter(useful).filter(|needed| find_program(needed.program.as_ref()).is_none()).copied().collect()
+}
+
+/// Installs what is missing and says so.
+pub fn install(context: &Context) -> Result<()> {
+    let missing = missing();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names = missing.iter().map(|needed| needed.program).collect::<Vec<_>>().join(", ");
+    let manager = MANAGERS.iter().find(|manager| find_program(manager.program.as_ref()).is_some());
+    let manager = manager.ok_or_else(|| SetupError::NoManager(names.clone()))?;
+    let mut packages = Vec::new();
+    for needed in &missing {
+        match needed.packages[manager.column] {
+            Some(package) => packages.push(package),
+            None if needed.required => return Err(SetupError::NoPackage(needed.program.into(), manager.program).into()),
+            None => {}
+        }
+    }
+    let root = Root::find(manager, &packages)?;
+    context.say(format!("installing {} with {}", packages.join(" "), manager.program));
+    let failed = |error| SetupError::Install(packages.join(" "), error);
+    if let Some(refresh) = manager.refresh {
+        root.run(manager.program, refresh).map_err(failed)?;
+    }
+    warn_of_removals(context, manager, &packages);
+    let words: Vec<&str> = manager.install.iter().chain(&packages).copied().collect();
+    root.run(manager.program, &words).map_err(failed)?;
+    match missing.iter().find(|needed| needed.required && find_program(needed.program.as_ref()).is_none()) {
+        Some(needed) => Err(SetupError::StillMissing(needed.program.into()).into()),
+        None => Ok(()),
+    }
+}
+
+/// apt removes what conflicts with a new package; nobody should learn that afterwards.
+fn warn_of_removals(context: &Context, manager: &Manager, packages: &[&str]) {
+    if manager.program != "apt-get" {
+        return;
+    }
+    let simulated = Exec::new("apt-get").args(["install", "-s", "-q", "--no-install-recommends"]).args(packages).run();
+    let text = simulated.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let removed: Vec<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("Remv ")?.split_whitespace().next()).collect();
+    if !removed.is_empty() {
+        context.say(format!("apt-get will remove {}, which conflicts with them", removed.join(" ")));
+    }
+}
+
+/// How to become root.
+enum Root {
+    Already,
+    Sudo,
+    /// sudo will ask for a password on the terminal.
+    SudoAsks,
+}
+
+impl Root {
+    fn find(manager: &Manager, packages: &[&str]) -> std::result::Result<Self, SetupError> {
+        if rustix::process::geteuid().is_root() {
+            return Ok(Self::Already);
+        }
+        if Exec::new("sudo").args(["-n", "true"]).run().is_ok() {
+            return Ok(Self::Sudo);
+        }
+        if find_program("sudo".as_ref()).is_some() && io::stdin().is_terminal() && io::stderr().is_terminal() {
+            return Ok(Self::SudoAsks);
+        }
+        let words = [&[manager.program], manager.install, packages].concat();
+        Err(SetupError::NeedsRoot(format!("sudo {}", words.join(" "))))
+    }
+
+    fn run(&self, program: &str, words: &[&str]) -> std::result::Result<(), ExecError> {
+        // The variable keeps debconf from asking; env(1) carries it through sudo.
+        let quiet = ["env", "DEBIAN_FRONTEND=noninteractive", program];
+        let exec = match self {
+            Self::Already => Exec::new("env").args(&quiet[1..]),
+            Self::Sudo => Exec::new("sudo").arg("-n").args(quiet),
+            Self::SudoAsks => Exec::new("sudo").args(quiet),
+        };
+        let exec = exec.args(words).deadline(DEADLINE);
+        if !matches!(self, Self::SudoAsks) {
+            return exec.run().map(drop);
+        }
+        let spawn = |source| ExecError::Spawn { program: "sudo".into(), source };
+        let status = exec.command()?.stdin(Stdio::inherit()).stdout(io::stderr()).status().map_err(spawn)?;
+        let argv = format!("sudo {program} {}", words.join(" "));
+        if status.success() { Ok(()) } else { Err(ExecError::Status { argv, status, stderr: String::new() }) }
+    }
+}
+
+/// The command that installs what is missing here, for `doctor`.
+pub fn command_line(missing: &[Needed]) -> Option<String> {
+    let manager = MANAGERS.iter().find(|manager| find_program(OsStr::new(manager.program)).is_some())?;
+    let packages = missing.iter().filter_map(|needed| needed.packages[manager.column]).collect::<Vec<_>>();
+    Some([&[manager.program], manager.install, &packages[..]].concat().join(" "))
+}

@@ -1,0 +1,193 @@
+//! Running one of the other programs as a process: a record in, a record or an error record out.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use banger_lib::cli::Failure;
+use banger_lib::cli::lock::LOCK_FD_VARIABLE;
+use banger_lib::contract::record::MAX_RECORD_BYTES;
+use banger_lib::contract::{Coded, Document, ErrorCode, ErrorRecord};
+use banger_lib::state::lock::VmLock;
+use banger_lib::sys::exec::{Exec, ExecError, shell_status};
+use banger_lib::sys::fd;
+use banger_lib::sys::signal::{Ended, Interrupts, signal_group};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use thiserror::Error;
+
+use crate::context::{Context, ContextError, Result};
+
+/// How long an interrupted stage may take to undo what it did before it is killed.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// What goes wrong with a stage that says nothing itself.
+#[derive(Debug, Error)]
+pub enum StageError {
+    #[error("cannot find banger's own programs")]
+    Siblings(#[source] io::Error),
+    #[error("cannot run a stage")]
+    Exec(#[from] ExecError),
+    #[error("cannot talk to {program}")]
+    Talk {
+        program: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{program} {verb} ended with status {status} and without a record")]
+    NoRecord { program: String, verb: String, status: i32 },
+    #[error("{program} needs root, and sudo asks for a password")]
+    Sudo { program: String },
+}
+
+impl Coded for StageError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Siblings(_) | Self::NoRecord { .. } => ErrorCode::Bug,
+            Self::Sudo { .. } => ErrorCode::Denied,
+            Self::Exec(ExecError::NotFound(_)) => ErrorCode::Unsupported,
+            Self::Exec(_) | Self::Talk { .. } => ErrorCode::Failed,
+        }
+    }
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Sudo { .. } => Some("run `sudo -v` first, or use --net user, which needs no privilege".into()),
+            Self::Exec(ExecError::NotFound(_)) => Some("install all of banger's programs in one directory".into()),
+            _ => None,
+        }
+    }
+}
+
+/// One program and verb, with its arguments.
+#[derive(Debug, Clone)]
+pub struct Stage {
+    pub program: &'static str,
+    pub args: Vec<OsString>,
+    /// Whether it needs root.
+    pub privileged: bool,
+}
+
+impl Stage {
+    pub fn new(program: &'static str, verb: &str) -> Self {
+        Self { program, args: vec![verb.into()], privileged: false }
+    }
+
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    pub fn privileged(mut self, needed: bool) -> Self {
+        self.privileged = needed;
+        self
+    }
+
+    fn verb(&self) -> String {
+        self.args[0].to_string_lossy().into_owned()
+    }
+
+    /// The command as a person would type it.
+    pub fn shown(&self) -> String {
+        let words = std::iter::once(OsStr::new(self.program)).chain(self.args.iter().map(OsString::as_os_str));
+        let line = words.map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" ");
+        if self.through_sudo() { format!("sudo -n {line}") } else { line }
+    }
+
+    fn through_sudo(&self) -> bool {
+        self.privileged && !rustix::process::geteuid().is_root()
+    }
+
+    /// The process to be, in a process group of its own: Ctrl-C at the terminal reaches the dispatcher alone.
+    pub fn command(&self) -> std::result::Result<Command, StageError> {
+        let path = sibling(self.program)?;
+        let exec = if self.through_sudo() { Exec::new("sudo").arg("-n").arg(path) } else { Exec::new(path) };
+        let mut command = exec.args(&self.args).command()?;
+        command.process_group(0);
+        Ok(command)
+    }
+
+    /// Runs it on `stdin` and gives the JSON it printed. An error record becomes the failure; a signal ends it.
+    pub fn run(&self, context: &Context, stdin: &[u8], lock: Option<&VmLock>) -> Result<Value> {
+        let mut command = self.command()?;
+        if let Some(lock) = lock.filter(|_| !self.through_sudo()) {
+            fd::hand_down(&mut command, lock, LOCK_FD_VARIABLE);
+        }
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let interrupts = context.interrupts()?;
+        let spawn = |source| StageError::Talk { program: self.program.to_owned(), source };
+        let mut child = command.spawn().map_err(spawn)?;
+        let mut output = child.stdout.take().expect("piped");
+        let mut input = child.stdin.take().expect("piped");
+        let (bytes, ended) = std::thread::scope(|scope| {
+            // A stage that does not read its input is judged by its status, so EPIPE is no error here.
+            scope.spawn(move || drop(input.write_all(stdin)));
+            let reader = scope.spawn(move || {
+                let mut bytes = Vec::new();
+                output.by_ref().take(4 * MAX_RECORD_BYTES).read_to_end(&mut bytes).map(|_| bytes)
+            });
+            let ended = wait(interrupts, &mut child);
+            (reader.join().expect("the reader does not panic"), ended)
+        });
+        let (status, signal) = ended.map_err(spawn)?;
+        if let Some(signal) = signal {
+            return Err(ContextError::Interrupted(signal).into());
+        }
+        self.judge(status, &bytes.map_err(spawn)?)
+    }
+
+    fn judge(&self, status: ExitStatus, bytes: &[u8]) -> Result<Value> {
+        let value: Option<Value> = serde_json::from_slice(bytes).ok();
+        match value {
+            Some(value) if status.success() => Ok(value),
+            Some(value) if value["schema"] == banger_lib::contract::error::ERROR_SCHEMA => {
+                let record: std::result::Result<ErrorRecord, _> = serde_json::from_value(value);
+                match record {
+                    Ok(record) => Err(Failure::Passed(Box::new(record.error))),
+                    Err(_) => Err(self.no_record(status).into()),
+                }
+            }
+            _ if self.through_sudo() && status.code() == Some(1) => {
+                Err(StageError::Sudo { program: self.program.to_owned() }.into())
+            }
+            _ => Err(self.no_record(status).into()),
+        }
+    }
+
+    fn no_record(&self, status: ExitStatus) -> StageError {
+        StageError::NoRecord { program: self.program.to_owned(), verb: self.verb(), status: shell_status(status) }
+    }
+
+    /// Runs it on a record and gives the record it printed.
+    pub fn run_record(&self, context: &Context, document: &Document, lock: &VmLock) -> Result<Document> {
+        let input = document.to_value().to_string();
+        let output = self.run(context, input.as_bytes(), Some(lock))?;
+        Ok(Document::parse(output.to_string().as_bytes())?)
+    }
+}
+
+/// Waits for `child`. After a signal its group gets SIGTERM, and SIGKILL when [`GRACE`] has passed; the signal is given too.
+pub fn wait(interrupts: &Interrupts, child: &mut Child) -> io::Result<(ExitStatus, Option<i32>)> {
+    let signal = match interrupts.wait(child)? {
+        Ended::Child(status) => return Ok((status, None)),
+        Ended::Signal(signal) => signal,
+    };
+    signal_group(child, Signal::SIGTERM);
+    let until = Instant::now() + GRACE;
+    while Instant::now() < until {
+        if let Some(status) = child.try_wait()? {
+            return Ok((status, Some(signal)));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    signal_group(child, Signal::SIGKILL);
+    child.wait().map(|status| (status, Some(signal)))
+}
+
+/// The absolute path of a program that is installed beside this one.
+fn sibling(program: &str) -> std::result::Result<PathBuf, StageError> {
+    let own = std::env::current_exe().map_err(StageError::Siblings)?;
+    Ok(own.with_file_name(program))
+}

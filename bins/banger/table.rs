@@ -1,0 +1,32 @@
+//! Tables and records for people. Everything in them is escaped: some of it comes from guests.
+
+use std::io::IsTerminal;
+
+use banger_lib::contract::error::escape_controls;
+use comfy_table::{Table, presets};
+use serde_json::Value;
+
+/// Columns with a heading, as other command-line tools print them.
+pub fn table(heading: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(heading.to_vec());
+    for row in rows {
+        table.add_row(row.iter().map(|cell| escape_controls(cell)).collect::<Vec<_>>());
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    let lines = table.lines().map(|line| line.trim_end().to_owned());
+    lines.map(|line| line + "\n").collect()
+}
+
+/// A record as indented JSON for a terminal, or on one line for a pipe.
+pub fn pretty(value: &Value) -> String {
+    // serde_json escapes C0 controls itself; C1 and bidirectional ones are left to us.
+    let text = if std::io::stdout().is_terminal() {
+        serde_json::to_string_pretty(value).expect("a value has string keys only")
+    } else {
+        value.to_string()
+    };
+    text.lines().map(|line| escape_controls(line) + "\n").collect()
+}
