@@ -5,5 +5,6 @@ pub mod clock;
 pub mod exec;
 pub mod fd;
 pub mod random;
+pub mod route;
 pub mod signal;
 pub mod sshkey;
