@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-/// Runs the program.
-pub fn main() -> ExitCode {
+/// Runs the program. `guest` is banger-guest, the static executable that goes into every initrd.
+pub fn main(guest: &'static [u8]) -> ExitCode {
+    let _ = guest;
     ExitCode::SUCCESS
 }

@@ -4,11 +4,17 @@ use schemars::JsonSchema;
 use serde_json::{Map, Value, json};
 
 use super::error::ErrorRecord;
+use super::image::{ImageList, ImageRecord};
 use super::record;
 
 /// File name and content of every schema.
 pub fn all() -> Vec<(&'static str, Value)> {
-    vec![("banger.vm.1.json", vm()), ("banger.error.1.json", schemars::schema_for!(ErrorRecord).to_value())]
+    vec![
+        ("banger.vm.1.json", vm()),
+        ("banger.error.1.json", schemars::schema_for!(ErrorRecord).to_value()),
+        ("banger.image.1.json", schemars::schema_for!(ImageRecord).to_value()),
+        ("banger.images.1.json", schemars::schema_for!(ImageList).to_value()),
+    ]
 }
 
 /// The record: known sections strict, further keys allowed.

@@ -1,1 +1,3 @@
-//! Domain.
+//! Images and kernels, and a VM's disks: a copy-on-write root, a work disk, the initrd. The domain of `banger-disk`.
+
+pub mod image;

@@ -6,5 +6,6 @@ pub mod exec;
 pub mod fd;
 pub mod kvm;
 pub mod random;
+pub mod route;
 pub mod signal;
 pub mod sshkey;

@@ -1,0 +1,94 @@
+//! An image as programs report it: `banger.image/1`, and the list of them, `banger.images/1`.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::record::Init;
+use crate::types::ImageName;
+
+/// The schema of an [`ImageRecord`] and of the [`Manifest`] that an image keeps.
+pub const IMAGE_SCHEMA: &str = "banger.image/1";
+
+/// The schema of an [`ImageList`].
+pub const IMAGES_SCHEMA: &str = "banger.images/1";
+
+/// What is known of one file of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImageFile {
+    /// Its length, holes included.
+    pub size_bytes: u64,
+    /// Lower-case hexadecimal SHA-256. `None` for the seeds, which are all but holes.
+    pub sha256: Option<String>,
+}
+
+/// What an image is: the content of its `manifest.json`, and all of a record but the paths.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Manifest {
+    /// Always [`IMAGE_SCHEMA`].
+    pub schema: String,
+    /// The name, unique in its state directory.
+    pub name: ImageName,
+    /// RFC 3339, UTC.
+    pub created_at: String,
+    /// Where it came from: the archive's address.
+    pub source: String,
+    /// `debian`.
+    pub distribution: String,
+    /// The release, such as `bookworm`.
+    pub suite: String,
+    /// The packages that were asked for beside the distribution's essential ones.
+    pub packages: Vec<String>,
+    /// The kernel's release, as `uname -r` says it in the guest.
+    pub kernel_version: String,
+    /// The architecture as `uname -m` says it.
+    pub arch: String,
+    /// Which init runs unless a VM asks for another.
+    pub init: Init,
+    /// Size of a VM's root filesystem unless it asks for another, bytes.
+    pub default_rootfs_size_bytes: u64,
+    /// Size of a VM's work disk unless it asks for another, bytes.
+    pub default_work_size_bytes: u64,
+    /// The files of the boot set by name.
+    pub files: BTreeMap<String, ImageFile>,
+}
+
+/// Absolute paths of an image's boot set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ImagePaths {
+    /// The root filesystem, an ext4.
+    pub rootfs: String,
+    /// The kernel as the distribution ships it (bzImage).
+    pub kernel: String,
+    /// The same kernel as an uncompressed ELF.
+    pub kernel_elf: String,
+    /// The kernel's shared initrd segment.
+    pub initrd: String,
+    /// The ext4 made from the image's /root.
+    pub work_seed: String,
+    /// An empty ext4.
+    pub upper_seed: String,
+}
+
+/// An image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ImageRecord {
+    /// What it is.
+    #[serde(flatten)]
+    pub manifest: Manifest,
+    /// Where it is.
+    pub paths: ImagePaths,
+    /// Files of the boot set that are gone. Such an image cannot boot: delete it or build it again.
+    pub missing: Vec<String>,
+}
+
+/// All images of a state directory, by name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ImageList {
+    /// Always [`IMAGES_SCHEMA`].
+    pub schema: String,
+    /// The images.
+    pub items: Vec<ImageRecord>,
+}
