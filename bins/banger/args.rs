@@ -196,7 +196,10 @@ fn parse_memory(text: &str) -> Result<u32, String> {
         Err(_) => {
             // People mean binary units here, as QEMU, Firecracker and docker do.
             let binary = text.trim_end_matches(['b', 'B']).trim_end_matches(['i', 'I']);
-            format!("{binary}iB").parse::<bytesize::ByteSize>().map_err(|_| "write it as 512M or 2G")?.as_u64()
+            format!("{binary}iB")
+                .parse::<bytesize::ByteSize>()
+                .map_err(|_| "write it as 512M or 2G")?
+                .as_u64()
         }
     };
     let mib = u32::try_from(bytes >> 20).unwrap_or(u32::MAX);

@@ -81,7 +81,9 @@ fn default_state_dir() -> Option<PathBuf> {
         return Some(PathBuf::from("/var/lib/banger"));
     }
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state"))).map(|d| d.join("banger"))
+    absolute("XDG_STATE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
+        .map(|d| d.join("banger"))
 }
 
 /// Prints text for people on stdout.

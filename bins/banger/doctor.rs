@@ -33,7 +33,8 @@ pub fn doctor(context: &Context, args: &Doctor) -> Result<ExitCode> {
     if context.json {
         context::emit(&record(&checks, fix.as_deref(), well));
     } else {
-        let rows = checks.iter().map(|check| vec![check.state.to_owned(), check.name.clone(), check.detail.clone()]);
+        let rows =
+            checks.iter().map(|check| vec![check.state.to_owned(), check.name.clone(), check.detail.clone()]);
         context::print(&table::table(&["STATE", "WHAT", "DETAIL"], rows));
         if let Some(fix) = fix {
             context.say(format!("to install what is missing: banger doctor --setup, or: {fix}"));

@@ -83,7 +83,11 @@ pub fn exec(context: &Context, args: &args::Exec) -> Result<ExitCode> {
     }
     if context.explain {
         let words = args.command.iter().map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" ");
-        return Ok(context::print(&format!("banger vm show {} --record | {} -- {words}\n", row.vm.name, stage.shown())));
+        return Ok(context::print(&format!(
+            "banger vm show {} --record | {} -- {words}\n",
+            row.vm.name,
+            stage.shown()
+        )));
     }
     if !lifecycle::runs(&row.vm) {
         return Err(LifecycleError::Stopped(row.vm.name.to_string()).into());
@@ -127,7 +131,8 @@ pub fn ssh(context: &Context, args: &args::Ssh) -> Result<ExitCode> {
     exec = exec.arg(format!("root@{}", net.ssh_host));
     if args.command.is_empty() {
         // Begin where the work is; a guest without a workspace begins at home.
-        let cd = guest_path.map(|path| format!("cd {} 2>/dev/null; ", shell_quoted(&path))).unwrap_or_default();
+        let cd =
+            guest_path.map(|path| format!("cd {} 2>/dev/null; ", shell_quoted(&path))).unwrap_or_default();
         exec = exec.args(["-t", "--"]).arg(format!("{cd}exec \"$SHELL\" -l"));
     } else {
         exec = exec.arg("--").args(&args.command);

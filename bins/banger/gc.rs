@@ -38,7 +38,10 @@ fn sweep_one(context: &Context, store: &mut Store, row: &VmRow) -> Result<bool> 
 /// `banger gc`: sweeps, then has every program compare what is recorded with what is there.
 pub fn gc(context: &Context) -> Result<ExitCode> {
     let Some(mut store) = Store::open_existing(&context.state)? else {
-        return Ok(finish(context, &json!({ "schema": "banger.gc/1", "tool": "banger", "removed": [], "errors": [] })));
+        return Ok(finish(
+            context,
+            &json!({ "schema": "banger.gc/1", "tool": "banger", "removed": [], "errors": [] }),
+        ));
     };
     let mut removed: Vec<Value> = sweep(context, &mut store)?.into_iter().map(Value::from).collect();
     let rows = store.vms()?;

@@ -72,7 +72,9 @@ pub fn dispatch(context: &Context, command: ImageCommand) -> Result<ExitCode> {
 fn images(answer: &Value) -> String {
     let items = answer["items"].as_array().map(Vec::as_slice).unwrap_or_default();
     let rows = items.iter().map(|item| {
-        ["name", "suite", "kernel_version", "created_at"].map(|key| item[key].as_str().unwrap_or("-").to_owned()).to_vec()
+        ["name", "suite", "kernel_version", "created_at"]
+            .map(|key| item[key].as_str().unwrap_or("-").to_owned())
+            .to_vec()
     });
     table::table(&["NAME", "SUITE", "KERNEL", "CREATED"], rows)
 }

@@ -99,7 +99,10 @@ pub fn run_start(context: &Context, mut document: Document, lock: &VmLock, keep:
         match stage.run_record(context, &document, lock) {
             Ok(next) => document = next,
             Err(failure) if keep => {
-                context.say(format!("{} is left as it stands (--keep); remove it with: banger vm delete --force {}", vm.name, vm.name));
+                context.say(format!(
+                    "{} is left as it stands (--keep); remove it with: banger vm delete --force {}",
+                    vm.name, vm.name
+                ));
                 return Err(failure);
             }
             // An interrupted stage may have been killed half-way, so its own inverse runs as well: all are idempotent.
@@ -110,7 +113,13 @@ pub fn run_start(context: &Context, mut document: Document, lock: &VmLock, keep:
 }
 
 /// Runs the inverses of `stages` in reverse; their failures join `failure` as further causes.
-fn undo(context: &Context, failure: Failure, document: &Document, lock: &VmLock, stages: &[(Stage, Stage)]) -> Failure {
+fn undo(
+    context: &Context,
+    failure: Failure,
+    document: &Document,
+    lock: &VmLock,
+    stages: &[(Stage, Stage)],
+) -> Failure {
     let mut document = document.clone();
     let mut errors = Vec::new();
     for (_, inverse) in stages.iter().rev() {
@@ -183,7 +192,11 @@ pub fn start(context: &Context, args: &Start) -> Result<ExitCode> {
     if context.explain {
         let choice = vmm::choose(&row.vm)?;
         let stages = start_stages(&row.vm, choice.program).map(|(stage, _)| stage.shown());
-        return Ok(context::print(&format!("banger vm show {} --record | {}\n", row.vm.name, stages.join(" | "))));
+        return Ok(context::print(&format!(
+            "banger vm show {} --record | {}\n",
+            row.vm.name,
+            stages.join(" | ")
+        )));
     }
     let lock = VmLock::acquire(&context.state, &row.vm.id, "banger vm start")?;
     if runs(&row.vm) {
@@ -213,7 +226,9 @@ pub fn stop(context: &Context, args: &Stop) -> Result<ExitCode> {
         let program = vmm::program_of(&document(&row))?;
         let verb = if args.force { "kill" } else { "stop" };
         let name = &row.vm.name;
-        let line = format!("banger vm show {name} --record | {program} {verb} | banger-disk detach | banger-netd detach\n");
+        let line = format!(
+            "banger vm show {name} --record | {program} {verb} | banger-disk detach | banger-netd detach\n"
+        );
         return Ok(context::print(&line));
     }
     let lock = VmLock::acquire(&context.state, &row.vm.id, "banger vm stop")?;
@@ -229,7 +244,10 @@ pub fn delete(context: &Context, args: &Delete) -> Result<ExitCode> {
         let (mut store, row) = find(context, name)?;
         if context.explain {
             let name = &row.vm.name;
-            context::print(&format!("banger vm stop --force {name}; remove {} and its row\n", row.vm.paths.dir));
+            context::print(&format!(
+                "banger vm stop --force {name}; remove {} and its row\n",
+                row.vm.paths.dir
+            ));
             continue;
         }
         let lock = VmLock::acquire(&context.state, &row.vm.id, "banger vm delete")?;

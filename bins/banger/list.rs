@@ -73,7 +73,10 @@ pub fn list(context: &Context) -> Result<ExitCode> {
         return Ok(context::emit(&json!({ "schema": "banger.vms/1", "items": items? })));
     }
     let lines: Result<Vec<Vec<String>>> = rows.iter().map(line).collect();
-    Ok(context::print(&table::table(&["NAME", "STATE", "IMAGE", "CPUS", "MEMORY", "ADDRESS", "WORKSPACE"], lines?)))
+    Ok(context::print(&table::table(
+        &["NAME", "STATE", "IMAGE", "CPUS", "MEMORY", "ADDRESS", "WORKSPACE"],
+        lines?,
+    )))
 }
 
 fn line(row: &VmRow) -> Result<Vec<String>> {
@@ -90,13 +93,25 @@ fn line(row: &VmRow) -> Result<Vec<String>> {
     let workspace = document.workspace()?.map_or_else(|| "-".to_owned(), |workspace| workspace.host_path);
     let vm = &row.vm;
     let memory = format!("{}M", vm.memory_mib);
-    Ok(vec![vm.name.to_string(), state, vm.image.to_string(), vm.vcpus.to_string(), memory, address, workspace])
+    Ok(vec![
+        vm.name.to_string(),
+        state,
+        vm.image.to_string(),
+        vm.vcpus.to_string(),
+        memory,
+        address,
+        workspace,
+    ])
 }
 
 pub fn show(context: &Context, args: &Show) -> Result<ExitCode> {
     let (_, row) = lifecycle::find(context, &args.vm)?;
     let value = current(&row)?.to_value();
-    Ok(if args.record || context.json { context::emit(&value) } else { context::print(&table::pretty(&value)) })
+    Ok(if args.record || context.json {
+        context::emit(&value)
+    } else {
+        context::print(&table::pretty(&value))
+    })
 }
 
 /// Prints a log, every line escaped: the guest writes the console.
@@ -106,7 +121,9 @@ pub fn logs(context: &Context, args: &Logs) -> Result<ExitCode> {
     let path = if args.vmm { dir.vmm_log() } else { dir.console_log() };
     let file = match File::open(&path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(LogError::None(row.vm.name.to_string()).into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(LogError::None(row.vm.name.to_string()).into());
+        }
         Err(source) => return Err(LogError::Read { path, source }.into()),
     };
     let mut stdout = io::stdout().lock();

@@ -38,7 +38,8 @@ fn main() -> ExitCode {
 /// `vm run` and `vm exec` keep every status but 125 for the guest's command, wrong arguments included.
 fn own_failure_status(exit: ExitCode) -> ExitCode {
     let mut words = std::env::args().skip(1).filter(|word| !word.starts_with('-'));
-    let of_guest = words.next().as_deref() == Some("vm") && matches!(words.next().as_deref(), Some("run" | "exec"));
+    let of_guest =
+        words.next().as_deref() == Some("vm") && matches!(words.next().as_deref(), Some("run" | "exec"));
     if of_guest && exit != ExitCode::SUCCESS { ExitCode::from(context::OWN_FAILURE) } else { exit }
 }
 

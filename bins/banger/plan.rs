@@ -63,7 +63,9 @@ impl Coded for PlanError {
 /// `banger vm plan`: defines a VM and prints its record.
 pub fn plan_verb(context: &Context, args: &Plan) -> Result<ExitCode> {
     if context.explain {
-        return Ok(context::print("banger vm plan is the beginning of a pipeline: it runs no other program\n"));
+        return Ok(context::print(
+            "banger vm plan is the beginning of a pipeline: it runs no other program\n",
+        ));
     }
     let mut store = Store::open(&context.state)?;
     let vm = plan(context, &mut store, &Wanted::lasting(&args.name, &args.spec))?;
@@ -73,7 +75,8 @@ pub fn plan_verb(context: &Context, args: &Plan) -> Result<ExitCode> {
 /// Inserts a VM into the database and makes its directory and keys. If that fails nothing is left of it.
 pub fn plan(context: &Context, store: &mut Store, wanted: &Wanted<'_>) -> Result<Vm> {
     let spec = wanted.spec;
-    let image = image::load(&context.state, &spec.image)?.ok_or_else(|| ImageError::Unknown(spec.image.clone()))?;
+    let image =
+        image::load(&context.state, &spec.image)?.ok_or_else(|| ImageError::Unknown(spec.image.clone()))?;
     let net_mode = net_mode(spec)?;
     let subnet = match net_mode {
         NetMode::Tap => Some(subnet(store)?),
@@ -131,7 +134,14 @@ fn insert(context: &Context, store: &mut Store, wanted: &Wanted<'_>, choice: &Ch
     }
 }
 
-fn describe(state: &StateDir, state_id: StateId, name: VmName, wanted: &Wanted<'_>, choice: &Choice<'_>, lease: Lease) -> Vm {
+fn describe(
+    state: &StateDir,
+    state_id: StateId,
+    name: VmName,
+    wanted: &Wanted<'_>,
+    choice: &Choice<'_>,
+    lease: Lease,
+) -> Vm {
     let (id, spec) = (wanted.id.clone(), wanted.spec);
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let address = lease.address.unwrap_or(USER_ADDRESS);
@@ -222,7 +232,9 @@ fn subnet(store: &mut Store) -> Result<Cidr> {
     let bridge = store.state_id().bridge();
     let routes = route::ipv4_routes().map_err(PlanError::Routes)?;
     let is_free = |subnet: &Cidr| {
-        !routes.iter().any(|(link, net)| link != bridge.as_str() && net.prefix_len() > 0 && net.overlaps(subnet))
+        !routes
+            .iter()
+            .any(|(link, net)| link != bridge.as_str() && net.prefix_len() > 0 && net.overlaps(subnet))
     };
     let in_use = store.vms()?.iter().any(|row| row.vm.net_mode == NetMode::Tap);
     if let Some(subnet) = remembered.filter(|subnet| in_use || is_free(subnet)) {
@@ -231,7 +243,10 @@ fn subnet(store: &mut Store) -> Result<Cidr> {
     // State directories on one host begin at different subnets, so they seldom meet.
     let start = u8::from_str_radix(&store.state_id().as_str()[..2], 16).unwrap_or(0);
     let candidates = (0..=255).map(|n| Ipv4Addr::new(10, 213, start.wrapping_add(n), 0));
-    let subnet = candidates.filter_map(|address| Cidr::containing(address, 24)).find(is_free).ok_or(PlanError::NoSubnet)?;
+    let subnet = candidates
+        .filter_map(|address| Cidr::containing(address, 24))
+        .find(is_free)
+        .ok_or(PlanError::NoSubnet)?;
     store.set_meta(SUBNET_KEY, &subnet.to_string())?;
     Ok(subnet)
 }
@@ -239,12 +254,12 @@ fn subnet(store: &mut Store) -> Result<Cidr> {
 /// A name such as `calm-otter-3f2a`.
 fn generated_name() -> VmName {
     const FIRST: [&str; 16] = [
-        "amber", "brisk", "calm", "clear", "dusty", "early", "fleet", "green", "keen", "lucid", "mild", "neat", "quick", "rapid",
-        "still", "warm",
+        "amber", "brisk", "calm", "clear", "dusty", "early", "fleet", "green", "keen", "lucid", "mild",
+        "neat", "quick", "rapid", "still", "warm",
     ];
     const SECOND: [&str; 16] = [
-        "birch", "comet", "crane", "delta", "ember", "falcon", "heron", "lark", "maple", "otter", "pine", "reef", "robin", "swift",
-        "tern", "wren",
+        "birch", "comet", "crane", "delta", "ember", "falcon", "heron", "lark", "maple", "otter", "pine",
+        "reef", "robin", "swift", "tern", "wren",
     ];
     let [a, b, c, d] = random::bytes::<4>();
     let name = format!("{}-{}-{c:02x}{d:02x}", FIRST[usize::from(a) % 16], SECOND[usize::from(b) % 16]);

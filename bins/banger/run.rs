@@ -148,7 +148,9 @@ fn dry_run(context: &Context, args: &Run) -> Result<ExitCode> {
         return Ok(context::emit(&travels));
     }
     let files = travels["files"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let lines = files.iter().map(|f| banger_lib::contract::error::escape_controls(f.as_str().unwrap_or_default()) + "\n");
+    let lines = files
+        .iter()
+        .map(|f| banger_lib::contract::error::escape_controls(f.as_str().unwrap_or_default()) + "\n");
     Ok(context::print(&lines.collect::<String>()))
 }
 
@@ -185,7 +187,7 @@ fn finish(context: &Context, args: &Run, store: &mut Store, row: VmRow, ran: Ran
         timings::print(&ran.document)?;
     }
     if let Some(path) = &args.record {
-        atomic::write(path, format!("{}\n", ran.document.to_value()).as_bytes(), 0o644).map_err(Written)?;
+        atomic::write(path, format!("{}\n", ran.document.to_value()).as_bytes(), 0o644)?;
     }
     if context.json {
         context::emit(&ran.document.to_value());
@@ -198,22 +200,20 @@ fn finish(context: &Context, args: &Run, store: &mut Store, row: VmRow, ran: Ran
 
 fn say_where(context: &Context, vm: &Vm) {
     let name = &vm.name;
-    context.say(format!("{name} still runs; go in: banger vm ssh {name}; delete it: banger vm delete --force {name}"));
-}
-
-/// A record file that could not be written.
-#[derive(Debug, Error)]
-#[error("cannot write the record")]
-struct Written(#[source] atomic::WriteFileError);
-
-impl Coded for Written {
-    fn code(&self) -> ErrorCode {
-        ErrorCode::Failed
-    }
+    context.say(format!(
+        "{name} still runs; go in: banger vm ssh {name}; delete it: banger vm delete --force {name}"
+    ));
 }
 
 /// A start that failed has undone its stages; what the plan made goes as well.
-fn abandon(context: &Context, store: &mut Store, row: &VmRow, lock: &VmLock, failure: Failure, keep: bool) -> Failure {
+fn abandon(
+    context: &Context,
+    store: &mut Store,
+    row: &VmRow,
+    lock: &VmLock,
+    failure: Failure,
+    keep: bool,
+) -> Failure {
     if keep {
         return match store.set_life(&row.vm.id, Life { creating: false, ephemeral: false }) {
             Ok(()) => failure,
@@ -227,7 +227,11 @@ fn abandon(context: &Context, store: &mut Store, row: &VmRow, lock: &VmLock, fai
 fn remove(context: &Context, store: &mut Store, row: &VmRow, lock: &VmLock) {
     if let Err(error) = lifecycle::run_delete(context, store, row, lock) {
         let fault = error.into_fault("banger", "vm run");
-        context.say(format!("removing {} failed as well: {}; run: banger gc", row.vm.name, fault.human_line()));
+        context.say(format!(
+            "removing {} failed as well: {}; run: banger gc",
+            row.vm.name,
+            fault.human_line()
+        ));
     }
 }
 

@@ -37,7 +37,12 @@ const QEMU_PACKAGES: [Option<&str>; 4] = if cfg!(target_arch = "aarch64") {
 
 /// Everything that banger runs on the host.
 pub const NEEDED: [Needed; 8] = [
-    Needed { program: QEMU, purpose: "runs VMs where there is no Firecracker or no KVM", required: true, packages: QEMU_PACKAGES },
+    Needed {
+        program: QEMU,
+        purpose: "runs VMs where there is no Firecracker or no KVM",
+        required: true,
+        packages: QEMU_PACKAGES,
+    },
     Needed {
         program: "mmdebstrap",
         purpose: "builds Debian images",
@@ -57,7 +62,12 @@ pub const NEEDED: [Needed; 8] = [
         required: false,
         packages: [Some("openssh-client"), Some("openssh-clients"), Some("openssh"), Some("openssh-clients")],
     },
-    Needed { program: "nft", purpose: "guards and masquerades taps (root)", required: false, packages: [Some("nftables"); 4] },
+    Needed {
+        program: "nft",
+        purpose: "guards and masquerades taps (root)",
+        required: false,
+        packages: [Some("nftables"); 4],
+    },
     Needed {
         program: "ip",
         purpose: "makes bridges (root)",
@@ -132,7 +142,12 @@ pub fn missing() -> Vec<Needed> {
         "newuidmap" => !root,
         _ => true,
     };
-    NEEDED.iter().filter(useful).filter(|needed| find_program(needed.program.as_ref()).is_none()).copied().collect()
+    NEEDED
+        .iter()
+        .filter(useful)
+        .filter(|needed| find_program(needed.program.as_ref()).is_none())
+        .copied()
+        .collect()
 }
 
 /// Installs what is missing and says so.
@@ -148,7 +163,9 @@ pub fn install(context: &Context) -> Result<()> {
     for needed in &missing {
         match needed.packages[manager.column] {
             Some(package) => packages.push(package),
-            None if needed.required => return Err(SetupError::NoPackage(needed.program.into(), manager.program).into()),
+            None if needed.required => {
+                return Err(SetupError::NoPackage(needed.program.into(), manager.program).into());
+            }
             None => {}
         }
     }
@@ -172,7 +189,8 @@ fn warn_of_removals(context: &Context, manager: &Manager, packages: &[&str]) {
     if manager.program != "apt-get" {
         return;
     }
-    let simulated = Exec::new("apt-get").args(["install", "-s", "-q", "--no-install-recommends"]).args(packages).run();
+    let simulated =
+        Exec::new("apt-get").args(["install", "-s", "-q", "--no-install-recommends"]).args(packages).run();
     let text = simulated.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let removed: Vec<&str> =
         text.lines().filter_map(|line| line.strip_prefix("Remv ")?.split_whitespace().next()).collect();
@@ -197,7 +215,8 @@ impl Root {
         if Exec::new("sudo").args(["-n", "true"]).run().is_ok() {
             return Ok(Self::Sudo);
         }
-        if find_program("sudo".as_ref()).is_some() && io::stdin().is_terminal() && io::stderr().is_terminal() {
+        if find_program("sudo".as_ref()).is_some() && io::stdin().is_terminal() && io::stderr().is_terminal()
+        {
             return Ok(Self::SudoAsks);
         }
         let words = [&[manager.program], manager.install, packages].concat();

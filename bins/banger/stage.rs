@@ -54,8 +54,12 @@ impl Coded for StageError {
     }
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Sudo { .. } => Some("run `sudo -v` first, or use --net user, which needs no privilege".into()),
-            Self::Exec(ExecError::NotFound(_)) => Some("install all of banger's programs in one directory".into()),
+            Self::Sudo { .. } => {
+                Some("run `sudo -v` first, or use --net user, which needs no privilege".into())
+            }
+            Self::Exec(ExecError::NotFound(_)) => {
+                Some("install all of banger's programs in one directory".into())
+            }
             _ => None,
         }
     }
@@ -91,7 +95,8 @@ impl Stage {
 
     /// The command as a person would type it.
     pub fn shown(&self) -> String {
-        let words = std::iter::once(OsStr::new(self.program)).chain(self.args.iter().map(OsString::as_os_str));
+        let words =
+            std::iter::once(OsStr::new(self.program)).chain(self.args.iter().map(OsString::as_os_str));
         let line = words.map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" ");
         if self.through_sudo() { format!("sudo -n {line}") } else { line }
     }
@@ -157,7 +162,11 @@ impl Stage {
     }
 
     fn no_record(&self, status: ExitStatus) -> StageError {
-        StageError::NoRecord { program: self.program.to_owned(), verb: self.verb(), status: shell_status(status) }
+        StageError::NoRecord {
+            program: self.program.to_owned(),
+            verb: self.verb(),
+            status: shell_status(status),
+        }
     }
 
     /// Runs it on a record and gives the record it printed.

@@ -9,7 +9,7 @@ use serde_json::Value;
 /// Columns with a heading, as other command-line tools print them.
 pub fn table(heading: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(heading.to_vec());
+    table.load_style(presets::NOTHING).set_header(heading.to_vec());
     for row in rows {
         table.add_row(row.iter().map(|cell| escape_controls(cell)).collect::<Vec<_>>());
     }

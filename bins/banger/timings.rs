@@ -15,7 +15,13 @@ pub fn print(document: &Document) -> Result<()> {
     let milliseconds = |us: u64| format!("{}.{:03}", us / 1000, us % 1000);
     let rows = timings.iter().map(|timing| {
         let start = timing.start_us.saturating_sub(zero);
-        vec![milliseconds(start), milliseconds(timing.duration_us), timing.tool.clone(), timing.verb.clone(), timing.step.clone()]
+        vec![
+            milliseconds(start),
+            milliseconds(timing.duration_us),
+            timing.tool.clone(),
+            timing.verb.clone(),
+            timing.step.clone(),
+        ]
     });
     let text = table::table(&["START_MS", "TOOK_MS", "PROGRAM", "VERB", "STEP"], rows);
     // With nobody to read stderr there is nobody to tell about it.

@@ -128,7 +128,8 @@ impl VmLock {
     /// there are no error.
     pub fn remove_files(&self, state: &StateDir, vm: &VmId) -> io::Result<()> {
         let locks = state.locks();
-        for path in [Self::path(state, vm), SessionLock::path(state, vm), locks.join(format!("ws-{vm}.lock"))] {
+        for path in [Self::path(state, vm), SessionLock::path(state, vm), locks.join(format!("ws-{vm}.lock"))]
+        {
             match std::fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}

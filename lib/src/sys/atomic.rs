@@ -7,6 +7,8 @@ use std::path::Path;
 
 use thiserror::Error;
 
+use crate::contract::{Coded, ErrorCode};
+
 /// A file that could not be written.
 #[derive(Debug, Error)]
 #[error("cannot write {path:?}")]
@@ -30,4 +32,13 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), WriteFileError>
         File::open(dir)?.sync_all()
     };
     attempt().map_err(|source| WriteFileError { path: path.to_owned(), source })
+}
+
+impl Coded for WriteFileError {
+    fn code(&self) -> ErrorCode {
+        match self.source.kind() {
+            io::ErrorKind::PermissionDenied => ErrorCode::Denied,
+            _ => ErrorCode::Failed,
+        }
+    }
 }

@@ -6,6 +6,7 @@ use ssh_key::{Algorithm, LineEnding, PrivateKey, rand_core::OsRng};
 use thiserror::Error;
 
 use super::atomic::{self, WriteFileError};
+use crate::contract::{Coded, ErrorCode};
 
 /// A key pair that could not be made.
 #[derive(Debug, Error)]
@@ -22,6 +23,15 @@ pub enum MakeKeyError {
     /// A file could not be written.
     #[error("cannot store an SSH key")]
     Write(#[from] WriteFileError),
+}
+
+impl Coded for MakeKeyError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Key { .. } => ErrorCode::Failed,
+            Self::Write(error) => error.code(),
+        }
+    }
 }
 
 /// Makes a key pair at `path` (0600) and `path`.pub (0644) unless the private key is there; gives the public key's line.
