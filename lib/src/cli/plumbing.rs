@@ -61,6 +61,9 @@ impl Coded for UsageError {
     fn code(&self) -> ErrorCode {
         ErrorCode::Usage
     }
+    fn hint(&self) -> Option<String> {
+        Some("--help shows how".into())
+    }
 }
 
 impl Input {
