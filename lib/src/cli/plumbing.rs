@@ -9,7 +9,7 @@ use clap::Parser;
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use super::Failure;
+use super::{Failure, generate};
 use crate::contract::record::{MAX_RECORD_BYTES, VM_SCHEMA};
 use crate::contract::{Coded, Document, ErrorCode, ErrorRecord, Fault, error};
 use crate::sys::clock::Timeline;
@@ -99,6 +99,9 @@ fn passed_on(bytes: &[u8]) -> Option<Fault> {
 
 /// Parses the arguments of `tool`; `Err` is how to exit when there is nothing to run: help, version, wrong arguments.
 pub fn parse<A: Parser>(tool: &str) -> Result<A, ExitCode> {
+    if let Some(asked) = generate::requested::<A>(std::env::args_os()) {
+        return Err(asked.map_or_else(|error| fail(error.into(), tool, ""), |text| print(&text)));
+    }
     A::try_parse().map_err(|error| {
         if error.use_stderr() {
             let text = error.render().to_string();
@@ -106,10 +109,15 @@ pub fn parse<A: Parser>(tool: &str) -> Result<A, ExitCode> {
             let verb = std::env::args().nth(1).filter(|v| !v.starts_with('-')).unwrap_or_default();
             fail(Failure::from(UsageError(first_paragraph(text))), tool, &verb)
         } else {
-            let printed = write!(io::stdout(), "{}", error.render()).and_then(|()| io::stdout().flush());
-            printed.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+            print(&error.render().to_string())
         }
     })
+}
+
+/// Prints text for people or shells as it is.
+pub fn print(text: &str) -> ExitCode {
+    let printed = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
+    printed.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
 }
 
 /// Clap's message without the usage and the pointer to `--help` below it, on one line.
