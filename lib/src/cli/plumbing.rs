@@ -83,13 +83,18 @@ impl Input {
         Ok(bytes)
     }
 
+    /// The bytes of the input. The error record of a failed stage before this one becomes this verb's failure.
+    pub fn bytes(&self) -> Result<Vec<u8>, Failure> {
+        let bytes = self.read()?;
+        match passed_on(&bytes) {
+            Some(fault) => Err(Failure::Passed(Box::new(fault))),
+            None => Ok(bytes),
+        }
+    }
+
     /// The record. The error record of a failed stage before this one becomes this verb's failure.
     pub fn document(&self) -> Result<Document, Failure> {
-        let bytes = self.read()?;
-        if let Some(fault) = passed_on(&bytes) {
-            return Err(Failure::Passed(Box::new(fault)));
-        }
-        Ok(Document::parse(&bytes)?)
+        Ok(Document::parse(&self.bytes()?)?)
     }
 }
 
