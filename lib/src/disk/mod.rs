@@ -1,1 +1,4 @@
 //! Domain.
+
+pub mod initrd;
+pub mod modules;

@@ -2,5 +2,6 @@
 
 pub mod atomic;
 pub mod clock;
+pub mod cpio;
 pub mod exec;
 pub mod fd;
