@@ -47,14 +47,14 @@ impl Host {
 
 /// The directory with the prepared image.
 pub fn prepared() -> PathBuf {
-    std::env::var_os("BANGER_TEST_STATE").map_or_else(|| PathBuf::from("/nonexistent"), PathBuf::from)
+    std::env::var_os("BANGER_TEST_DIR").map_or_else(|| PathBuf::from("/nonexistent"), PathBuf::from)
 }
 
 impl Home {
     /// `None` where the tier cannot run here; says why.
     pub fn new() -> Option<Self> {
         let image = prepared().join("images/debian");
-        let reason = "BANGER_TEST_STATE names no state directory with the image debian: use tests/run";
+        let reason = "BANGER_TEST_DIR names no state directory with the image debian: use tests/run";
         if !support::require("vm", image.join("manifest.json").exists(), reason)
             || !support::require("vm", support::is_root(), "taps need root")
         {
