@@ -150,7 +150,7 @@
                   postInstall ? "",
                 }:
                 let
-                  cargo = builtins.fromTOML (builtins.readFile "${src}/Cargo.toml");
+                  cargo = builtins.fromTOML (builtins.readFile (src + "/Cargo.toml"));
                   lock = builtins.fromTOML (builtins.readFile cargoLock.lockFile);
                 in
                 assert lock.version >= 3;
