@@ -4,6 +4,7 @@ pub mod atomic;
 pub mod clock;
 pub mod exec;
 pub mod fd;
+pub mod inotify;
 pub mod kvm;
 pub mod random;
 pub mod route;
