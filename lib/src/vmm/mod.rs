@@ -1,1 +1,3 @@
 //! Domain.
+
+pub mod firecracker;

@@ -94,7 +94,8 @@ impl Guest {
         let mut request = [0; 32];
         let Ok(n) = stream.read(&mut request) else { return };
         let line = String::from_utf8_lossy(&request[..n]).into_owned();
-        let port = line.strip_prefix("CONNECT ").and_then(|l| l.strip_suffix('\n')).and_then(|p| p.parse().ok());
+        let port =
+            line.strip_prefix("CONNECT ").and_then(|l| l.strip_suffix('\n')).and_then(|p| p.parse().ok());
         let listens = port == Some(AGENT_PORT) && self.scenario.guest != "silent";
         self.scenario.note(json!({"connect": line, "listens": listens}));
         if !listens {

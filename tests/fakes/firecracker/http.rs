@@ -64,7 +64,9 @@ impl Connection {
             return Err("Unsupported Content-Type.".to_owned());
         }
         if length > MAX_PAYLOAD {
-            return Err(format!("Request payload with size {length} is larger than the limit of {MAX_PAYLOAD}"));
+            return Err(format!(
+                "Request payload with size {length} is larger than the limit of {MAX_PAYLOAD}"
+            ));
         }
         if self.unread.len() < head + length {
             return Ok(None);

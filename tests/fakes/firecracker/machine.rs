@@ -37,15 +37,17 @@ fn done() -> Answer {
 impl Machine {
     pub fn new(id: String, scenario: Arc<Scenario>) -> Self {
         let schema = Schema::new(&scenario.version);
-        let configuration =
-            json!({"drives": {}, "network-interfaces": {}, "machine-config": {"vcpu_count": 1, "mem_size_mib": 128}});
+        let configuration = json!({"drives": {}, "network-interfaces": {}, "machine-config": {"vcpu_count": 1, "mem_size_mib": 128}});
         Self { id, schema, scenario, running: false, configuration, files: Vec::new(), vsock: None }
     }
 
     /// The status and the body of the reply.
     pub fn answer(&mut self, request: &Request) -> Answer {
         let Some(known) = self.schema.request(&request.method, &request.path) else {
-            return refuse(format!("Invalid request method and/or path: {} {}.", request.method, request.path));
+            return refuse(format!(
+                "Invalid request method and/or path: {} {}.",
+                request.method, request.path
+            ));
         };
         let (phase, definition, id) = (known.phase.to_owned(), known.body.map(str::to_owned), known.id);
         let Some(definition) = definition else {
@@ -65,10 +67,16 @@ impl Machine {
         }
         let body = match serde_json::from_slice::<Value>(&request.body) {
             Ok(body) => body,
-            Err(e) => return refuse(format!("An error occurred when deserializing the json body of a request: {e}.")),
+            Err(e) => {
+                return refuse(format!(
+                    "An error occurred when deserializing the json body of a request: {e}."
+                ));
+            }
         };
         if let Err(problem) = self.schema.check(&definition, &body) {
-            return refuse(format!("An error occurred when deserializing the json body of a request: {problem}."));
+            return refuse(format!(
+                "An error occurred when deserializing the json body of a request: {problem}."
+            ));
         }
         if let Some((field, id)) = &id
             && body[field] != id.as_str()
@@ -76,8 +84,12 @@ impl Machine {
             return refuse("The id from the path does not match the id from the body!");
         }
         match (phase.as_str(), self.running) {
-            ("before", true) => refuse("The requested operation is not supported after starting the microVM."),
-            ("after", false) => refuse("The requested operation is not supported before starting the microVM."),
+            ("before", true) => {
+                refuse("The requested operation is not supported after starting the microVM.")
+            }
+            ("after", false) => {
+                refuse("The requested operation is not supported before starting the microVM.")
+            }
             _ => self.put(&request.path, id.map(|(_, id)| id).as_deref(), &body).unwrap_or_else(refuse),
         }
     }
@@ -102,8 +114,13 @@ impl Machine {
             "drives" => self.drive(text("path_on_host"), body["is_read_only"].as_bool())?,
             "network-interfaces" => network_interface(body)?,
             "vsock" => self.open_vsock(text("uds_path").unwrap_or_default())?,
-            "machine-config" if body["smt"] == true && body["vcpu_count"].as_u64().is_some_and(|n| n > 1 && n % 2 == 1) => {
-                return Err("Machine config error: The number of vCPUs must be 1 or an even number".to_owned());
+            "machine-config"
+                if body["smt"] == true
+                    && body["vcpu_count"].as_u64().is_some_and(|n| n > 1 && n % 2 == 1) =>
+            {
+                return Err(
+                    "Machine config error: The number of vCPUs must be 1 or an even number".to_owned()
+                );
             }
             _ => {}
         }
@@ -117,7 +134,8 @@ impl Machine {
 
     /// Firecracker opens kernel and initrd at once and reads them at the start.
     fn boot_source(&mut self, kernel: Option<String>, initrd: Option<String>) -> Result<(), String> {
-        let open = |path: &str, what: &str| File::open(path).map_err(|e| format!("Boot source error: {what}: {e}"));
+        let open =
+            |path: &str, what: &str| File::open(path).map_err(|e| format!("Boot source error: {what}: {e}"));
         if let Some(path) = kernel {
             self.files.push(open(&path, "The kernel file cannot be opened")?);
         }
@@ -195,6 +213,8 @@ fn network_interface(body: &Value) -> Result<(), String> {
     if octets.len() == 6 && octets.iter().all(|(length, octet)| *length == 2 && octet.is_ok()) {
         Ok(())
     } else {
-        Err(format!("An error occurred when deserializing the json body of a request: invalid MAC address {mac}."))
+        Err(format!(
+            "An error occurred when deserializing the json body of a request: invalid MAC address {mac}."
+        ))
     }
 }

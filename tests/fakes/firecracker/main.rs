@@ -5,7 +5,11 @@
 //! It is an example of the package, so that cargo builds it with the tests and never installs it. How it is to misbehave is
 //! said by the variables of [`scenario::Scenario`].
 
-#![allow(clippy::disallowed_methods, clippy::exit, reason = "dying in the middle of a request is what it is for")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::exit,
+    reason = "dying in the middle of a request is what it is for"
+)]
 
 mod guest;
 mod http;
@@ -79,7 +83,8 @@ fn arguments(scenario: &Scenario) -> Arguments {
     let bad = |problem: String| -> ! {
         scenario.die(BAD_ARGUMENTS, &format!("Arguments parsing error: {problem}"))
     };
-    let mut parsed = Arguments { api_sock: String::new(), id: "anonymous-instance".to_owned(), log_path: None };
+    let mut parsed =
+        Arguments { api_sock: String::new(), id: "anonymous-instance".to_owned(), log_path: None };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut value =
@@ -94,7 +99,9 @@ fn arguments(scenario: &Scenario) -> Arguments {
             "--log-path" => parsed.log_path = Some(value()),
             "--level" => drop(value()),
             "--show-level" | "--show-log-origin" | "--enable-pci" | "--boot-timer" => {}
-            _ => bad(format!("Found argument '{word}' which wasn't expected, or isn't valid in this context.")),
+            _ => {
+                bad(format!("Found argument '{word}' which wasn't expected, or isn't valid in this context."))
+            }
         }
     }
     let id_is_valid = (1..=64).contains(&parsed.id.len())

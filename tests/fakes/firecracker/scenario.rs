@@ -50,7 +50,8 @@ impl Scenario {
             delay: Duration::from_millis(
                 take("DELAY_MS").map_or(0, |ms| ms.parse().expect("FAKE_FC_DELAY_MS is a number")),
             ),
-            record: take("RECORD").map(|path| Mutex::new(append(path).expect("FAKE_FC_RECORD can be written"))),
+            record: take("RECORD")
+                .map(|path| Mutex::new(append(path).expect("FAKE_FC_RECORD can be written"))),
             log: Mutex::new(None),
         };
         assert!(variables.is_empty(), "unknown variables: {variables:?}");
@@ -79,7 +80,10 @@ impl Scenario {
     pub fn note(&self, event: Value) {
         if let Some(file) = &self.record {
             let line = format!("{event}\n");
-            file.lock().expect("nobody panics with the record").write_all(line.as_bytes()).expect("the record grows");
+            file.lock()
+                .expect("nobody panics with the record")
+                .write_all(line.as_bytes())
+                .expect("the record grows");
         }
     }
 

@@ -56,8 +56,9 @@ impl Schema {
     pub fn check(&self, name: &str, value: &Value) -> Result<(), String> {
         let definition = &self.api["definitions"][name];
         let properties = definition["properties"].as_object().unwrap_or_else(|| panic!("{name} is defined"));
-        let object: &Map<String, Value> =
-            value.as_object().ok_or_else(|| format!("invalid type: {}, expected struct {name}", kind(value)))?;
+        let object: &Map<String, Value> = value
+            .as_object()
+            .ok_or_else(|| format!("invalid type: {}, expected struct {name}", kind(value)))?;
         for (field, value) in object {
             let property = properties.get(field).filter(|property| self.exists(property));
             let property = property.ok_or_else(|| {

@@ -100,7 +100,8 @@ impl Client {
     pub fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, RequestError> {
         let request = format!("GET {path}");
         let body = self.exchange(&request, &[])?;
-        let nonsense = |error: serde_json::Error| RequestError::Nonsense { request, problem: error.to_string() };
+        let nonsense =
+            |error: serde_json::Error| RequestError::Nonsense { request, problem: error.to_string() };
         serde_json::from_slice(&body).map_err(nonsense)
     }
 
@@ -275,7 +276,8 @@ mod tests {
     #[test]
     fn a_reply_may_come_byte_by_byte_and_after_an_interim_one() {
         let body = r#"{"firecracker_version":"1.14.0"}"#;
-        let reply = format!("HTTP/1.1 100 \r\n\r\nHTTP/1.1 200 \r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        let reply =
+            format!("HTTP/1.1 100 \r\n\r\nHTTP/1.1 200 \r\nContent-Length: {}\r\n\r\n{body}", body.len());
         let (mut client, server) = answered(reply.as_bytes(), 1, false);
         assert_eq!(client.get::<Value>("/version").unwrap(), json!({"firecracker_version": "1.14.0"}));
         drop(client);

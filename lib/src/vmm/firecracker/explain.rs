@@ -32,8 +32,7 @@ const fn rule(
 }
 
 const NO_DISK: &str = "a file of the VM is gone: run banger-disk detach and banger-disk attach again";
-const DISK_DENIED: &str =
-    "this user may not open a file of the VM: run banger-disk check, and look at the owners in the state directory";
+const DISK_DENIED: &str = "this user may not open a file of the VM: run banger-disk check, and look at the owners in the state directory";
 
 /// The first rule that fits is taken, so the narrower ones come first.
 const RULES: &[Rule] = &[
@@ -190,7 +189,8 @@ const RULES: &[Rule] = &[
 /// What is known of Firecracker's refusal of `request` (method and path) with the words `fault`.
 pub fn refusal(request: &str, fault: &str) -> Option<Known> {
     let fault = fault.to_ascii_lowercase();
-    let fits = |rule: &&Rule| request.starts_with(rule.request) && rule.words.iter().all(|w| fault.contains(w));
+    let fits =
+        |rule: &&Rule| request.starts_with(rule.request) && rule.words.iter().all(|w| fault.contains(w));
     RULES.iter().find(fits).map(|rule| Known { code: rule.code, hint: rule.hint })
 }
 
@@ -210,16 +210,23 @@ pub fn exit_status(status: i32) -> Option<(&'static str, Known)> {
         ),
         149 => (
             "a page of its memory could not be had (SIGBUS)",
-            failed("a disk of the VM was truncated, or the file system under it is full: free space and run banger-disk check"),
+            failed(
+                "a disk of the VM was truncated, or the file system under it is full: free space and run banger-disk check",
+            ),
         ),
-        150 => ("it crashed (SIGSEGV)", failed("that is a bug in Firecracker: its log says more (banger vm logs)")),
+        150 => (
+            "it crashed (SIGSEGV)",
+            failed("that is a bug in Firecracker: its log says more (banger vm logs)"),
+        ),
         151 => (
             "a file grew beyond the limit (SIGXFSZ)",
             failed("raise the limit of file sizes (ulimit -f) of this user"),
         ),
         152 => (
             "its configuration was wrong",
-            failed("run banger-fc check and look at its log (banger vm logs): the Firecracker may be another build"),
+            failed(
+                "run banger-fc check and look at its log (banger vm logs): the Firecracker may be another build",
+            ),
         ),
         153 => (
             "it did not understand its arguments",
@@ -228,7 +235,9 @@ pub fn exit_status(status: i32) -> Option<(&'static str, Known)> {
                 hint: "this Firecracker is older than 1.14 or another build: install an official release",
             },
         ),
-        154 => ("it used up its processor time (SIGXCPU)", failed("raise the limit (ulimit -t) of this user")),
+        154 => {
+            ("it used up its processor time (SIGXCPU)", failed("raise the limit (ulimit -t) of this user"))
+        }
         157 => (
             "it ran an instruction that this processor lacks (SIGILL)",
             Known { code: ErrorCode::Unsupported, hint: "install a build for this processor" },
