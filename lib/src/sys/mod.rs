@@ -9,3 +9,4 @@ pub mod random;
 pub mod route;
 pub mod signal;
 pub mod sshkey;
+pub mod unix;
