@@ -9,6 +9,7 @@ mod image;
 mod lifecycle;
 mod list;
 mod plan;
+mod progress;
 mod run;
 mod setup;
 mod stage;
@@ -18,15 +19,19 @@ mod vmm;
 
 use std::process::ExitCode;
 
-use banger_lib::cli::plumbing;
+use banger_lib::cli::plumbing::{self, NothingToRun};
 
 use args::{Banger, Command, VmCommand};
 use context::Context;
 
 fn main() -> ExitCode {
-    let banger = match plumbing::parse::<Banger>("banger") {
+    let banger = match plumbing::try_parse::<Banger>() {
         Ok(banger) => banger,
-        Err(exit) => return own_failure_status(exit),
+        Err(NothingToRun::Printed(exit)) => return exit,
+        Err(NothingToRun::Wrong(error)) => {
+            let (verb, json) = asked_for();
+            return context::report(error.into(), verb, json);
+        }
     };
     let verb = banger.command.verb();
     match Context::new(&banger).and_then(|context| dispatch(&context, banger.command)) {
@@ -35,12 +40,17 @@ fn main() -> ExitCode {
     }
 }
 
-/// `vm run` and `vm exec` keep every status but 125 for the guest's command, wrong arguments included.
-fn own_failure_status(exit: ExitCode) -> ExitCode {
-    let mut words = std::env::args().skip(1).filter(|word| !word.starts_with('-'));
-    let of_guest =
-        words.next().as_deref() == Some("vm") && matches!(words.next().as_deref(), Some("run" | "exec"));
-    if of_guest && exit != ExitCode::SUCCESS { ExitCode::from(context::OWN_FAILURE) } else { exit }
+/// What arguments that are wrong were about: enough to choose the exit status and whether a record is wanted.
+fn asked_for() -> (&'static str, bool) {
+    let words: Vec<String> = std::env::args().skip(1).take_while(|word| word != "--").collect();
+    let mut verbs = words.iter().filter(|word| !word.starts_with('-')).map(String::as_str);
+    let verb = match (verbs.next(), verbs.next()) {
+        (Some("vm"), Some("run")) => "vm run",
+        (Some("vm"), Some("exec")) => "vm exec",
+        (Some("vm"), Some("plan")) => "vm plan",
+        _ => "",
+    };
+    (verb, words.iter().any(|word| word == "--json"))
 }
 
 fn dispatch(context: &Context, command: Command) -> context::Result<ExitCode> {

@@ -61,6 +61,9 @@ impl Coded for UsageError {
     fn code(&self) -> ErrorCode {
         ErrorCode::Usage
     }
+    fn hint(&self) -> Option<String> {
+        Some("--help shows how".into())
+    }
 }
 
 impl Input {
@@ -99,16 +102,34 @@ fn passed_on(bytes: &[u8]) -> Option<Fault> {
 
 /// Parses the arguments of `tool`; `Err` is how to exit when there is nothing to run: help, version, wrong arguments.
 pub fn parse<A: Parser>(tool: &str) -> Result<A, ExitCode> {
+    try_parse().map_err(|nothing| match nothing {
+        NothingToRun::Printed(exit) => exit,
+        NothingToRun::Wrong(error) => {
+            let verb = std::env::args().nth(1).filter(|v| !v.starts_with('-')).unwrap_or_default();
+            fail(error.into(), tool, &verb)
+        }
+    })
+}
+
+/// Why arguments name no verb to run.
+#[derive(Debug)]
+pub enum NothingToRun {
+    /// Help or the version were asked for and printed.
+    Printed(ExitCode),
+    /// The arguments are wrong.
+    Wrong(UsageError),
+}
+
+/// Parses the arguments, and prints help or version where they ask for it.
+pub fn try_parse<A: Parser>() -> Result<A, NothingToRun> {
     A::try_parse().map_err(|error| {
         if error.use_stderr() {
             let text = error.render().to_string();
             let text = text.trim_start_matches("error: ").trim_end();
-            let verb = std::env::args().nth(1).filter(|v| !v.starts_with('-')).unwrap_or_default();
-            fail(Failure::from(UsageError(first_paragraph(text))), tool, &verb)
-        } else {
-            let printed = write!(io::stdout(), "{}", error.render()).and_then(|()| io::stdout().flush());
-            printed.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+            return NothingToRun::Wrong(UsageError(first_paragraph(text)));
         }
+        let printed = write!(io::stdout(), "{}", error.render()).and_then(|()| io::stdout().flush());
+        NothingToRun::Printed(printed.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS))
     })
 }
 

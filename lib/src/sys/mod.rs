@@ -10,3 +10,4 @@ pub mod random;
 pub mod route;
 pub mod signal;
 pub mod sshkey;
+pub mod unix;

@@ -5,11 +5,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use banger_lib::contract::record::Accel;
 use banger_lib::contract::{Coded, Document, ErrorCode};
+use banger_lib::vmm::arch::FIRECRACKER_BOOT_LINE;
 use banger_lib::vmm::firecracker::api::Configuration;
 use banger_lib::vmm::firecracker::client::{Client, RequestError};
 use banger_lib::vmm::firecracker::error::LaunchError;
 use banger_lib::vmm::firecracker::launch;
+use banger_lib::vmm::monitor::{self, Machine};
 use serde_json::{Value, json};
 
 use super::stage::{ID, Stage};
@@ -36,8 +39,9 @@ impl Process {
     }
 
     fn connect(&self, limit: Duration) -> Result<Client, LaunchError> {
-        launch::connect_when_there(self.dir.as_fd(), "api.sock", self.pidfd.as_fd(), limit)
-            .map(|stream| Client::new(stream, LIMIT))
+        let process = monitor::Process { pidfd: self.pidfd.as_fd(), dir: self.dir.as_fd() };
+        launch::connect_when_there(process, "api.sock", Instant::now() + limit)
+            .map(|stream| Client::new(stream, Instant::now() + LIMIT))
     }
 }
 
@@ -58,9 +62,10 @@ fn connected(variables: &[(&str, &str)]) -> (Stage, Process, Client) {
 
 fn configuration(stage: &Stage) -> Configuration {
     let document = Document::parse(stage.record.to_string().as_bytes()).unwrap();
-    let tap = document.required_net().unwrap().tap.unwrap();
+    let net = document.required_net().unwrap();
+    let tap = net.tap.clone().unwrap();
     let disk = document.required_disk().unwrap();
-    Configuration::new(&document.vm().unwrap(), &disk, &tap, "console=ttyS0", "vsock.sock")
+    Configuration::new(&Machine { vm: document.vm().unwrap(), net, disk, accel: Accel::Kvm }, &tap)
 }
 
 #[track_caller]
@@ -95,7 +100,7 @@ fn a_machine_is_described_in_firecrackers_order_and_words() {
     let body = |name: &str| requests.iter().find(|(n, _)| n == name).map(|(_, body)| body.clone()).unwrap();
     let disk = &stage.record["disk"];
     assert_eq!(body("PUT /machine-config"), json!({"vcpu_count": 2, "mem_size_mib": 512}));
-    let boot = json!({"kernel_image_path": disk["kernel_elf"], "initrd_path": disk["initrd"], "boot_args": "console=ttyS0"});
+    let boot = json!({"kernel_image_path": disk["kernel_elf"], "initrd_path": disk["initrd"], "boot_args": FIRECRACKER_BOOT_LINE});
     assert_eq!(body("PUT /boot-source"), boot);
     let drive = |id: &str, path: &Value, read_only: bool| {
         json!({"drive_id": id, "path_on_host": path, "is_root_device": false, "is_read_only": read_only,
@@ -149,7 +154,7 @@ fn an_old_firecracker_is_refused_with_the_reason() {
     assert_eq!(error.code(), ErrorCode::Unsupported);
     assert_eq!(error.to_string(), "Firecracker 1.13.2 is too old: banger needs 1.14 or newer");
     for newer in ["1.17.0-dev", "2.0.0"] {
-        let (_stage, _process, mut client) = connected(&[("VERSION", "1.15.0")]);
+        let (_stage, _process, mut client) = connected(&[("VERSION", newer)]);
         assert!(launch::version(&mut client).is_ok(), "{newer}");
     }
 }

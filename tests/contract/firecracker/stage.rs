@@ -1,6 +1,8 @@
 //! A state directory with one planned VM whose network and disks are as if attached, and a fake Firecracker in PATH.
 
-use std::os::unix::fs::PermissionsExt;
+#![allow(dead_code, reason = "the tests of the verbs follow")]
+
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::SystemTime;
@@ -12,6 +14,24 @@ use crate::support;
 
 /// The VM's identifier.
 pub const ID: &str = "0123456789ab";
+
+/// Tests run where there is no KVM, and the fake needs none.
+pub const FORCE: &str = "--force-kvm";
+
+/// Whether the process of this number is there and no zombie.
+pub fn alive(pid: &Value) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+}
+
+/// Asserts that a verb succeeded with `result.changed`; gives the record.
+#[track_caller]
+pub fn assert_changed(output: &Output, changed: bool) -> Value {
+    let record = support::record(output);
+    assert_eq!(output.status.code(), Some(0), "{record}");
+    assert_eq!(record["result"]["changed"], changed, "{record}");
+    record
+}
 
 /// The fake Firecracker, which cargo builds with the tests.
 fn fake() -> PathBuf {
@@ -106,6 +126,42 @@ impl Stage {
     pub fn requests(&self) -> Vec<(String, Value)> {
         let request = |event: &Value| Some((event["request"].as_str()?.to_owned(), event["body"].clone()));
         self.events().iter().filter_map(request).collect()
+    }
+
+    /// The sockets in the VM's directory.
+    pub fn sockets(&self) -> Vec<String> {
+        let entries = self.dir().read_dir().expect("the VM's directory is there").flatten();
+        let sockets = entries.filter(|e| e.file_type().is_ok_and(|t| t.is_socket()));
+        sockets.map(|e| e.file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    /// All files below the state directory, sorted.
+    pub fn files(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        let mut dirs = vec![self.dir().ancestors().nth(2).expect("…/vms/<id>").to_owned()];
+        while let Some(dir) = dirs.pop() {
+            for entry in dir.read_dir().expect("the state directory is there").flatten() {
+                names.push(entry.file_name().to_string_lossy().into_owned());
+                dirs.extend(entry.file_type().is_ok_and(|t| t.is_dir()).then(|| entry.path()));
+            }
+        }
+        names.sort();
+        names
+    }
+
+    /// The processes that work in the VM's directory or were told of this test's, by number and arguments.
+    pub fn processes(&self) -> Vec<String> {
+        let ours = self.temp.path().as_os_str().as_encoded_bytes();
+        let mentions = |bytes: &[u8]| bytes.windows(ours.len()).any(|window| window == ours);
+        let processes = std::fs::read_dir("/proc").expect("/proc is there").flatten();
+        let involved = processes.filter_map(|process| {
+            let path = process.path();
+            let arguments = std::fs::read(path.join("cmdline")).ok()?;
+            let cwd = std::fs::read_link(path.join("cwd")).ok()?;
+            let involved = mentions(&arguments) || mentions(cwd.as_os_str().as_encoded_bytes());
+            involved.then(|| format!("{:?}: {}", process.file_name(), String::from_utf8_lossy(&arguments)))
+        });
+        involved.collect()
     }
 
     /// `banger-fc` with `arguments`.

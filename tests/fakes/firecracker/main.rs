@@ -17,6 +17,7 @@ mod machine;
 mod scenario;
 mod schema;
 
+use std::io::Write;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex};
 
@@ -91,7 +92,7 @@ fn arguments(scenario: &Scenario) -> Arguments {
             || words.next().unwrap_or_else(|| bad(format!("The argument '{word}' requires a value.")));
         match word.as_str() {
             "--version" => {
-                println!("Firecracker v{}\n", scenario.version);
+                writeln!(std::io::stdout(), "Firecracker v{}\n", scenario.version).expect("stdout is there");
                 std::process::exit(0);
             }
             "--api-sock" => parsed.api_sock = value(),

@@ -19,7 +19,7 @@ pub struct Known<'a> {
 }
 
 fn major_minor(version: &str) -> (u32, u32) {
-    let mut numbers = version.split('.').map(|n| n.parse().expect("a version is made of numbers"));
+    let mut numbers = version.split(['.', '-']).map(|n| n.parse().expect("a version is made of numbers"));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 

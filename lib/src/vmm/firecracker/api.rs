@@ -4,8 +4,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::contract::record::{Disk, Vm};
+use super::vsock;
 use crate::types::LinkName;
+use crate::vmm::arch::FIRECRACKER_BOOT_LINE;
+use crate::vmm::monitor::Machine;
 
 /// The identifier of the one network interface. Resource identifiers are letters, digits and `_`.
 pub const INTERFACE_ID: &str = "eth0";
@@ -120,6 +122,8 @@ pub struct EntropyDevice {}
 pub enum Action {
     /// Boots the VM.
     InstanceStart,
+    /// Presses Ctrl, Alt and Del, on which a guest reboots. x86 only.
+    SendCtrlAltDel,
 }
 
 /// Everything Firecracker is told before the start.
@@ -138,8 +142,9 @@ pub struct Configuration {
 }
 
 impl Configuration {
-    /// What the record asks for. `uds_path` is where the vsock's socket goes, relative to Firecracker's working directory.
-    pub fn new(vm: &Vm, disk: &Disk, tap: &LinkName, boot_args: &str, uds_path: &str) -> Self {
+    /// What `machine` asks for, with `tap` as its network.
+    pub fn new(machine: &Machine, tap: &LinkName) -> Self {
+        let Machine { vm, disk, .. } = machine;
         let mut drives = vec![Drive::new("root", &disk.root_device, disk.root_read_only)];
         drives.extend(disk.upper_device.as_deref().map(|path| Drive::new("upper", path, false)));
         drives.push(Drive::new("work", &disk.work_device, false));
@@ -148,7 +153,7 @@ impl Configuration {
             boot: BootSource {
                 kernel_image_path: disk.kernel_elf.clone(),
                 initrd_path: disk.initrd.clone(),
-                boot_args: boot_args.to_owned(),
+                boot_args: FIRECRACKER_BOOT_LINE.to_owned(),
             },
             drives,
             interface: NetworkInterface {
@@ -156,7 +161,7 @@ impl Configuration {
                 host_dev_name: tap.to_string(),
                 guest_mac: vm.mac.to_string(),
             },
-            vsock: Vsock { guest_cid: vm.cid, uds_path: uds_path.to_owned() },
+            vsock: Vsock { guest_cid: vm.cid, uds_path: vsock::SOCKET.to_owned() },
         }
     }
 }

@@ -1,5 +1,5 @@
-//! A small HTTP/1.1 client over Firecracker's API socket: one connection, one request at a time, every one with a deadline
-//! and a bounded reply.
+//! A small HTTP/1.1 client over Firecracker's API socket: one connection, one request at a time, all before one deadline,
+//! every reply bounded.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -43,12 +43,10 @@ pub enum RequestError {
         source: io::Error,
     },
     /// No reply came in time.
-    #[error("Firecracker did not answer {request} within {} s", .limit.as_secs_f32())]
+    #[error("Firecracker did not answer {request} in time")]
     Deadline {
         /// The request.
         request: String,
-        /// The deadline.
-        limit: Duration,
     },
     /// The reply is not one of Firecracker's.
     #[error("Firecracker's reply to {request} makes no sense: {problem}")]
@@ -72,7 +70,7 @@ pub enum RequestError {
 #[derive(Debug)]
 pub struct Client {
     stream: UnixStream,
-    limit: Duration,
+    until: Instant,
     /// What was read beyond the last reply.
     unread: Vec<u8>,
 }
@@ -88,9 +86,9 @@ struct Head {
 }
 
 impl Client {
-    /// Speaks over `stream`; each request may take `limit`.
-    pub fn new(stream: UnixStream, limit: Duration) -> Self {
-        Self { stream, limit, unread: Vec::new() }
+    /// Speaks over `stream`, until `until` at the latest.
+    pub fn new(stream: UnixStream, until: Instant) -> Self {
+        Self { stream, until, unread: Vec::new() }
     }
 
     /// `GET path`.
@@ -125,33 +123,32 @@ impl Client {
         if bytes.len() > MAX_REQUEST_BYTES {
             return Err(RequestError::TooLong { request: request.to_owned(), bytes: bytes.len() });
         }
-        let until = Instant::now() + self.limit;
-        self.send(&bytes, until).map_err(|source| self.transport(request, source))?;
-        let (status, body) = self.receive(request, until)?;
+        self.send(&bytes).map_err(|source| transport(request, source))?;
+        let (status, body) = self.receive(request)?;
         match status {
             200..=299 => Ok(body),
             _ => Err(RequestError::Refused { request: request.to_owned(), status, fault: fault(&body) }),
         }
     }
 
-    fn send(&mut self, bytes: &[u8], until: Instant) -> io::Result<()> {
-        self.stream.set_write_timeout(Some(left(until)?))?;
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.set_write_timeout(Some(left(self.until)?))?;
         self.stream.write_all(bytes)
     }
 
     /// The status and the body of the next reply; interim replies (`100 Continue`) are skipped.
-    fn receive(&mut self, request: &str, until: Instant) -> Result<(u16, Vec<u8>), RequestError> {
+    fn receive(&mut self, request: &str) -> Result<(u16, Vec<u8>), RequestError> {
         loop {
             let head = loop {
                 let parsed = parse_head(&self.unread);
                 if let Some(head) = parsed.map_err(|problem| nonsense(request, problem))? {
                     break head;
                 }
-                self.read_more(until).map_err(|source| self.transport(request, source))?;
+                self.read_more().map_err(|source| transport(request, source))?;
             };
             let end = head.bytes + head.content;
             while self.unread.len() < end {
-                self.read_more(until).map_err(|source| self.transport(request, source))?;
+                self.read_more().map_err(|source| transport(request, source))?;
             }
             let rest = self.unread.split_off(end);
             let mut message = std::mem::replace(&mut self.unread, rest);
@@ -161,8 +158,8 @@ impl Client {
         }
     }
 
-    fn read_more(&mut self, until: Instant) -> io::Result<()> {
-        self.stream.set_read_timeout(Some(left(until)?))?;
+    fn read_more(&mut self) -> io::Result<()> {
+        self.stream.set_read_timeout(Some(left(self.until)?))?;
         let mut buffer = [0; 4096];
         match self.stream.read(&mut buffer) {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -174,23 +171,21 @@ impl Client {
             Err(error) => Err(error),
         }
     }
-
-    fn transport(&self, request: &str, source: io::Error) -> RequestError {
-        let request = request.to_owned();
-        match source.kind() {
-            // A socket's timeout shows as EAGAIN (socket(7), SO_RCVTIMEO).
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                RequestError::Deadline { request, limit: self.limit }
-            }
-            _ => RequestError::Broken { request, source },
-        }
-    }
 }
 
 /// What is left until `until`; an error once nothing is, since a timeout of zero would mean none.
 fn left(until: Instant) -> io::Result<Duration> {
     let left = until.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+fn transport(request: &str, source: io::Error) -> RequestError {
+    let request = request.to_owned();
+    match source.kind() {
+        // A socket's timeout shows as EAGAIN (socket(7), SO_RCVTIMEO).
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => RequestError::Deadline { request },
+        _ => RequestError::Broken { request, source },
+    }
 }
 
 fn nonsense(request: &str, problem: String) -> RequestError {
@@ -262,7 +257,7 @@ mod tests {
             }
             request
         });
-        (Client::new(ours, LIMIT), server)
+        (Client::new(ours, Instant::now() + LIMIT), server)
     }
 
     fn error_of(reply: &[u8], close: bool) -> RequestError {
@@ -317,7 +312,7 @@ mod tests {
     #[test]
     fn silence_ends_at_the_deadline_and_a_closed_connection_at_once() {
         let error = error_of(b"", false);
-        assert!(matches!(error, RequestError::Deadline { limit: LIMIT, .. }), "{error}");
+        assert!(matches!(error, RequestError::Deadline { .. }), "{error}");
         let error = error_of(b"HTTP/1.1 200 \r\nContent-Length: 10\r\n\r\n{", true);
         assert!(matches!(error, RequestError::Broken { .. }), "{error}");
     }
@@ -325,7 +320,9 @@ mod tests {
     #[test]
     fn a_request_beyond_the_limit_is_not_sent() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
-        let error = Client::new(ours, LIMIT).put("/mmds", &"x".repeat(MAX_REQUEST_BYTES)).unwrap_err();
+        let error = Client::new(ours, Instant::now() + LIMIT)
+            .put("/mmds", &"x".repeat(MAX_REQUEST_BYTES))
+            .unwrap_err();
         assert!(matches!(error, RequestError::TooLong { .. }), "{error}");
     }
 }

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::process::ExitStatus;
-use std::time::Duration;
 
 use serde_json::{Map, Value};
 use thiserror::Error;
@@ -10,7 +9,9 @@ use thiserror::Error;
 use super::client::RequestError;
 use super::explain::{self, Known};
 use super::launch::OLDEST;
+use super::{MAX_VCPUS, PROGRAM};
 use crate::contract::{Coded, ErrorCode};
+use crate::sys::exec::ExecError;
 
 /// A VM that Firecracker cannot be asked to run, or that it did not start.
 #[derive(Debug, Error)]
@@ -27,12 +28,42 @@ pub enum LaunchError {
         /// What it says it is.
         version: String,
     },
-    /// It does not get ready to be told anything.
-    #[error("Firecracker did not make its API socket within {} s", .limit.as_secs_f32())]
-    NoSocket {
-        /// The deadline.
-        limit: Duration,
+    /// The program is another one.
+    #[error("{PROGRAM} says that its version is {said:?}")]
+    NoVersion {
+        /// What it says.
+        said: String,
     },
+    /// The program is not there.
+    #[error("{PROGRAM} is not installed or not in PATH")]
+    NotInstalled,
+    /// The program cannot be run.
+    #[error("cannot run {PROGRAM}")]
+    Run(#[source] ExecError),
+    /// The host cannot run Firecracker's VMs.
+    #[error("Firecracker needs KVM")]
+    NoKvm {
+        /// Why there is none.
+        #[source]
+        source: NoKvm,
+    },
+    /// The record asks for more than Firecracker has.
+    #[error("Firecracker gives a VM 1 to {MAX_VCPUS} vCPUs, and vm.vcpus is {0}")]
+    Vcpus(u8),
+    /// A file of the VM's cannot be used.
+    #[error("{field} {path:?} cannot be used")]
+    File {
+        /// The record's field.
+        field: &'static str,
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It does not get ready to be told anything.
+    #[error("Firecracker did not make its API socket in time")]
+    NoSocket,
     /// A socket of Firecracker's cannot be reached or made.
     #[error("cannot reach Firecracker through a socket in the VM's directory")]
     Socket {
@@ -51,6 +82,17 @@ pub enum LaunchError {
     },
 }
 
+/// Why there is no KVM.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct NoKvm(pub String);
+
+impl From<ExecError> for LaunchError {
+    fn from(error: ExecError) -> Self {
+        if matches!(error, ExecError::NotFound(_)) { Self::NotInstalled } else { Self::Run(error) }
+    }
+}
+
 impl LaunchError {
     fn known(&self) -> Option<Known> {
         match self {
@@ -65,11 +107,20 @@ impl Coded for LaunchError {
     fn code(&self) -> ErrorCode {
         match self {
             _ if self.known().is_some() => self.known().map_or(ErrorCode::Failed, |known| known.code),
-            Self::UserNetwork | Self::TooOld { .. } => ErrorCode::Unsupported,
-            Self::NoTap => ErrorCode::BadInput,
-            Self::NoSocket { .. } | Self::Request(RequestError::Deadline { .. }) => ErrorCode::Timeout,
+            Self::UserNetwork | Self::TooOld { .. } | Self::NoVersion { .. } => ErrorCode::Unsupported,
+            Self::NotInstalled | Self::NoKvm { .. } => ErrorCode::Unsupported,
+            Self::NoTap | Self::Vcpus(_) => ErrorCode::BadInput,
+            Self::File { source, .. } if source.kind() == io::ErrorKind::NotFound => ErrorCode::NotFound,
+            Self::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                ErrorCode::Denied
+            }
+            Self::NoSocket | Self::Request(RequestError::Deadline { .. }) => ErrorCode::Timeout,
             Self::Request(RequestError::TooLong { .. }) => ErrorCode::BadInput,
-            Self::Socket { .. } | Self::Request(_) | Self::Ended { .. } => ErrorCode::Failed,
+            Self::Socket { .. }
+            | Self::Request(_)
+            | Self::Ended { .. }
+            | Self::Run(_)
+            | Self::File { .. } => ErrorCode::Failed,
         }
     }
 
@@ -96,10 +147,15 @@ impl Coded for LaunchError {
                 "use banger-qemu, or plan the VM with a tap (--net tap) and run banger-netd attach"
             }
             Self::NoTap => "run banger-netd attach before this stage",
-            Self::TooOld { .. } => {
-                "install a newer release from github.com/firecracker-microvm/firecracker, or use banger-qemu"
+            Self::TooOld { .. } | Self::NoVersion { .. } | Self::NotInstalled => {
+                "install a release of 1.14 or newer from github.com/firecracker-microvm/firecracker, or use banger-qemu"
             }
-            Self::NoSocket { .. } | Self::Request(RequestError::Deadline { .. }) => {
+            Self::NoKvm { .. } => {
+                "use banger-qemu, which needs none, or give --force-kvm where you know better"
+            }
+            Self::Vcpus(_) => "plan the VM with another --vcpus",
+            Self::File { .. } => "run banger-disk check, or banger-disk detach and banger-disk attach again",
+            Self::NoSocket | Self::Request(RequestError::Deadline { .. }) => {
                 "KVM may hang on this host, as it does where it is emulated: use banger-qemu"
             }
             _ => return None,
@@ -134,6 +190,11 @@ fn last_words(log: &str) -> String {
 }
 
 impl EndedError {
+    /// Whether more is known than that it ended.
+    pub fn is_known(&self) -> bool {
+        self.known().is_some()
+    }
+
     fn known(&self) -> Option<Known> {
         let by_status = self.status.code().and_then(explain::exit_status).map(|(_, known)| known);
         by_status.or_else(|| explain::log(&self.log))
