@@ -21,7 +21,8 @@ use serde::{Deserialize, Serialize};
 
 /// banger-guest in the initrd: PID 1.
 pub const INIT_PATH: &str = "init";
-/// The modules to load, one path in the initrd per line, in order of dependency.
+/// The modules, one per line in the initrd: `NAME PATH [NAME…]`, the path in the initrd, then the modules that it needs. All of
+/// these stand in earlier lines. banger-guest loads those that it has a device or a use for.
 pub const MODULES_LIST: &str = "banger/modules.list";
 /// The VM's [`GuestConfig`] as JSON in the initrd.
 pub const CONFIG_PATH: &str = "banger/config.json";
@@ -29,6 +30,14 @@ pub const CONFIG_PATH: &str = "banger/config.json";
 pub const FILES_PATH: &str = "banger/files.tar";
 /// Lower-case hexadecimal SHA-256 over the bytes of the config followed by those of the tar, in the initrd.
 pub const DIGEST_PATH: &str = "banger/digest";
+/// The guest's SSH host key, relative to `/`: the tar of files brings it, and its public half beside it with `.pub`. No other key is
+/// offered by the lean init.
+pub const HOST_KEY_PATH: &str = "etc/ssh/ssh_host_ed25519_key";
+/// The keys that may log in as root, relative to `/`: the tar of files brings them, mode 0600 below a directory of mode 0700.
+pub const AUTHORIZED_KEYS_PATH: &str = "root/.ssh/authorized_keys";
+/// The parameter on the kernel's command line that says how the guest ends its VMM: `banger.halt=poweroff` (QEMU, and the
+/// default) or `banger.halt=reboot` (Firecracker on x86, with `reboot=k`).
+pub const HALT_PARAMETER: &str = "banger.halt";
 /// The largest per-VM segment, bytes.
 pub const MAX_VM_SEGMENT_BYTES: u64 = 32 << 20;
 /// The name of the virtio-serial port: `/sys/class/virtio-ports/*/name` in the guest.

@@ -1,3 +1,5 @@
 //! Images and kernels, and a VM's disks: a copy-on-write root, a work disk, the initrd. The domain of `banger-disk`.
 
 pub mod image;
+pub mod initrd;
+pub mod modules;

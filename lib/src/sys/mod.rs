@@ -2,6 +2,7 @@
 
 pub mod atomic;
 pub mod clock;
+pub mod cpio;
 pub mod exec;
 pub mod fd;
 pub mod kvm;
