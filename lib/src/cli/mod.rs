@@ -4,6 +4,7 @@ pub mod disk;
 pub mod lock;
 pub mod netd;
 pub mod plumbing;
+pub mod progress;
 pub mod vmm;
 pub mod ws;
 
