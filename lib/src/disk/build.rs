@@ -115,7 +115,7 @@ impl BuildRequest {
                 return Err(BuildError::Argument { what: "mirror", value: mirror.clone() });
             }
         }
-        if !SIZES.contains(&self.size_bytes) || self.size_bytes % 4096 != 0 {
+        if !SIZES.contains(&self.size_bytes) || !self.size_bytes.is_multiple_of(4096) {
             return Err(BuildError::Argument { what: "size", value: self.size_bytes.to_string() });
         }
         Ok(())
