@@ -1,9 +1,9 @@
 //! What every verb needs: the state directory, how to talk to people, what to do about Ctrl-C.
 
-use std::cell::OnceCell;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use banger_lib::cli::{Failure, plumbing};
 use banger_lib::contract::error::{OWN_FAILURE_STATUS, escape_controls};
@@ -49,7 +49,7 @@ pub struct Context {
     pub state: StateDir,
     pub json: bool,
     pub explain: bool,
-    interrupts: OnceCell<Interrupts>,
+    interrupts: OnceLock<Interrupts>,
 }
 
 impl Context {
@@ -57,7 +57,7 @@ impl Context {
         let root = banger.state_dir.clone().or_else(default_state_dir).ok_or(ContextError::NoStateDir)?;
         let root = std::path::absolute(&root).map_err(|e| ContextError::RelativeStateDir(root, e))?;
         let state = StateDir::at(root);
-        Ok(Self { state, json: banger.json, explain: banger.explain, interrupts: OnceCell::new() })
+        Ok(Self { state, json: banger.json, explain: banger.explain, interrupts: OnceLock::new() })
     }
 
     /// From the first call on, Ctrl-C is something that stages are ended for and undone, not the end of this process.

@@ -14,6 +14,9 @@ use crate::table;
 /// The image that is built when it is asked for and not there.
 const DEFAULT_IMAGE: &str = "debian";
 
+/// What is said when a build begins.
+const BUILDING: &str = "building the image; this is done once and takes a minute or two";
+
 /// Makes sure that the image is there: the default one is built, any other is the caller's to make.
 pub fn ensure(context: &Context, name: &ImageName) -> Result<()> {
     match image::load(&context.state, name) {
@@ -26,14 +29,13 @@ pub fn ensure(context: &Context, name: &ImageName) -> Result<()> {
     if name.as_str() != DEFAULT_IMAGE {
         return Err(ImageError::Unknown(name.clone()).into());
     }
-    context.say("building the image debian; this is done once and takes a minute or two");
     let build = ImageBuild { name: name.clone(), suite: None, mirror: None, packages: Vec::new() };
-    build_stage(context, &build).run(context, b"", None).map(drop)
+    build_stage(context, &build).run_long(context, BUILDING).map(drop)
 }
 
 fn build_stage(context: &Context, args: &ImageBuild) -> Stage {
     let mut stage = Stage::new("banger-disk", "image").arg("build").arg(args.name.as_str());
-    stage = stage.arg("--state-dir").arg(context.state.root()).arg("--progress-fd").arg("2");
+    stage = stage.arg("--state-dir").arg(context.state.root());
     if let Some(suite) = &args.suite {
         stage = stage.arg("--suite").arg(suite);
     }
@@ -55,7 +57,10 @@ pub fn dispatch(context: &Context, command: ImageCommand) -> Result<ExitCode> {
     if context.explain {
         return Ok(context::print(&format!("{}\n", stage.shown())));
     }
-    let answer = stage.run(context, b"", None)?;
+    let answer = match &command {
+        ImageCommand::Build(_) => stage.run_long(context, BUILDING)?,
+        _ => stage.run(context, b"", None)?,
+    };
     if context.json {
         return Ok(context::emit(&answer));
     }

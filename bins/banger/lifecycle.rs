@@ -16,6 +16,7 @@ use thiserror::Error;
 use crate::args::{Delete, Plan, Start, Stop};
 use crate::context::{self, Context, Result};
 use crate::plan::Wanted;
+use crate::progress::Progress;
 use crate::stage::Stage;
 use crate::{image, plan, timings, vmm};
 
@@ -93,7 +94,7 @@ pub fn start_stages(vm: &Vm, vmm_program: &'static str) -> [(Stage, Stage); 3] {
 pub fn run_start(context: &Context, mut document: Document, lock: &VmLock, keep: bool) -> Result<Document> {
     let vm = document.vm()?;
     let choice = vmm::choose(&vm)?;
-    context.say(&choice.line);
+    let _progress = Progress::begin(context, &choice.line)?;
     let stages = start_stages(&vm, choice.program);
     for (done, (stage, _)) in stages.iter().enumerate() {
         match stage.run_record(context, &document, lock) {

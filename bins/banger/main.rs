@@ -9,6 +9,7 @@ mod image;
 mod lifecycle;
 mod list;
 mod plan;
+mod progress;
 mod run;
 mod setup;
 mod stage;

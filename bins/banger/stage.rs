@@ -20,9 +20,13 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::context::{Context, ContextError, Result};
+use crate::progress::{Channel, Progress};
 
 /// How long an interrupted stage may take to undo what it did before it is killed.
 const GRACE: Duration = Duration::from_secs(20);
+
+/// The variable beside `--progress-fd`, for a program's children.
+const PROGRESS_FD_VARIABLE: &str = "BANGER_PROGRESS_FD";
 
 /// What goes wrong with a stage that says nothing itself.
 #[derive(Debug, Error)]
@@ -116,9 +120,31 @@ impl Stage {
 
     /// Runs it on `stdin` and gives the JSON it printed. An error record becomes the failure; a signal ends it.
     pub fn run(&self, context: &Context, stdin: &[u8], lock: Option<&VmLock>) -> Result<Value> {
+        self.run_telling(context, stdin, lock, None)
+    }
+
+    /// The same for a program that takes long: what it tells of its progress is shown.
+    pub fn run_long(self, context: &Context, message: &str) -> Result<Value> {
+        let talk = |source| StageError::Talk { program: self.program.to_owned(), source };
+        let channel = Channel::new().map_err(talk)?;
+        let stage = self.clone().arg("--progress-fd").arg(channel.number().to_string());
+        let progress = Progress::begin(context, message)?;
+        stage.run_telling(context, b"", None, Some((channel, &progress)))
+    }
+
+    fn run_telling(
+        &self,
+        context: &Context,
+        stdin: &[u8],
+        lock: Option<&VmLock>,
+        progress: Option<(Channel, &Progress)>,
+    ) -> Result<Value> {
         let mut command = self.command()?;
         if let Some(lock) = lock.filter(|_| !self.through_sudo()) {
             fd::hand_down(&mut command, lock, LOCK_FD_VARIABLE);
+        }
+        if let Some((channel, _)) = &progress {
+            fd::hand_down(&mut command, channel, PROGRESS_FD_VARIABLE);
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let interrupts = context.interrupts()?;
@@ -133,6 +159,10 @@ impl Stage {
                 let mut bytes = Vec::new();
                 output.by_ref().take(4 * MAX_RECORD_BYTES).read_to_end(&mut bytes).map(|_| bytes)
             });
+            if let Some((channel, progress)) = progress {
+                let lines = channel.into_lines();
+                scope.spawn(move || lines.for_each(|message| progress.tell(context, &message)));
+            }
             let ended = wait(interrupts, &mut child);
             (reader.join().expect("the reader does not panic"), ended)
         });

@@ -1,1 +1,71 @@
-//! Contract tests.
+//! The state directory through the programs: empty, newer, damaged, two side by side.
+
+use std::path::Path;
+use std::process::Output;
+
+use crate::support::{self, assert_error, command, record, run};
+
+fn banger(state: &Path, args: &[&str]) -> Output {
+    run(command(env!("CARGO_BIN_EXE_banger")).args(args).env("BANGER_STATE_DIR", state), b"")
+}
+
+#[test]
+fn looking_at_nothing_makes_nothing() {
+    let temp = tempfile::tempdir().unwrap();
+    let state = temp.path().join("state");
+    let list = record(&banger(&state, &["ps", "--json"]));
+    assert_eq!(list, serde_json::json!({"schema": "banger.vms/1", "items": []}));
+    assert_error(&banger(&state, &["vm", "show", "x", "--json"]), 3, "not-found");
+    assert!(banger(&state, &["gc"]).status.success());
+    assert!(!state.exists());
+}
+
+#[test]
+fn own_failures_of_run_and_exec_are_125() {
+    let temp = tempfile::tempdir().unwrap();
+    let state = temp.path().join("state");
+    for args in [
+        &["vm", "run"][..],
+        &["vm", "exec", "x", "--", "true"],
+        &["vm", "run", "--frob"],
+        &["vm", "run", "/", "--", "true"],
+    ] {
+        let output = banger(&state, args);
+        assert_eq!(output.status.code(), Some(125), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert_eq!(banger(&state, &["vm", "exec", "--help"]).status.code(), Some(0));
+}
+
+#[test]
+fn two_state_directories_have_names_and_subnets_of_their_own() {
+    let (one, two) = (support::state_with_fake_image(), support::state_with_fake_image());
+    let plan = |state: &Path| record(&banger(state, &["vm", "plan", "same", "--net", "tap"]));
+    let (first, second) = (plan(one.path()), plan(two.path()));
+    assert_ne!(first["vm"]["state_id"], second["vm"]["state_id"]);
+    assert_ne!(first["vm"]["id"], second["vm"]["id"]);
+    let own = record(&banger(one.path(), &["ps", "--json"]));
+    assert_eq!(own["items"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_missing_or_corrupt_handles_file_is_an_empty_one() {
+    let state = support::state_with_fake_image();
+    let planned = record(&banger(state.path(), &["vm", "plan", "dev1", "--net", "user"]));
+    let handles = Path::new(planned["vm"]["paths"]["dir"].as_str().unwrap()).join("handles.json");
+    for content in ["{\"net\":", "[]", "\0\0"] {
+        std::fs::write(&handles, content).unwrap();
+        let shown = record(&banger(state.path(), &["vm", "show", "dev1", "--record"]));
+        assert!(shown["net"].is_null() && shown["vm"] == planned["vm"], "{shown}");
+    }
+    let deleted = banger(state.path(), &["vm", "delete", "dev1"]);
+    assert!(deleted.status.success(), "{}", String::from_utf8_lossy(&deleted.stderr));
+    assert_eq!(std::fs::read_dir(state.path().join("vms")).unwrap().count(), 0);
+}
+
+#[test]
+fn an_image_whose_file_is_gone_is_named() {
+    let state = support::state_with_fake_image();
+    std::fs::remove_file(state.path().join("images/debian/vmlinuz")).unwrap();
+    let error = assert_error(&banger(state.path(), &["vm", "plan", "dev1"]), 3, "not-found");
+    assert!(error["error"]["message"].as_str().unwrap().contains("vmlinuz"), "{error}");
+}

@@ -75,3 +75,20 @@ pub fn assert_error(output: &Output, status: i32, code: &str) -> Value {
 pub fn has(program: &str) -> bool {
     which::which(program).is_ok() || Path::new("/usr/sbin").join(program).exists()
 }
+
+/// A state directory with an image `debian` whose files are empty: enough to plan VMs, not to start them.
+pub fn state_with_fake_image() -> tempfile::TempDir {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let image = temp.path().join("images/debian");
+    std::fs::create_dir_all(&image).expect("the image's directory");
+    for file in ["rootfs.ext4", "vmlinuz", "vmlinux", "initrd.cpio", "work-seed.ext4", "upper-seed.ext4"] {
+        std::fs::write(image.join(file), b"").expect("a file of the image");
+    }
+    let manifest = serde_json::json!({
+        "schema": "banger.image/1", "name": "debian", "created_at": "2026-01-01T00:00:00.000Z", "source": "test",
+        "distribution": "debian", "suite": "bookworm", "packages": [], "kernel_version": "6.1.0-test", "arch": "x86_64",
+        "init": "lean", "default_rootfs_size_bytes": 1 << 30, "default_work_size_bytes": 1 << 30, "files": {},
+    });
+    std::fs::write(image.join("manifest.json"), manifest.to_string()).expect("the manifest");
+    temp
+}

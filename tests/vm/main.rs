@@ -1,4 +1,11 @@
-//! Tier `vm`: real virtual machines through banger itself.
+//! Tier `vm`: real virtual machines through banger itself. `tests/run` prepares the image outside and runs the tier in a network
+//! namespace of its own; each test has its own state directory, into which the prepared image is linked.
 
 #[path = "../support/mod.rs"]
 mod support;
+
+mod bad_days;
+mod home;
+mod lifecycle;
+mod main_job;
+mod pipeline;

@@ -1,6 +1,42 @@
 //! The static program inside a VM: init of the initramfs, then lean init or agent.
+//!
+//! [`boot`] is the way from the kernel's hand-over to the image's root; [`init`] (lean) and [`systemd`] are the two ways on
+//! from there; [`agent`] answers the host. `sys` holds everything that is unsafe.
 
+mod agent;
+mod boot;
+mod channel;
+mod clock;
+mod disks;
+mod error;
+mod files;
+mod halt;
+mod init;
+mod inspect;
+mod modules;
+mod mounts;
+mod network;
 #[path = "../../../lib/src/contract/guest.rs"]
-pub mod protocol;
+#[expect(dead_code, reason = "the host uses the rest")]
+mod protocol;
+mod sshd;
+mod sys;
+mod systemd;
 
-fn main() {}
+use std::io::Write;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if std::process::id() != 1 {
+        drop(writeln!(
+            std::io::stderr(),
+            "banger-guest: this is the init of banger's VMs and does nothing elsewhere"
+        ));
+        return ExitCode::from(2);
+    }
+    halt::power_off_on_panic();
+    match boot::run() {
+        Ok(never) => match never {},
+        Err(failure) => halt::fail(&failure),
+    }
+}

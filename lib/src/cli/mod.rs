@@ -1,6 +1,7 @@
 //! The edge: arguments, stdin and stdout, exit codes. One file per program.
 
 pub mod disk;
+pub mod generate;
 pub mod lock;
 pub mod netd;
 pub mod plumbing;

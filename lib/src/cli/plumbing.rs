@@ -9,7 +9,7 @@ use clap::Parser;
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use super::Failure;
+use super::{Failure, generate};
 use crate::contract::record::{MAX_RECORD_BYTES, VM_SCHEMA};
 use crate::contract::{Coded, Document, ErrorCode, ErrorRecord, Fault, error};
 use crate::sys::clock::Timeline;
@@ -61,6 +61,9 @@ impl Coded for UsageError {
     fn code(&self) -> ErrorCode {
         ErrorCode::Usage
     }
+    fn hint(&self) -> Option<String> {
+        Some("--help shows how".into())
+    }
 }
 
 impl Input {
@@ -80,13 +83,18 @@ impl Input {
         Ok(bytes)
     }
 
+    /// The bytes of the input. The error record of a failed stage before this one becomes this verb's failure.
+    pub fn bytes(&self) -> Result<Vec<u8>, Failure> {
+        let bytes = self.read()?;
+        match passed_on(&bytes) {
+            Some(fault) => Err(Failure::Passed(Box::new(fault))),
+            None => Ok(bytes),
+        }
+    }
+
     /// The record. The error record of a failed stage before this one becomes this verb's failure.
     pub fn document(&self) -> Result<Document, Failure> {
-        let bytes = self.read()?;
-        if let Some(fault) = passed_on(&bytes) {
-            return Err(Failure::Passed(Box::new(fault)));
-        }
-        Ok(Document::parse(&bytes)?)
+        Ok(Document::parse(&self.bytes()?)?)
     }
 }
 
@@ -111,23 +119,32 @@ pub fn parse<A: Parser>(tool: &str) -> Result<A, ExitCode> {
 /// Why arguments name no verb to run.
 #[derive(Debug)]
 pub enum NothingToRun {
-    /// Help or the version were asked for and printed.
+    /// Help, the version or something generated was asked for and printed.
     Printed(ExitCode),
     /// The arguments are wrong.
     Wrong(UsageError),
 }
 
-/// Parses the arguments, and prints help or version where they ask for it.
+/// Parses the arguments, and prints help, version or what `--generate` names where they ask for it.
 pub fn try_parse<A: Parser>() -> Result<A, NothingToRun> {
+    if let Some(asked) = generate::requested::<A>(std::env::args_os()) {
+        return Err(asked.map_or_else(NothingToRun::Wrong, |text| NothingToRun::Printed(print(&text))));
+    }
     A::try_parse().map_err(|error| {
+        let text = error.render().to_string();
         if error.use_stderr() {
-            let text = error.render().to_string();
             let text = text.trim_start_matches("error: ").trim_end();
-            return NothingToRun::Wrong(UsageError(first_paragraph(text)));
+            NothingToRun::Wrong(UsageError(first_paragraph(text)))
+        } else {
+            NothingToRun::Printed(print(&text))
         }
-        let printed = write!(io::stdout(), "{}", error.render()).and_then(|()| io::stdout().flush());
-        NothingToRun::Printed(printed.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS))
     })
+}
+
+/// Prints text for people or shells as it is.
+pub fn print(text: &str) -> ExitCode {
+    let printed = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
+    printed.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
 }
 
 /// Clap's message without the usage and the pointer to `--help` below it, on one line.

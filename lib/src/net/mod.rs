@@ -1,1 +1,25 @@
-//! Domain.
+//! The network of a VM: what `banger-netd` does.
+//!
+//! In `user` mode the VMM brings its own network and nothing on the host changes ([`user`]). In `tap` mode each state
+//! directory has a bridge, and each VM a tap on it, with rules in two nftables tables of the state directory's
+//! ([`rules`]): see [`attach`] for the order in which they come and [`detach`] for how they go.
+//!
+//! The record is hostile: it may come from an unprivileged user through sudo. [`request`] turns it into values that are
+//! checked once; [`caller`] says on whose behalf this program may act; [`tag`] says whose a link is. The database is
+//! never opened.
+
+pub mod attach;
+pub mod caller;
+pub mod check;
+pub mod detach;
+pub mod dns;
+pub mod error;
+pub mod gc;
+pub mod request;
+pub mod rules;
+pub mod tag;
+pub mod user;
+
+mod host;
+
+pub use error::NetError;

@@ -1,0 +1,83 @@
+//! The agent: pushes "ready", then answers the host.
+
+use serde_json::{Value, json};
+
+use crate::channel::Channel;
+use crate::clock::{Steps, now_us};
+use crate::disks::Disk;
+use crate::protocol::{AgentReply, AgentRequest, Event};
+use crate::{halt, inspect};
+
+/// What the agent knows of its VM.
+pub struct Agent {
+    /// `lean` or `systemd`.
+    pub init: &'static str,
+    /// The writable disks.
+    pub disks: Vec<Disk>,
+    /// Begins a shutdown.
+    pub shut_down: fn() -> std::io::Result<()>,
+}
+
+impl Agent {
+    /// Tells the host that sshd accepts connections, then answers it for ever. Returns only where the VM has no channel.
+    pub fn run(self, mut steps: Steps) {
+        let start_us = now_us();
+        let mut channel = match Channel::open() {
+            Ok(channel) => channel,
+            Err(error) => return halt::say(&error.to_string()),
+        };
+        steps.add("ready", start_us);
+        let event = Event::Ready { kernel: inspect::kernel(), steps: steps.into_list(), now_us: now_us() };
+        if let Err(error) = channel.push(&event) {
+            halt::say(&error.to_string());
+        }
+        let mut stopping = false;
+        channel.serve(|request| {
+            let (status, body) = self.answer(request, &mut stopping);
+            AgentReply { nonce: request.nonce.clone(), status, body }
+        });
+    }
+
+    fn answer(&self, request: &AgentRequest, stopping: &mut bool) -> (u16, Value) {
+        match (request.method.as_str(), request.path.as_str()) {
+            ("GET", "/v1/healthz") => (200, self.health(*stopping)),
+            ("GET", "/v1/stats") => (200, inspect::stats(&self.disks)),
+            ("GET", "/v1/ports") => (200, inspect::ports()),
+            ("POST", "/v1/resize") => self.resize(),
+            ("POST", "/v1/shutdown") => match (self.shut_down)() {
+                Ok(()) => {
+                    *stopping = true;
+                    (202, json!({ "state": "stopping" }))
+                }
+                Err(error) => (500, json!({ "error": format!("cannot shut down: {error}") })),
+            },
+            (_, "/v1/healthz" | "/v1/stats" | "/v1/ports" | "/v1/resize" | "/v1/shutdown") => {
+                (405, json!({ "error": "that method is not for this path" }))
+            }
+            _ => (404, json!({ "error": "no such path" })),
+        }
+    }
+
+    fn health(&self, stopping: bool) -> Value {
+        json!({
+            "state": if stopping { "stopping" } else { "running" },
+            "init": self.init,
+            "kernel": inspect::kernel(),
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_us": now_us(),
+        })
+    }
+
+    fn resize(&self) -> (u16, Value) {
+        let mut disks = Vec::new();
+        for disk in &self.disks {
+            match disk.grow() {
+                Ok(growth) => disks.push(json!({
+                    "mount": disk.mount, "from_bytes": growth.from_bytes, "to_bytes": growth.to_bytes
+                })),
+                Err(error) => return (500, json!({ "error": error.to_string() })),
+            }
+        }
+        (200, json!({ "disks": disks }))
+    }
+}

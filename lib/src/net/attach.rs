@@ -1,0 +1,225 @@
+//! Attaching in tap mode.
+//!
+//! The order is: the bridge (not up yet), the rules, the tap, and only then everything up; so there is no instant at which
+//! a guest's frame meets no rules. A tap lives only as long as this program until all is done. What fails midway undoes
+//! what it did; what is killed midway leaves at most an empty bridge and rules, which `detach` and `gc` find by name.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use super::NetError;
+use super::caller::Caller;
+use super::host::Host;
+use super::request::TapRequest;
+use super::rules::{self, Tables};
+use crate::contract::record::Net;
+use crate::sys::clock::Timeline;
+use crate::sys::forwarding::{self, Forwarding};
+use crate::sys::link::{self, Link};
+use crate::sys::rootlock::RootLock;
+use crate::sys::tap::Tap;
+use crate::types::MacAddr;
+
+/// The lock under which all changes to links and rules are made, whichever state directory they are for: whether a subnet is
+/// free is a question about all of them.
+pub(super) const LOCK: &str = "netd.lock";
+
+/// How long others may hold it. A change takes some 20 ms.
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What this attach made and would have to undo.
+#[derive(Debug, Default)]
+struct Made {
+    bridge: bool,
+    rules: bool,
+}
+
+/// Makes the network, or finds it made. Gives the section and whether anything changed. `previous` is the record's section.
+///
+/// # Errors
+/// Any [`NetError`]; what had been done is undone.
+pub fn attach(
+    request: &TapRequest,
+    caller: &Caller,
+    previous: Option<Net>,
+    dns: Vec<Ipv4Addr>,
+    timeline: &mut Timeline,
+) -> Result<(Net, bool), NetError> {
+    require_same_section(request, previous.as_ref())?;
+    caller.require_net_admin()?;
+    let _lock = timeline.step("lock", || RootLock::acquire(LOCK, PATIENCE))?;
+    let mut host = timeline.step("inspect", Host::read)?;
+    require_same_bridge(&host, request)?;
+    host.require_free_subnet(request)?;
+    // The resolvers of a network that is attached are those the guest was given.
+    let section = previous.unwrap_or_else(|| request.section(dns));
+    if host.tap(&request.names)?.is_some() {
+        let tables = timeline.step("inspect-nft", || Tables::read(&request.names.table))?;
+        require_same_guest(&tables, request)?;
+        let differences = super::check::links_differ(&host, request)?;
+        if differences.is_empty()
+            && tables.differences(request).is_empty()
+            && !forwarding_is_missing(request)?
+        {
+            return Ok((section, false));
+        }
+    }
+    let mut made = Made::default();
+    match make(&mut host, request, &mut made, timeline) {
+        Ok(()) => Ok((section, true)),
+        Err(error) => Err(undo(error, request, &made)),
+    }
+}
+
+/// # Errors
+/// The record has another network already.
+fn require_same_section(request: &TapRequest, previous: Option<&Net>) -> Result<(), NetError> {
+    let Some(previous) = previous else { return Ok(()) };
+    let expected = request.section(previous.dns.clone());
+    if *previous == expected {
+        return Ok(());
+    }
+    let shown = |net: &Net| serde_json::to_string(net).expect("a section is JSON");
+    Err(NetError::Differs {
+        object: format!("a network of VM {}", request.names.vm),
+        what: "net",
+        found: shown(previous),
+        wanted: shown(&expected),
+    })
+}
+
+/// # Errors
+/// The bridge is somebody else's or has another address.
+fn require_same_bridge(host: &Host, request: &TapRequest) -> Result<(), NetError> {
+    let Some(bridge) = host.bridge(&request.names)? else { return Ok(()) };
+    let wanted = (request.gateway, request.subnet.prefix_len());
+    match host.addresses_of(bridge).into_iter().find(|found| *found != wanted) {
+        None => Ok(()),
+        Some((address, prefix_len)) => Err(NetError::Differs {
+            object: format!("the bridge {}", request.names.bridge),
+            what: "address",
+            found: format!("{address}/{prefix_len}"),
+            wanted: format!("{}/{}", wanted.0, wanted.1),
+        }),
+    }
+}
+
+/// # Errors
+/// The tap is there, and its rules were made for other values.
+fn require_same_guest(tables: &Tables, request: &TapRequest) -> Result<(), NetError> {
+    let Some(what) = tables.conflict(request) else { return Ok(()) };
+    let wanted = match what {
+        "vm.mac" => request.mac.to_string(),
+        "vm.nat" => request.nat.to_string(),
+        _ => request.address.to_string(),
+    };
+    let object = format!("the tap {}", request.names.tap);
+    Err(NetError::Differs { object, what, found: "another".into(), wanted })
+}
+
+/// Whether the guest may go out and the host does not forward.
+pub(super) fn forwarding_is_missing(request: &TapRequest) -> Result<bool, NetError> {
+    let on = forwarding::ipv4_is_on().map_err(NetError::io("read whether IPv4 is forwarded"))?;
+    Ok(request.nat && !on)
+}
+
+fn make(
+    host: &mut Host,
+    request: &TapRequest,
+    made: &mut Made,
+    timeline: &mut Timeline,
+) -> Result<(), NetError> {
+    let bridge = timeline.step("bridge", || ensure_bridge(host, request, made))?;
+    // Before the attempt: a program that failed may have come as far as the kernel all the same.
+    made.rules = host.tap(&request.names)?.is_none();
+    timeline.step("nft", || rules::apply(request))?;
+    if request.nat {
+        let switched = timeline.step("forwarding", forwarding::switch_ipv4_on);
+        let (Forwarding::Identity | Forwarding::SwitchedOn) =
+            switched.map_err(NetError::io("switch IPv4 forwarding on"))?;
+    }
+    timeline.step("tap", || ensure_tap(host, request, &bridge))
+}
+
+/// The bridge with its address, tag and carrier; not up where it is new.
+fn ensure_bridge(host: &mut Host, request: &TapRequest, made: &mut Made) -> Result<Link, NetError> {
+    let names = &request.names;
+    let bridge = match host.bridge(names)? {
+        Some(bridge) => bridge.clone(),
+        None => {
+            // An address of its own: a bridge takes its lowest port's otherwise, and guests would lose their gateway each time a
+            // tap comes or goes.
+            let mac = MacAddr::for_guest(request.gateway);
+            link::create(&mut host.netlink, &names.bridge, "bridge", Some(mac))?;
+            made.bridge = true;
+            host.refreshed(&names.bridge)?
+        }
+    };
+    if bridge.alias.is_none() {
+        link::set_alias(&mut host.netlink, &names.bridge, &names.tag.to_string())?;
+    }
+    if host.addresses_of(&bridge).is_empty() {
+        let (gateway, prefix_len) = (request.gateway, request.subnet.prefix_len());
+        link::add_address(&mut host.netlink, &names.bridge, bridge.index, gateway, prefix_len)?;
+    }
+    if host.link(&names.dummy).is_none() {
+        add_dummy(host, request, &bridge)?;
+    }
+    Ok(bridge)
+}
+
+/// A port that is always up: systemd-resolved uses a link only while it has carrier, and a bridge has none while no VM runs.
+/// A kernel without dummy links does without.
+fn add_dummy(host: &mut Host, request: &TapRequest, bridge: &Link) -> Result<(), NetError> {
+    let names = &request.names;
+    match link::create(&mut host.netlink, &names.dummy, "dummy", None) {
+        Err(error) if error.is_unknown_kind() => return Ok(()),
+        other => other?,
+    }
+    link::set_alias(&mut host.netlink, &names.dummy, &names.tag.to_string())?;
+    link::set_isolated_port(&mut host.netlink, &names.dummy, bridge.index)?;
+    Ok(link::set_up(&mut host.netlink, &names.dummy)?)
+}
+
+/// The tap as an isolated port, and bridge and tap up.
+fn ensure_tap(host: &mut Host, request: &TapRequest, bridge: &Link) -> Result<(), NetError> {
+    let names = &request.names;
+    let is_new = host.tap(names)?.is_none();
+    let tap = is_new.then(|| Tap::create(&names.tap, names.tag.uid)).transpose()?;
+    let netlink = &mut host.netlink;
+    if is_new {
+        link::set_alias(netlink, &names.tap, &names.tag.to_string())?;
+    }
+    link::set_isolated_port(netlink, &names.tap, bridge.index)?;
+    link::set_up(netlink, &names.bridge)?;
+    link::set_up(netlink, &names.tap)?;
+    match tap {
+        Some(tap) => Ok(tap.persist()?),
+        None => Ok(()),
+    }
+}
+
+/// Takes back what was made; a new tap went when its descriptor was closed.
+fn undo(error: NetError, request: &TapRequest, made: &Made) -> NetError {
+    let names = &request.names;
+    let mut undo_errors = Vec::new();
+    let mut note = |result: Result<(), NetError>| {
+        undo_errors.extend(result.err().map(|e| e.line()));
+    };
+    if made.bridge {
+        note(rules::remove_tables(&names.table).map_err(Into::into));
+        note(
+            Host::read().and_then(|mut host| super::detach::remove_bridge(&mut host, &names.state).map(drop)),
+        );
+    } else if made.rules && !matches!(error, NetError::AddressTaken(_)) {
+        let removed =
+            Tables::read(&names.table).and_then(|tables| tables.remove_guest(&names.table, &names.vm));
+        note(removed.map(drop).map_err(Into::into));
+    }
+    // Without nft there are no rules to take back, and the failure itself says so.
+    let nft_is_missing = matches!(&error, NetError::Nft(e) if e.is_missing_program());
+    if undo_errors.is_empty() || nft_is_missing {
+        return error;
+    }
+    NetError::Undo { error: Box::new(error), undo_errors }
+}

@@ -1,0 +1,81 @@
+//! The resolvers that a guest is to use: the host's upstream ones.
+
+use std::io::Read;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+/// resolv.conf(5).
+pub const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// What systemd-resolved itself asks, for when [`RESOLV_CONF`] only names its stub (systemd-resolved(8)).
+pub const RESOLVED_UPSTREAM: &str = "/run/systemd/resolve/resolv.conf";
+
+/// As many as the C library looks at (MAXNS in resolv.conf(5)).
+const MAX_RESOLVERS: usize = 3;
+
+/// The IPv4 resolvers in the first of `files` that names one a guest can reach. A file that cannot be read names none, and
+/// none at all is an empty list: a VM without names is still a VM.
+pub fn upstream(files: &[&Path]) -> Vec<Ipv4Addr> {
+    files.iter().map(|file| parse(&read(file))).find(|list| !list.is_empty()).unwrap_or_default()
+}
+
+fn read(file: &Path) -> String {
+    let mut bytes = Vec::new();
+    if let Ok(file) = std::fs::File::open(file) {
+        // What cannot be read counts as not written.
+        drop(file.take(64 << 10).read_to_end(&mut bytes));
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn parse(text: &str) -> Vec<Ipv4Addr> {
+    let mut list: Vec<Ipv4Addr> = Vec::new();
+    for line in text.lines() {
+        let mut words = line.split_ascii_whitespace();
+        if words.next() != Some("nameserver") {
+            continue;
+        }
+        let address = words.next().and_then(|word| word.parse().ok());
+        list.extend(address.filter(|a| is_reachable(a) && !list.contains(a)));
+    }
+    list.truncate(MAX_RESOLVERS);
+    list
+}
+
+/// Whether the address means the same in a guest as on the host, and the rules let it through.
+fn is_reachable(address: &Ipv4Addr) -> bool {
+    !(address.is_loopback()
+        || address.is_unspecified()
+        || address.is_link_local()
+        || address.is_multicast()
+        || address.is_broadcast())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_resolvers_lead_to_the_upstream_file_and_never_to_a_guest() {
+        let temp = tempfile::tempdir().unwrap();
+        let (stub, real) = (temp.path().join("stub"), temp.path().join("real"));
+        std::fs::write(&stub, "# c\nnameserver 127.0.0.53\noptions edns0\nsearch lan\n").unwrap();
+        assert_eq!(upstream(&[&stub, &real]), [] as [Ipv4Addr; 0]);
+        std::fs::write(&real, "nameserver 192.0.2.1\nnameserver fe80::1%eth0\nnameserver 192.0.2.1\n")
+            .unwrap();
+        assert_eq!(upstream(&[&stub, &real]), [Ipv4Addr::new(192, 0, 2, 1)]);
+        std::fs::write(&stub, "nameserver 127.0.0.53\nnameserver\t198.51.100.7 \n").unwrap();
+        assert_eq!(upstream(&[&stub, &real]), [Ipv4Addr::new(198, 51, 100, 7)]);
+    }
+
+    #[test]
+    fn odd_files_name_few_or_none() {
+        let many: String = (1..9).map(|n| format!("nameserver 10.0.0.{n}\n")).collect();
+        assert_eq!(parse(&many).len(), MAX_RESOLVERS);
+        assert_eq!(
+            parse("nameserver 0.0.0.0\nnameserver 169.254.1.1\nnameserver x\nnameserver"),
+            [] as [Ipv4Addr; 0]
+        );
+        assert_eq!(upstream(&[Path::new("/nonexistent"), Path::new("/")]), [] as [Ipv4Addr; 0]);
+    }
+}

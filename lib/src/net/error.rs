@@ -1,0 +1,197 @@
+//! What can go wrong with a VM's network.
+
+use std::io;
+use std::net::Ipv4Addr;
+
+use serde_json::{Map, Value, json};
+use thiserror::Error;
+
+use crate::contract::{Coded, ErrorCode};
+use crate::sys::link::LinkError;
+use crate::sys::nft::NftError;
+use crate::sys::rootlock::RootLockError;
+use crate::types::{Cidr, VmId};
+
+/// A network that could not be attached, detached or checked.
+#[derive(Debug, Error)]
+pub enum NetError {
+    /// A value in the record is not one that this program works with.
+    #[error("{field} is not valid: {reason}")]
+    Invalid {
+        /// Where in the record.
+        field: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// The record asks for what this program or mode does not do.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The record names another user than the caller.
+    #[error("the record's owner is uid {owner}, the caller is uid {caller}")]
+    NotOwner {
+        /// `vm.owner_uid`.
+        owner: u32,
+        /// Who called.
+        caller: u32,
+    },
+    /// sudo's variable is not what sudo writes.
+    #[error("SUDO_UID is {0:?}, which is not a user id")]
+    SudoUid(String),
+    /// No CAP_NET_ADMIN.
+    #[error("no privilege to change the network (CAP_NET_ADMIN)")]
+    Unprivileged,
+    /// The subnet is somebody else's.
+    #[error("the subnet {subnet} overlaps {route} of the link {link:?}")]
+    Overlap {
+        /// The record's subnet.
+        subnet: Cidr,
+        /// The route or network that is there.
+        route: Cidr,
+        /// Whose it is.
+        link: String,
+    },
+    /// Something of ours is there, but not as the record has it.
+    #[error("{object} is there and differs: {what} is {found}, the record says {wanted}")]
+    Differs {
+        /// Which object.
+        object: String,
+        /// Which property.
+        what: &'static str,
+        /// What it is.
+        found: String,
+        /// What it should be.
+        wanted: String,
+    },
+    /// The guest's address belongs to another VM.
+    #[error("the address {0} is another VM's")]
+    AddressTaken(Ipv4Addr),
+    /// A link with the wanted name is not ours.
+    #[error("the link {link} is there and is not this VM's: its tag is {tag:?}")]
+    Foreign {
+        /// The link.
+        link: String,
+        /// Its alias.
+        tag: String,
+    },
+    /// `check` found that the host and the record disagree.
+    #[error("the network of VM {vm} is not as the record says: {}", .differences.join("; "))]
+    Mismatch {
+        /// Which VM.
+        vm: VmId,
+        /// Every difference.
+        differences: Vec<String>,
+    },
+    /// `gc` could not remove everything.
+    #[error("{} of the state directory's network objects could not be removed", .errors.len())]
+    Leftovers {
+        /// What was removed all the same.
+        removed: Vec<String>,
+        /// What failed.
+        errors: Vec<String>,
+    },
+    /// Something of the host cannot be read or written.
+    #[error("cannot {what}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A link.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The rules.
+    #[error(transparent)]
+    Nft(#[from] NftError),
+    /// The lock.
+    #[error(transparent)]
+    Lock(#[from] RootLockError),
+    /// An attach that failed and could not undo all of what it had done.
+    #[error("{error}")]
+    Undo {
+        /// The failure.
+        #[source]
+        error: Box<NetError>,
+        /// What could not be undone.
+        undo_errors: Vec<String>,
+    },
+}
+
+impl NetError {
+    /// Wraps an error of the operating system.
+    pub fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { what, source }
+    }
+
+    /// The error and its causes on one line.
+    pub fn line(&self) -> String {
+        let mut line = self.to_string();
+        let mut next = std::error::Error::source(self);
+        while let Some(cause) = next {
+            line = format!("{line}: {cause}");
+            next = cause.source();
+        }
+        line
+    }
+}
+
+impl Coded for NetError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Invalid { .. } | Self::SudoUid(_) => ErrorCode::BadInput,
+            Self::Unsupported(_) => ErrorCode::Unsupported,
+            Self::NotOwner { .. } | Self::Unprivileged => ErrorCode::Denied,
+            Self::Overlap { .. } | Self::Differs { .. } | Self::AddressTaken(_) => ErrorCode::Conflict,
+            Self::Foreign { .. } | Self::Mismatch { .. } => ErrorCode::Conflict,
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => ErrorCode::Denied,
+            Self::Io { .. } | Self::Leftovers { .. } => ErrorCode::Failed,
+            Self::Link(error) => error.code(),
+            Self::Nft(error) => error.code(),
+            Self::Lock(error) => error.code(),
+            Self::Undo { error, .. } => error.code(),
+        }
+    }
+
+    fn details(&self) -> Map<String, Value> {
+        let value = match self {
+            Self::Invalid { field, .. } => json!({ "field": field }),
+            Self::Overlap { subnet, route, link } => {
+                json!({ "subnet": subnet, "route": route, "link": link })
+            }
+            Self::Differs { object, what, found, wanted } => {
+                json!({ "object": object, "property": what, "found": found, "wanted": wanted })
+            }
+            Self::Foreign { link, tag } => json!({ "link": link, "tag": tag }),
+            Self::AddressTaken(address) => json!({ "address": address }),
+            Self::Mismatch { differences, .. } => json!({ "differences": differences }),
+            Self::Leftovers { removed, errors } => json!({ "removed": removed, "errors": errors }),
+            Self::Undo { error, undo_errors } => {
+                let mut details = error.details();
+                details.insert("undo_errors".into(), json!(undo_errors));
+                return details;
+            }
+            _ => Value::Null,
+        };
+        if let Value::Object(map) = value { map } else { Map::new() }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let text = match self {
+            Self::Unprivileged => {
+                "run banger-netd as root or through sudo, or use user networking (vm.net_mode \"user\")"
+            }
+            Self::NotOwner { .. } => "only root may act for another user",
+            Self::Overlap { .. } => "plan the VM in another subnet",
+            Self::Differs { .. } => "run banger-netd detach first",
+            Self::AddressTaken(_) => "run banger gc, or plan the VM anew",
+            Self::Mismatch { .. } => "run banger-netd detach, then attach",
+            Self::Link(error) => return error.hint(),
+            Self::Nft(error) => return error.hint(),
+            Self::Lock(error) => return error.hint(),
+            Self::Undo { error, .. } => return error.hint(),
+            _ => return None,
+        };
+        Some(text.to_owned())
+    }
+}

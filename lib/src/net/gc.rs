@@ -1,0 +1,107 @@
+//! Garbage collection: removes what carries a state directory's tag and belongs to none of the VMs that are to stay.
+
+use std::collections::BTreeSet;
+
+use super::NetError;
+use super::attach::{LOCK, PATIENCE};
+use super::caller::Caller;
+use super::detach::remove_bridge;
+use super::host::Host;
+use super::request::dummy_name;
+use super::rules::{self, Tables};
+use super::tag::Tag;
+use crate::sys::link::{self, Link};
+use crate::sys::rootlock::RootLock;
+use crate::types::{StateId, VmId};
+
+/// What was removed, and what could not be.
+#[derive(Debug, Default)]
+pub struct Collected {
+    /// Objects, in words.
+    pub removed: Vec<String>,
+    /// Errors, each on one line.
+    pub errors: Vec<String>,
+}
+
+impl Collected {
+    fn note(&mut self, object: String, result: Result<(), NetError>) {
+        match result {
+            Ok(()) => self.removed.push(object),
+            Err(error) => self.errors.push(format!("{object}: {}", error.line())),
+        }
+    }
+}
+
+/// Whether a link carries the tag of `state` and is the caller's to change.
+fn is_ours(link: &Link, state: &StateId, caller: &Caller) -> bool {
+    Tag::of(link).is_some_and(|tag| tag.state == *state && caller.may_act_for(tag.uid))
+}
+
+/// Collects what belongs to `state` but to none of `keep`.
+///
+/// # Errors
+/// What keeps it from beginning; errors on the way are collected.
+pub fn collect(state: &StateId, keep: &BTreeSet<VmId>, caller: &Caller) -> Result<Collected, NetError> {
+    if !caller.has_net_admin() {
+        let host = Host::read()?;
+        let any = host.links.iter().any(|link| is_ours(link, state, caller) && !is_kept(link, keep));
+        return if any { Err(NetError::Unprivileged) } else { Ok(Collected::default()) };
+    }
+    let _lock = RootLock::acquire(LOCK, PATIENCE)?;
+    let mut host = Host::read()?;
+    let mut collected = Collected::default();
+    // Another user's bridge under this state id: neither it nor its rules are the caller's.
+    let bridge = host.link(&state.bridge()).cloned();
+    if bridge.as_ref().is_some_and(|b| b.alias.is_some() && !is_ours(b, state, caller)) {
+        return Ok(collected);
+    }
+    let (dead, alive): (Vec<Link>, Vec<Link>) = host
+        .links
+        .iter()
+        .filter(|link| link.kind.as_deref() == Some("tun") && is_ours(link, state, caller))
+        .cloned()
+        .partition(|link| !is_kept(link, keep));
+    for tap in &dead {
+        let result = link::delete(&mut host.netlink, tap).map_err(Into::into);
+        collected.note(format!("tap {}", tap.name), result);
+    }
+    let is_dead = |port: &Link| dead.iter().any(|tap| tap.index == port.index);
+    let dummy = dummy_name(state);
+    let used =
+        !alive.is_empty() || bridge.as_ref().is_some_and(|b| host.ports(b, &dummy).any(|p| !is_dead(p)));
+    collect_rules(state, keep, used, &mut collected);
+    if !used {
+        collect_bridge(&mut host, state, bridge.is_some(), &mut collected);
+    }
+    Ok(collected)
+}
+
+/// Whether a link is a tap of a VM that stays; the bridge and its dummy are decided on by their ports.
+fn is_kept(link: &Link, keep: &BTreeSet<VmId>) -> bool {
+    let id = link.name.strip_prefix("bgt").and_then(|id| id.parse().ok());
+    id.is_some_and(|id: VmId| keep.contains(&id))
+}
+
+fn collect_rules(state: &StateId, keep: &BTreeSet<VmId>, used: bool, collected: &mut Collected) {
+    let table = state.nft_table();
+    let tables = match Tables::read(&table) {
+        Err(error) if error.is_missing_program() => return,
+        Err(error) => return collected.errors.push(NetError::from(error).line()),
+        Ok(tables) => tables,
+    };
+    if !used && tables.exist() {
+        let result = rules::remove_tables(&table).map_err(Into::into);
+        return collected.note(format!("nftables tables {table}"), result);
+    }
+    for vm in tables.guests().into_iter().filter(|vm| !keep.contains(vm)) {
+        let result = tables.remove_guest(&table, &vm).map(drop).map_err(Into::into);
+        collected.note(format!("rules of {} in {table}", vm.tap()), result);
+    }
+}
+
+fn collect_bridge(host: &mut Host, state: &StateId, there: bool, collected: &mut Collected) {
+    if there || host.link(&dummy_name(state)).is_some() {
+        let result = remove_bridge(host, state).map(drop);
+        collected.note(format!("bridge {}", state.bridge()), result);
+    }
+}

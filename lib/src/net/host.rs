@@ -1,0 +1,97 @@
+//! What is there now: links, their addresses, and whose they are.
+
+use std::net::Ipv4Addr;
+
+use super::NetError;
+use super::request::{Names, TapRequest};
+use super::tag::Tag;
+use crate::sys::link::{self, Link};
+use crate::sys::netlink::Netlink;
+use crate::sys::route;
+use crate::types::{Cidr, LinkName};
+
+/// Links and addresses at one moment, and the socket to change them.
+#[derive(Debug)]
+pub struct Host {
+    pub netlink: Netlink,
+    pub links: Vec<Link>,
+    pub addresses: Vec<(u32, Ipv4Addr, u8)>,
+}
+
+impl Host {
+    pub fn read() -> Result<Self, NetError> {
+        let mut netlink = Netlink::open().map_err(NetError::io("open a netlink socket"))?;
+        let links = link::list(&mut netlink).map_err(NetError::io("list the links"))?;
+        let addresses =
+            link::ipv4_addresses(&mut netlink).map_err(NetError::io("list the links' addresses"))?;
+        Ok(Self { netlink, links, addresses })
+    }
+
+    pub fn link(&self, name: &LinkName) -> Option<&Link> {
+        self.links.iter().find(|link| link.name == name.as_str())
+    }
+
+    /// Reads the links anew and gives one that was just made.
+    pub fn refreshed(&mut self, name: &LinkName) -> Result<Link, NetError> {
+        self.links = link::list(&mut self.netlink).map_err(NetError::io("list the links"))?;
+        let gone = || std::io::Error::from_raw_os_error(libc::ENODEV);
+        self.link(name).cloned().ok_or_else(|| NetError::io("find the link that was just made")(gone()))
+    }
+
+    /// The bridge, if it is there. One that a crash left without its tag is ours by its name, which has the state id.
+    pub fn bridge(&self, names: &Names) -> Result<Option<&Link>, NetError> {
+        let untagged_is_ours = true;
+        self.owned(&names.bridge, "bridge", &names.tag, untagged_is_ours)
+    }
+
+    /// The tap, if it is there.
+    pub fn tap(&self, names: &Names) -> Result<Option<&Link>, NetError> {
+        self.owned(&names.tap, "tun", &names.tag, false)
+    }
+
+    fn owned(
+        &self,
+        name: &LinkName,
+        kind: &str,
+        tag: &Tag,
+        untagged: bool,
+    ) -> Result<Option<&Link>, NetError> {
+        let Some(link) = self.link(name) else { return Ok(None) };
+        let ours = Tag::of(link).as_ref() == Some(tag) || (untagged && link.alias.is_none());
+        if ours && link.kind.as_deref() == Some(kind) {
+            return Ok(Some(link));
+        }
+        let tag = link.alias.clone().unwrap_or_else(|| "(none)".into());
+        Err(NetError::Foreign { link: name.to_string(), tag: tag.chars().take(80).collect() })
+    }
+
+    /// The ports of a bridge but the one that only gives it carrier.
+    pub fn ports<'a>(&'a self, bridge: &'a Link, dummy: &'a LinkName) -> impl Iterator<Item = &'a Link> {
+        self.links.iter().filter(|l| l.master == Some(bridge.index) && l.name != dummy.as_str())
+    }
+
+    /// The addresses of a link with their prefix lengths.
+    pub fn addresses_of(&self, link: &Link) -> Vec<(Ipv4Addr, u8)> {
+        let of_link = self.addresses.iter().filter(|(index, ..)| *index == link.index);
+        of_link.map(|(_, address, prefix_len)| (*address, *prefix_len)).collect()
+    }
+
+    /// # Errors
+    /// A route or an address of another link than our bridge lies in the subnet, or holds it. A link that is down has
+    /// addresses and no routes; a route need not belong to an address.
+    pub fn require_free_subnet(&self, request: &TapRequest) -> Result<(), NetError> {
+        let routes = route::ipv4_routes().map_err(NetError::io("read the routes"))?;
+        let name_of = |index: u32| self.links.iter().find(|l| l.index == index).map(|l| l.name.clone());
+        let networks = self.addresses.iter().filter_map(|(index, address, prefix_len)| {
+            Some((name_of(*index)?, Cidr::containing(*address, *prefix_len)?))
+        });
+        let taken = routes
+            .into_iter()
+            .chain(networks)
+            .find(|(link, net)| link != request.names.bridge.as_str() && net.overlaps(&request.subnet));
+        match taken {
+            Some((link, route)) => Err(NetError::Overlap { subnet: request.subnet, route, link }),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! What a record asks for, checked.
+
+use std::net::Ipv4Addr;
+
+use super::NetError;
+use super::caller::Caller;
+use super::tag::Tag;
+use crate::contract::record::{Net, NetMode, Publish, Vm};
+use crate::types::{Cidr, LinkName, MacAddr, StateId, VmId};
+
+/// The private networks (RFC 1918): a subnet lies within one of them.
+const PRIVATE: [(Ipv4Addr, u8); 3] = [
+    (Ipv4Addr::new(10, 0, 0, 0), 8),
+    (Ipv4Addr::new(172, 16, 0, 0), 12),
+    (Ipv4Addr::new(192, 168, 0, 0), 16),
+];
+
+/// The most published ports of a VM.
+const MAX_PUBLISHED: usize = 64;
+
+/// Names of a VM's host objects, which need no more than its ids, and whose they are.
+#[derive(Debug, Clone)]
+pub struct Names {
+    /// The VM.
+    pub vm: VmId,
+    /// The state directory.
+    pub state: StateId,
+    /// The bridge.
+    pub bridge: LinkName,
+    /// The port that gives the bridge its carrier.
+    pub dummy: LinkName,
+    /// The tap.
+    pub tap: LinkName,
+    /// Both nftables tables.
+    pub table: String,
+    /// What the links are tagged with.
+    pub tag: Tag,
+}
+
+/// The dummy port of a state directory's bridge: `bgd` and the state id.
+pub fn dummy_name(state: &StateId) -> LinkName {
+    format!("bgd{state}").parse().expect("bgd and 8 hexadecimal digits are a link name")
+}
+
+impl Names {
+    /// The names of `vm`, which the caller may act for.
+    ///
+    /// # Errors
+    /// The VM is another user's.
+    pub fn new(vm: &Vm, caller: &Caller) -> Result<Self, NetError> {
+        caller.require_for(vm.owner_uid)?;
+        Ok(Self {
+            vm: vm.id.clone(),
+            state: vm.state_id.clone(),
+            bridge: vm.state_id.bridge(),
+            dummy: dummy_name(&vm.state_id),
+            tap: vm.id.tap(),
+            table: vm.state_id.nft_table(),
+            tag: Tag { state: vm.state_id.clone(), uid: vm.owner_uid },
+        })
+    }
+}
+
+/// A network in tap mode that is fit to be made.
+#[derive(Debug, Clone)]
+pub struct TapRequest {
+    /// The names.
+    pub names: Names,
+    /// The guest's address.
+    pub address: Ipv4Addr,
+    /// The bridge's address.
+    pub gateway: Ipv4Addr,
+    /// The subnet of both.
+    pub subnet: Cidr,
+    /// The guest's Ethernet address.
+    pub mac: MacAddr,
+    /// Whether the guest reaches the outside.
+    pub nat: bool,
+}
+
+fn invalid<T>(field: &'static str, reason: impl Into<String>) -> Result<T, NetError> {
+    Err(NetError::Invalid { field, reason: reason.into() })
+}
+
+impl TapRequest {
+    /// Checks all of the record that tap mode relies on.
+    ///
+    /// # Errors
+    /// [`NetError::Invalid`], [`NetError::NotOwner`], or something that is not supported.
+    pub fn new(vm: &Vm, caller: &Caller) -> Result<Self, NetError> {
+        let names = Names::new(vm, caller)?;
+        check_publish(&vm.publish)?;
+        if !vm.publish.is_empty() {
+            return Err(NetError::Unsupported("publishing ports is not supported in tap mode".into()));
+        }
+        let subnet = check_subnet(vm.address, vm.prefix_len, vm.gateway)?;
+        check_mac(vm.mac)?;
+        let (address, gateway, mac, nat) = (vm.address, vm.gateway, vm.mac, vm.nat);
+        Ok(Self { names, address, gateway, subnet, mac, nat })
+    }
+
+    /// The section that stands for this network.
+    pub fn section(&self, dns: Vec<Ipv4Addr>) -> Net {
+        Net {
+            mode: NetMode::Tap,
+            bridge: Some(self.names.bridge.clone()),
+            tap: Some(self.names.tap.clone()),
+            address: self.address,
+            prefix_len: self.subnet.prefix_len(),
+            gateway: self.gateway,
+            dns,
+            nat: self.nat,
+            publish: Vec::new(),
+            ssh_host: self.address,
+            ssh_port: 22,
+        }
+    }
+}
+
+/// # Errors
+/// More ports than a VM may publish, or port 0.
+pub fn check_publish(publish: &[Publish]) -> Result<(), NetError> {
+    if publish.len() > MAX_PUBLISHED {
+        return invalid("vm.publish", format!("there are more than {MAX_PUBLISHED} entries"));
+    }
+    if publish.iter().any(|p| p.host_port == 0 || p.guest_port == 0) {
+        return invalid("vm.publish", "0 is no port");
+    }
+    Ok(())
+}
+
+fn check_subnet(address: Ipv4Addr, prefix_len: u8, gateway: Ipv4Addr) -> Result<Cidr, NetError> {
+    if !(16..=30).contains(&prefix_len) {
+        return invalid("vm.prefix_len", format!("{prefix_len} is not within 16 to 30"));
+    }
+    let subnet = Cidr::containing(gateway, prefix_len).expect("the length was checked");
+    let private = |(net, len)| Cidr::containing(net, len).is_some_and(|p| p.contains(gateway));
+    if !PRIVATE.into_iter().any(private) {
+        return invalid("vm.gateway", format!("{gateway} is not a private address (RFC 1918)"));
+    }
+    for (field, host) in [("vm.gateway", gateway), ("vm.address", address)] {
+        if !subnet.contains(host) {
+            return invalid(field, format!("{host} is not in the gateway's subnet {subnet}"));
+        }
+        let last = subnet.address().to_bits() | (u32::MAX >> prefix_len);
+        if host == subnet.address() || host.to_bits() == last {
+            return invalid(field, format!("{host} is the network's own or its broadcast address"));
+        }
+    }
+    if address == gateway {
+        return invalid("vm.address", format!("{address} is the gateway's"));
+    }
+    Ok(subnet)
+}
+
+fn check_mac(mac: MacAddr) -> Result<(), NetError> {
+    // The two lowest bits of the first byte: group, and locally administered (IEEE 802).
+    if mac.octets()[0] & 0b11 != 0b10 {
+        return invalid("vm.mac", format!("{mac} is not a locally administered unicast address"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hostile_subnets_are_refused_by_field() {
+        let check = |address: &str, len, gateway: &str| match check_subnet(
+            address.parse().unwrap(),
+            len,
+            gateway.parse().unwrap(),
+        ) {
+            Ok(subnet) => subnet.to_string(),
+            Err(NetError::Invalid { field, .. }) => field.to_owned(),
+            Err(other) => panic!("{other}"),
+        };
+        assert_eq!(check("10.213.7.2", 24, "10.213.7.1"), "10.213.7.0/24");
+        assert_eq!(check("172.31.255.253", 30, "172.31.255.254"), "172.31.255.252/30");
+        for len in [0, 8, 15, 31, 32, 255] {
+            assert_eq!(check("10.0.0.2", len, "10.0.0.1"), "vm.prefix_len");
+        }
+        for public in
+            ["8.8.8.1", "127.0.0.1", "169.254.0.1", "172.32.0.1", "0.0.0.1", "224.0.0.1", "11.0.0.1"]
+        {
+            assert_eq!(check("10.0.0.2", 24, public), "vm.gateway", "{public}");
+        }
+        assert_eq!(check("10.0.1.2", 24, "10.0.0.1"), "vm.address");
+        assert_eq!(check("10.0.0.0", 24, "10.0.0.1"), "vm.address");
+        assert_eq!(check("10.0.0.255", 24, "10.0.0.1"), "vm.address");
+        assert_eq!(check("10.0.0.1", 24, "10.0.0.1"), "vm.address");
+        assert_eq!(check("10.0.0.2", 24, "10.0.0.255"), "vm.gateway");
+    }
+
+    #[test]
+    fn only_local_unicast_macs_pass() {
+        let check = |mac: &str| check_mac(mac.parse().unwrap()).is_ok();
+        assert!(check("02:00:0a:d5:07:02") && check("0a:00:00:00:00:00"));
+        assert!(!check("ff:ff:ff:ff:ff:ff") && !check("03:00:00:00:00:00") && !check("00:11:22:33:44:55"));
+    }
+}

@@ -1,0 +1,255 @@
+//! Network links and their addresses: what `ip link` and `ip address` do, over [`super::netlink`].
+
+use std::io;
+use std::net::Ipv4Addr;
+
+use thiserror::Error;
+
+use super::netlink::{Body, Netlink, attributes, text_of, u32_of};
+use crate::contract::{Coded, ErrorCode};
+use crate::types::{LinkName, MacAddr};
+
+// linux/if_link.h and linux/if_tun.h; libc has only some of them.
+const IFLA_BRPORT_ISOLATED: u16 = 33;
+const IFLA_TUN_OWNER: u16 = 1;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+
+/// A change to a link that the kernel refused.
+#[derive(Debug, Error)]
+#[error("cannot {action} the link {link}")]
+pub struct LinkError {
+    /// What was tried: a verb.
+    pub action: &'static str,
+    /// The link.
+    pub link: String,
+    /// Why not.
+    #[source]
+    pub source: io::Error,
+}
+
+impl LinkError {
+    /// Whether the link is not there.
+    pub fn is_absent(&self) -> bool {
+        self.source.raw_os_error() == Some(libc::ENODEV)
+    }
+
+    /// Whether this kernel has no links of that kind.
+    pub fn is_unknown_kind(&self) -> bool {
+        self.source.raw_os_error() == Some(libc::EOPNOTSUPP)
+    }
+}
+
+impl Coded for LinkError {
+    fn code(&self) -> ErrorCode {
+        match self.source.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => ErrorCode::Denied,
+            Some(libc::EOPNOTSUPP) => ErrorCode::Unsupported,
+            Some(libc::EEXIST) => ErrorCode::Conflict,
+            _ => ErrorCode::Failed,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        (self.code() == ErrorCode::Unsupported).then(|| "banger doctor says what the host lacks".into())
+    }
+}
+
+/// A link as the kernel shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Its number in this network namespace.
+    pub index: u32,
+    /// Its name. Any bytes but `/` and white space are possible in names that others gave.
+    pub name: String,
+    /// The free text that its maker gave it.
+    pub alias: Option<String>,
+    /// The kind, such as `bridge` or `tun`; `None` for hardware.
+    pub kind: Option<String>,
+    /// The bridge that it is a port of, by number.
+    pub master: Option<u32>,
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// Whether it is a bridge's port that reaches no other isolated port.
+    pub isolated: bool,
+    /// The user who may open it; taps only.
+    pub tun_owner: Option<u32>,
+}
+
+fn ifinfo(index: u32, flags: i32, change: i32) -> Body {
+    // struct ifinfomsg: family, pad, type, index, flags, change.
+    let mut header = [0; 16];
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header[8..12].copy_from_slice(&flags.to_ne_bytes());
+    header[12..16].copy_from_slice(&change.to_ne_bytes());
+    Body::new(&header)
+}
+
+fn parse(payload: &[u8]) -> Option<Link> {
+    let index = u32_of(payload.get(4..8)?)?;
+    let up = u32_of(payload.get(8..12)?)? & libc::IFF_UP as u32 != 0;
+    let mut link = Link {
+        index,
+        name: String::new(),
+        alias: None,
+        kind: None,
+        master: None,
+        up,
+        isolated: false,
+        tun_owner: None,
+    };
+    for (kind, value) in attributes(payload.get(16..)?) {
+        match kind {
+            libc::IFLA_IFNAME => link.name = text_of(value),
+            libc::IFLA_IFALIAS => link.alias = Some(text_of(value)),
+            libc::IFLA_MASTER => link.master = u32_of(value),
+            libc::IFLA_LINKINFO => parse_info(&mut link, value),
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+fn parse_info(link: &mut Link, info: &[u8]) {
+    let find = |wanted: u16| attributes(info).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    link.kind = find(libc::IFLA_INFO_KIND).map(text_of);
+    if link.kind.as_deref() == Some("tun") {
+        let mut data = attributes(find(libc::IFLA_INFO_DATA).unwrap_or_default());
+        link.tun_owner = data.find(|(kind, _)| *kind == IFLA_TUN_OWNER).and_then(|(_, v)| u32_of(v));
+    }
+    if find(IFLA_INFO_SLAVE_KIND).map(text_of).as_deref() == Some("bridge") {
+        let mut data = attributes(find(IFLA_INFO_SLAVE_DATA).unwrap_or_default());
+        link.isolated = data.any(|(kind, value)| kind == IFLA_BRPORT_ISOLATED && value == [1]);
+    }
+}
+
+/// All links of the network namespace.
+///
+/// # Errors
+/// As [`Netlink::dump`].
+pub fn list(netlink: &mut Netlink) -> io::Result<Vec<Link>> {
+    let payloads = netlink.dump(libc::RTM_GETLINK, &ifinfo(0, 0, 0))?;
+    Ok(payloads.iter().filter_map(|p| parse(p)).collect())
+}
+
+/// All IPv4 addresses of the network namespace: the link's number, the address, the length of its prefix.
+///
+/// # Errors
+/// As [`Netlink::dump`].
+pub fn ipv4_addresses(netlink: &mut Netlink) -> io::Result<Vec<(u32, Ipv4Addr, u8)>> {
+    let payloads = netlink.dump(libc::RTM_GETADDR, &ifaddr(0, 0))?;
+    Ok(payloads.iter().filter_map(|p| parse_address(p)).collect())
+}
+
+fn ifaddr(index: u32, prefix_len: u8) -> Body {
+    // struct ifaddrmsg: family, prefix length, flags, scope, index.
+    let [a, b, c, d] = index.to_ne_bytes();
+    Body::new(&[libc::AF_INET as u8, prefix_len, 0, 0, a, b, c, d])
+}
+
+fn parse_address(payload: &[u8]) -> Option<(u32, Ipv4Addr, u8)> {
+    let prefix_len = *payload.get(1)?;
+    let index = u32_of(payload.get(4..8)?)?;
+    let (_, value) = attributes(payload.get(8..)?).find(|(kind, _)| *kind == libc::IFA_LOCAL)?;
+    let octets: [u8; 4] = value.try_into().ok()?;
+    Some((index, octets.into(), prefix_len))
+}
+
+fn change(
+    netlink: &mut Netlink,
+    action: &'static str,
+    link: &str,
+    kind: u16,
+    flags: i32,
+    body: &Body,
+) -> Result<(), LinkError> {
+    let error = |source| LinkError { action, link: link.to_owned(), source };
+    netlink.request(kind, flags, body).map_err(error)
+}
+
+/// Makes a link of a kind that needs no more than its name. `mac` keeps a bridge's address from following its ports'.
+///
+/// # Errors
+/// The kernel refuses; [`LinkError::is_unknown_kind`] where it has no such kind.
+pub fn create(
+    netlink: &mut Netlink,
+    name: &LinkName,
+    kind: &str,
+    mac: Option<MacAddr>,
+) -> Result<(), LinkError> {
+    let mut body = ifinfo(0, 0, 0).text(libc::IFLA_IFNAME, name.as_str());
+    if let Some(mac) = mac {
+        body = body.attr(libc::IFLA_ADDRESS, &mac.octets());
+    }
+    let body = body.nested(libc::IFLA_LINKINFO, |b| b.text(libc::IFLA_INFO_KIND, kind));
+    let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+    change(netlink, "create", name.as_str(), libc::RTM_NEWLINK, flags, &body)
+}
+
+/// Removes a link; one that is gone already is no error.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn delete(netlink: &mut Netlink, link: &Link) -> Result<(), LinkError> {
+    match change(netlink, "delete", &link.name, libc::RTM_DELLINK, 0, &ifinfo(link.index, 0, 0)) {
+        Err(error) if error.is_absent() => Ok(()),
+        other => other,
+    }
+}
+
+/// Names a link by its name in a request.
+fn named(name: &LinkName, flags: i32, change: i32) -> Body {
+    ifinfo(0, flags, change).text(libc::IFLA_IFNAME, name.as_str())
+}
+
+/// Gives a link its alias, at most 255 bytes.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn set_alias(netlink: &mut Netlink, name: &LinkName, alias: &str) -> Result<(), LinkError> {
+    let body = named(name, 0, 0).attr(libc::IFLA_IFALIAS, alias.as_bytes());
+    change(netlink, "tag", name.as_str(), libc::RTM_SETLINK, 0, &body)
+}
+
+/// Makes a link a port of the bridge with the number `bridge`, isolated: it reaches the bridge's own address and no
+/// other isolated port.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn set_isolated_port(netlink: &mut Netlink, name: &LinkName, bridge: u32) -> Result<(), LinkError> {
+    let body = named(name, 0, 0).attr(libc::IFLA_MASTER, &bridge.to_ne_bytes());
+    change(netlink, "add to its bridge", name.as_str(), libc::RTM_SETLINK, 0, &body)?;
+    let body = named(name, 0, 0).nested(libc::IFLA_LINKINFO, |info| {
+        info.text(IFLA_INFO_SLAVE_KIND, "bridge")
+            .nested(IFLA_INFO_SLAVE_DATA, |data| data.attr(IFLA_BRPORT_ISOLATED, &[1]))
+    });
+    // RTM_NEWLINK, as iproute2 does for slave data: RTM_SETLINK ignores it.
+    change(netlink, "isolate", name.as_str(), libc::RTM_NEWLINK, 0, &body)
+}
+
+/// Sets a link up.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn set_up(netlink: &mut Netlink, name: &LinkName) -> Result<(), LinkError> {
+    let body = named(name, libc::IFF_UP, libc::IFF_UP);
+    change(netlink, "set up", name.as_str(), libc::RTM_SETLINK, 0, &body)
+}
+
+/// Gives the link `name` with the number `index` an address, and with it the route to its network.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn add_address(
+    netlink: &mut Netlink,
+    name: &LinkName,
+    index: u32,
+    address: Ipv4Addr,
+    prefix_len: u8,
+) -> Result<(), LinkError> {
+    let body = ifaddr(index, prefix_len)
+        .attr(libc::IFA_LOCAL, &address.octets())
+        .attr(libc::IFA_ADDRESS, &address.octets());
+    let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+    change(netlink, "give an address to", name.as_str(), libc::RTM_NEWADDR, flags, &body)
+}

@@ -1,0 +1,69 @@
+//! Taps: /dev/net/tun and its ioctls (Documentation/networking/tuntap.rst).
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+
+use super::link::LinkError;
+use crate::types::LinkName;
+
+// struct ifreq is 40 bytes on every 64-bit Linux: the name, then a union whose first member here is the flags.
+#[repr(C)]
+struct IfReq {
+    name: [u8; libc::IFNAMSIZ],
+    flags: libc::c_short,
+    rest: [u8; 22],
+}
+
+/// A tap that lasts as long as this value, until [`Tap::persist`] is called.
+///
+/// So a program that is killed between making a tap and having set it up leaves none behind.
+#[derive(Debug)]
+pub struct Tap {
+    device: File,
+    name: LinkName,
+}
+
+impl Tap {
+    /// Makes the tap `name`, which must not exist, for `owner` to open.
+    ///
+    /// The flags are those that Firecracker and QEMU open it with: a tap that was made MULTI_QUEUE is refused with EINVAL.
+    ///
+    /// # Errors
+    /// No /dev/net/tun, no CAP_NET_ADMIN, or the name is in use.
+    pub fn create(name: &LinkName, owner: u32) -> Result<Self, LinkError> {
+        let error = |source| LinkError { action: "create", link: name.to_string(), source };
+        let device = OpenOptions::new().read(true).write(true).open("/dev/net/tun").map_err(error)?;
+        let mut request = IfReq {
+            name: [0; libc::IFNAMSIZ],
+            flags: (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short,
+            rest: [0; 22],
+        };
+        // A LinkName has 15 bytes at most, so the last stays NUL.
+        request.name[..name.as_str().len()].copy_from_slice(name.as_str().as_bytes());
+        // SAFETY: TUNSETIFF reads and writes one struct ifreq, which outlives the call.
+        checked(unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF as _, &mut request) })
+            .map_err(error)?;
+        // SAFETY: TUNSETOWNER takes the uid by value.
+        checked(unsafe {
+            libc::ioctl(device.as_raw_fd(), libc::TUNSETOWNER as _, libc::c_ulong::from(owner))
+        })
+        .map_err(error)?;
+        Ok(Self { device, name: name.clone() })
+    }
+
+    /// Lets the tap outlive this program.
+    ///
+    /// # Errors
+    /// As ioctl(2).
+    pub fn persist(self) -> Result<(), LinkError> {
+        let one: libc::c_ulong = 1;
+        // SAFETY: TUNSETPERSIST takes a flag by value.
+        checked(unsafe { libc::ioctl(self.device.as_raw_fd(), libc::TUNSETPERSIST as _, one) })
+            .map_err(|source| LinkError { action: "keep", link: self.name.to_string(), source })
+    }
+}
+
+fn checked(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -1,0 +1,65 @@
+//! Killed commands, Ctrl-C, and two at once.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use crate::home::{Home, processes_with, said};
+use crate::support;
+
+/// Waits until `condition` holds.
+#[track_caller]
+fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let until = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < until, "still not so after a minute: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_killed_run_is_cleaned_by_the_next_command() {
+    let Some(home) = Home::new() else { return };
+    let repo = home.repo("repo");
+    let mut run = home.banger(&["vm", "run", "--rm", repo.to_str().unwrap(), "--", "sleep", "60"]);
+    let mut child = run.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let state = home.state().to_string_lossy().into_owned();
+    eventually("QEMU runs", || processes_with(&state).iter().any(|line| line.contains("qemu-system")));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // The stage that runs just now holds the locks until it ends; then the wreck is anybody's to clean.
+    eventually("gc removes it", || {
+        let output = home.run(&["gc"]);
+        assert!(output.status.success(), "{}", said(&output));
+        home.json(&["ps"])["items"].as_array().unwrap().is_empty()
+    });
+    home.assert_clean();
+}
+
+#[test]
+fn an_interrupt_undoes_what_was_done() {
+    let Some(home) = Home::new() else { return };
+    let repo = home.repo("repo");
+    let mut run = home.banger(&["vm", "run", repo.to_str().unwrap(), "--", "sleep", "60"]);
+    let child = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let state = home.state().to_string_lossy().into_owned();
+    eventually("QEMU runs", || processes_with(&state).iter().any(|line| line.contains("qemu-system")));
+    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(125), "{}", said(&output));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("interrupted"), "{}", said(&output));
+    home.assert_clean();
+}
+
+#[test]
+fn a_checkout_that_cannot_travel_makes_no_vm() {
+    let Some(home) = Home::new() else { return };
+    let output = home.run(&["vm", "run", "--json", home.dir.path().to_str().unwrap(), "--", "true"]);
+    assert_eq!(output.status.code(), Some(125), "{}", said(&output));
+    assert!(
+        support::record(&output)["error"]["message"].as_str().unwrap().contains("git"),
+        "{}",
+        said(&output)
+    );
+    home.assert_clean();
+}
