@@ -5,6 +5,7 @@ pub mod generate;
 pub mod lock;
 pub mod netd;
 pub mod plumbing;
+pub mod progress;
 pub mod vmm;
 pub mod ws;
 

@@ -1,13 +1,22 @@
 //! The host: one file per tool or kernel interface. Nothing here knows of VMs.
 
+pub mod apt;
 pub mod atomic;
 pub mod clock;
 pub mod cpio;
 pub mod exec;
+pub mod ext4;
 pub mod fd;
 pub mod forwarding;
 pub mod inotify;
 pub mod kvm;
+pub mod mmdebstrap;
+pub mod random;
+pub mod reflink;
+pub mod route;
+pub mod signal;
+pub mod sshkey;
+pub mod vmlinuz;
 pub mod link;
 pub mod netlink;
 pub mod nft;

@@ -1,0 +1,370 @@
+//! Making an image: mmdebstrap, and out of its root filesystem the boot set.
+//!
+//! # How files keep their owners
+//!
+//! A root filesystem has files of many users, and an ordinary user can neither make such files nor see in a tar, once unpacked,
+//! whose they were. So `mke2fs -d` runs where they are, inside mmdebstrap's own namespace, as its last hook (`build.sh`): as root
+//! the owners are simply right, and in a user namespace mke2fs sees them as the guest will. It also saves packing a tar and
+//! unpacking it again. The hook comes to the files it writes by a descriptor of their directory, since the
+//! namespace's users may not pass through the state directory.
+//!
+//! # A killed build
+//!
+//! Everything is made in `images/.tmp-…`, under [`ImagesLock`], and renamed into place at the end. [`clean_leftovers`] removes what
+//! a killed build left there; every build and `gc` begin with it.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+use super::image::{self, Image, ImageError};
+use super::{arch, debian, delete, initrd};
+use crate::contract::image::{IMAGE_SCHEMA, ImageFile, Manifest};
+use crate::contract::record::Init;
+use crate::state::dir::StateDir;
+use crate::state::lock::ImagesLock;
+use crate::sys::mmdebstrap::{self, Bootstrap};
+use crate::sys::{clock, ext4, vmlinuz};
+use crate::types::{ImageName, VmName};
+
+pub use super::build_error::{BuildError, DeleteError};
+
+/// Size of root and work disk unless another is asked for, bytes.
+pub const DEFAULT_SIZE_BYTES: u64 = 8 << 30;
+
+/// The smallest and largest size that makes sense, bytes.
+const SIZES: std::ops::RangeInclusive<u64> = 256 << 20..=16 << 40;
+
+/// The largest vmlinuz that is read, bytes.
+const MAX_VMLINUZ_BYTES: u64 = 128 << 20;
+
+/// What unfinished images are called.
+pub(super) const TMP_PREFIX: &str = ".tmp-";
+
+/// In an unfinished image: a file with the path of the directory where mmdebstrap works for an ordinary user.
+const SCRATCH: &str = "scratch";
+
+/// In an unfinished image: the kernel's modules, a tar.
+const MODULES: &str = "modules.tar";
+
+/// In an unfinished image: the kernel's version.
+const VERSION: &str = "version";
+
+/// The script that takes a root filesystem apart.
+const HOOK: &str = include_str!("build.sh");
+
+/// What is to be made.
+#[derive(Debug)]
+pub struct BuildRequest {
+    /// The image's name.
+    pub name: ImageName,
+    /// The release.
+    pub suite: String,
+    /// The archive; `None`: the host's, else the distribution's.
+    pub mirror: Option<String>,
+    /// Packages beyond those that every image has.
+    pub packages: Vec<String>,
+    /// Default size of a VM's root and work disk, bytes.
+    pub size_bytes: u64,
+}
+
+/// Who builds, and with what of the host.
+#[derive(Debug)]
+pub struct Builder<'a> {
+    /// banger-guest.
+    pub guest: &'a [u8],
+    /// The effective user.
+    pub uid: u32,
+    /// Its name.
+    pub user: &'a str,
+    /// The directory for temporary files that everybody can pass through, such as /tmp.
+    pub temp_dir: &'a Path,
+    /// The host's apt configuration: /etc/apt.
+    pub etc_apt: &'a Path,
+}
+
+/// Tells what is going on: the step and, within it, what it does.
+pub type Progress<'a> = &'a mut dyn FnMut(&str, &str);
+
+impl BuildRequest {
+    /// Checks everything that goes to other programs.
+    fn check(&self) -> Result<(), BuildError> {
+        let word = |text: &str, also: &str| {
+            let ok = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || also.contains(c);
+            text.len() <= 200
+                && text.starts_with(|c: char| ok(c) && c.is_alphanumeric())
+                && text.chars().all(ok)
+        };
+        if !word(&self.suite, ".-") {
+            return Err(BuildError::Argument { what: "suite", value: self.suite.clone() });
+        }
+        if let Some(bad) = self.packages.iter().find(|package| !word(package, "+.-")) {
+            return Err(BuildError::Argument { what: "package", value: bad.clone() });
+        }
+        if let Some(mirror) = &self.mirror {
+            let scheme = ["http://", "https://", "file:///"].iter().any(|s| mirror.starts_with(s));
+            if !scheme
+                || mirror.len() > 2000
+                || mirror.contains(|c: char| c.is_whitespace() || c.is_control())
+            {
+                return Err(BuildError::Argument { what: "mirror", value: mirror.clone() });
+            }
+        }
+        if !SIZES.contains(&self.size_bytes) || !self.size_bytes.is_multiple_of(4096) {
+            return Err(BuildError::Argument { what: "size", value: self.size_bytes.to_string() });
+        }
+        Ok(())
+    }
+}
+
+/// Makes the image. One of that name that is whole is a conflict; one that lacks files is replaced, unless VMs (`in_use_by`) have
+/// their changes above its root.
+pub fn build(
+    state: &StateDir,
+    lock: &ImagesLock,
+    request: &BuildRequest,
+    builder: &Builder,
+    in_use_by: &[VmName],
+    progress: Progress,
+) -> Result<Image, BuildError> {
+    request.check()?;
+    clean_leftovers(state, lock)?;
+    match image::load(state, &request.name) {
+        Ok(None) | Err(ImageError::MissingFile { .. } | ImageError::Manifest { .. }) => {}
+        Ok(Some(_)) => return Err(BuildError::Exists(request.name.clone())),
+        Err(error) => return Err(error.into()),
+    }
+    delete::refuse_in_use(&request.name, in_use_by)?;
+    let images = state.images();
+    let tmp = tempfile::Builder::new().prefix(TMP_PREFIX).tempdir_in(&images);
+    let tmp = tmp.map_err(|source| BuildError::File { path: images, source })?;
+    let archive = debian::archive(&request.suite, request.mirror.as_deref(), builder.etc_apt);
+    progress("bootstrap", &format!("installing Debian {} from {}", request.suite, archive.uri));
+    let kernel_version = bootstrap(tmp.path(), request, &archive, builder, progress)?;
+    progress("kernel", &format!("unpacking the kernel {kernel_version} and its modules"));
+    kernel(tmp.path(), &kernel_version, builder.guest)?;
+    progress("seeds", "making the empty filesystem");
+    ext4::make_empty(&tmp.path().join(image::UPPER_SEED), request.size_bytes, "banger-upper")?;
+    progress("manifest", "computing digests");
+    let manifest = Manifest {
+        schema: IMAGE_SCHEMA.to_owned(),
+        name: request.name.clone(),
+        created_at: clock::now_rfc3339(),
+        source: archive.uri,
+        distribution: "debian".to_owned(),
+        suite: request.suite.clone(),
+        packages: debian::packages(&request.packages),
+        kernel_version,
+        arch: arch::NAME.to_owned(),
+        init: Init::Lean,
+        default_rootfs_size_bytes: request.size_bytes,
+        default_work_size_bytes: request.size_bytes,
+        files: describe(tmp.path())?,
+    };
+    let image = install(state, tmp, manifest)?;
+    progress("done", &format!("the image {} is ready", request.name));
+    Ok(image)
+}
+
+/// Runs mmdebstrap with the hook; gives the kernel's version.
+fn bootstrap(
+    tmp: &Path,
+    request: &BuildRequest,
+    archive: &debian::Archive,
+    builder: &Builder,
+    progress: Progress,
+) -> Result<String, BuildError> {
+    let root = builder.uid == 0;
+    if !root {
+        mmdebstrap::check_user_namespace(builder.user, builder.uid)?;
+    }
+    let scratch = Scratch::new(tmp, root, builder.temp_dir)?;
+    let mke2fs = ext4::find_mke2fs().map_err(mmdebstrap::BootstrapError::Program)?;
+    let output = outputs(tmp)?;
+    let bootstrap = Bootstrap {
+        suite: &request.suite,
+        sources: &archive.lines,
+        packages: &debian::packages(&request.packages),
+        dpkg_options: &debian::DPKG_OPTIONS,
+        hook: HOOK,
+        variables: &[
+            ("BANGER_MKE2FS", mke2fs.to_string_lossy().into_owned()),
+            ("BANGER_MKE2FS_ARGS", ext4::MKE2FS_ARGS.join(" ")),
+            ("BANGER_WORK_SIZE", request.size_bytes.to_string()),
+        ],
+        output: &output,
+        scratch: scratch.path(),
+        root,
+    };
+    bootstrap.run(&mut |line| progress("bootstrap", line))?;
+    scratch.remove()?;
+    set_mode(tmp, 0o700)?;
+    let path = tmp.join(VERSION);
+    let version = read_bounded(&path, 200)?;
+    fs::remove_file(&path).map_err(|source| BuildError::File { path, source })?;
+    let version = String::from_utf8(version).unwrap_or_default();
+    let ok = |c: char| c.is_ascii_alphanumeric() || "+.-_~".contains(c);
+    if version.is_empty() || version.starts_with('.') || !version.chars().all(ok) {
+        return Err(BuildError::KernelVersion(version));
+    }
+    Ok(version)
+}
+
+/// Where mmdebstrap works.
+enum Scratch {
+    /// As root: in the unfinished image, whose removal removes it.
+    Inside(PathBuf),
+    /// In a user namespace: elsewhere, in a directory that a file in the unfinished image names.
+    Outside(TempDir),
+}
+
+impl Scratch {
+    fn new(tmp: &Path, root: bool, temp_dir: &Path) -> Result<Self, BuildError> {
+        let path = tmp.join(SCRATCH);
+        let error = |source| BuildError::File { path: path.clone(), source };
+        if root {
+            DirBuilder::new().mode(0o755).create(&path).map_err(error)?;
+            return Ok(Self::Inside(path));
+        }
+        let mode = Permissions::from_mode(0o755);
+        let dir = tempfile::Builder::new().prefix("banger-image-").permissions(mode).tempdir_in(temp_dir);
+        let dir = dir.map_err(|source| BuildError::File { path: temp_dir.to_owned(), source })?;
+        fs::write(&path, dir.path().as_os_str().as_encoded_bytes()).map_err(error)?;
+        Ok(Self::Outside(dir))
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Inside(path) => path,
+            Self::Outside(dir) => dir.path(),
+        }
+    }
+
+    fn remove(self) -> Result<(), BuildError> {
+        let path = self.path().to_owned();
+        let removed = match self {
+            Self::Inside(path) => fs::remove_dir_all(path),
+            Self::Outside(dir) => dir.close(),
+        };
+        removed.map_err(|source| BuildError::File { path, source })
+    }
+}
+
+/// The ELF kernel and the shared initrd segment, out of what the hook left.
+fn kernel(tmp: &Path, version: &str, guest: &[u8]) -> Result<(), BuildError> {
+    let packed = read_bounded(&tmp.join(image::KERNEL), MAX_VMLINUZ_BYTES)?;
+    let elf =
+        vmlinuz::elf(&packed).map_err(|source| BuildError::Kernel { version: version.into(), source })?;
+    write(&tmp.join(image::KERNEL_ELF), &elf)?;
+    let (archive, modules) = (tmp.join(MODULES), tmp.join("modules"));
+    let error = |source| BuildError::File { path: archive.clone(), source };
+    let file = File::open(&archive).map_err(error)?;
+    tar::Archive::new(file).unpack(&modules).map_err(error)?;
+    let segment = initrd::kernel_segment(guest, &modules.join(version))?;
+    write(&tmp.join(image::INITRD), &segment)?;
+    fs::remove_dir_all(&modules).and_then(|()| fs::remove_file(&archive)).map_err(error)
+}
+
+/// Size and digest of every file of the boot set; makes them read-only and durable.
+fn describe(tmp: &Path) -> Result<BTreeMap<String, ImageFile>, BuildError> {
+    let mut files = BTreeMap::new();
+    for name in image::BOOT_SET {
+        let path = tmp.join(name);
+        let describe = || -> io::Result<ImageFile> {
+            let mut file = File::open(&path)?;
+            file.set_permissions(Permissions::from_mode(0o444))?;
+            file.sync_all()?;
+            let size_bytes = file.metadata()?.len();
+            let seed = matches!(name, image::WORK_SEED | image::UPPER_SEED);
+            let sha256 = if seed { None } else { Some(digest(&mut file)?) };
+            Ok(ImageFile { size_bytes, sha256 })
+        };
+        let described = describe().map_err(|source| BuildError::File { path: path.clone(), source })?;
+        files.insert(name.to_owned(), described);
+    }
+    Ok(files)
+}
+
+fn digest(file: &mut File) -> io::Result<String> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+            n => hash.update(&buffer[..n]),
+        }
+    }
+}
+
+/// Puts the finished image in its place, in one step.
+fn install(state: &StateDir, tmp: TempDir, manifest: Manifest) -> Result<Image, BuildError> {
+    let json = serde_json::to_vec_pretty(&manifest).expect("a manifest has string keys only");
+    write(&tmp.path().join(image::MANIFEST), &json)?;
+    let target = state.image(&manifest.name);
+    let error = |source| BuildError::File { path: target.clone(), source };
+    if target.exists() {
+        // It lacks files (`build` looked); nobody can use it.
+        fs::remove_dir_all(&target).map_err(error)?;
+    }
+    fs::rename(tmp.path(), &target).map_err(error)?;
+    // Renamed: there is nothing left to remove at the old place.
+    let _ = tmp.keep();
+    File::open(state.images()).and_then(|dir| dir.sync_all()).map_err(error)?;
+    Ok(Image::at(target, manifest))
+}
+
+/// Removes what killed builds left; gives the paths.
+pub fn clean_leftovers(state: &StateDir, _: &ImagesLock) -> Result<Vec<PathBuf>, BuildError> {
+    let mut removed = Vec::new();
+    for entry in fs::read_dir(state.images()).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if !entry.file_name().as_encoded_bytes().starts_with(TMP_PREFIX.as_bytes()) {
+            continue;
+        }
+        if let Ok(scratch) = fs::read_to_string(path.join(SCRATCH)) {
+            let scratch = PathBuf::from(scratch);
+            mmdebstrap::remove_scratch(&scratch).map_err(mmdebstrap::BootstrapError::Program)?;
+            drop(fs::remove_dir(scratch));
+        }
+        fs::remove_dir_all(&path).map_err(|source| BuildError::File { path: path.clone(), source })?;
+        removed.push(path);
+    }
+    Ok(removed)
+}
+
+/// Makes the files that the hook fills, and opens their directory. Whoever the hook runs as may pass through it and write them:
+/// the directory of all images keeps everybody else out.
+fn outputs(tmp: &Path) -> Result<File, BuildError> {
+    for name in [image::ROOTFS, image::WORK_SEED, image::KERNEL, MODULES, VERSION] {
+        let path = tmp.join(name);
+        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let made = made.and_then(|file| file.set_permissions(Permissions::from_mode(0o666)));
+        made.map_err(|source| BuildError::File { path, source })?;
+    }
+    set_mode(tmp, 0o711)?;
+    File::open(tmp).map_err(|source| BuildError::File { path: tmp.to_owned(), source })
+}
+
+fn set_mode(path: &Path, mode: u32) -> Result<(), BuildError> {
+    let set = fs::set_permissions(path, Permissions::from_mode(mode));
+    set.map_err(|source| BuildError::File { path: path.to_owned(), source })
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
+    fs::write(path, bytes).map_err(|source| BuildError::File { path: path.to_owned(), source })
+}
+
+fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, BuildError> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(limit + 1).read_to_end(&mut bytes));
+    let read = read.and_then(|n| {
+        let fits = n as u64 <= limit;
+        fits.then_some(()).ok_or_else(|| io::Error::new(io::ErrorKind::FileTooLarge, "larger than expected"))
+    });
+    read.map(|()| bytes).map_err(|source| BuildError::File { path: path.to_owned(), source })
+}

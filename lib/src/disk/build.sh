@@ -1,0 +1,50 @@
+# Runs when mmdebstrap has installed everything, as (namespace) root, with the root directory as $1: strips what an image has no
+# use for, and fills the image's files, which are there and empty.
+set -eu
+root=$1
+output=/proc/self/fd/$BANGER_OUTPUT_FD
+
+# Whatever tells one machine from another is made by the VM or the host, never shared.
+rm -f "$root"/etc/ssh/ssh_host_* "$root/var/lib/dbus/machine-id" "$root/etc/hostname" "$root/etc/resolv.conf"
+: > "$root/etc/machine-id"
+: > "$root/etc/resolv.conf"
+rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin "$root"/var/cache/apt/archives/*.deb
+rm -rf "$root"/tmp/* "$root"/var/tmp/* "$root"/var/log/*.log "$root"/var/log/apt "$root"/var/cache/debconf/*-old
+rm -rf "$root"/usr/share/man/* "$root"/usr/share/info/*
+find "$root/usr/share/doc" ! -type d ! -name copyright -delete
+find "$root/usr/share/doc" -depth -type d -empty -delete
+
+# The boot set: one kernel, and its modules for the initrd.
+set -- "$root"/boot/vmlinuz-*
+if [ $# -ne 1 ] || [ ! -f "$1" ]; then
+    echo "E: the image must hold one kernel, found: $*" >&2
+    exit 1
+fi
+version=${1##*/vmlinuz-}
+cat "$1" > "$output/vmlinuz"
+tar -C "$root/lib/modules" -cf "$output/modules.tar" --owner=0 --group=0 "$version"
+printf '%s' "$version" > "$output/version"
+rm -rf "$root"/boot/* "$root"/vmlinuz* "$root"/initrd.img*
+
+# make_ext4 FILE DIRECTORY SIZE_BYTES LABEL [OPTION]…
+make_ext4() {
+    file=$output/$1 directory=$2 size=$3 label=$4
+    shift 4
+    truncate -s "$size" "$file"
+    # shellcheck disable=SC2086 # one argument per word
+    "$BANGER_MKE2FS" $BANGER_MKE2FS_ARGS -L "$label" "$@" -d "$directory" "$file"
+}
+
+make_ext4 work-seed.ext4 "$root/root" "$BANGER_WORK_SIZE" banger-work
+
+# /dev, /proc and /sys are mounted inside the root; a second view of it has them empty.
+view=$root/mnt
+mount --bind "$root" "$view"
+blocks=$(du -sx --block-size=4096 "$view" | cut -f1)
+inodes=$(find "$view" -xdev | wc -l)
+# Room for inode tables, bitmaps, the journal and the blocks of directories; a VM that writes its root grows it first.
+inodes=$((inodes * 5 / 4 + 4096))
+size=$(((blocks * 4096 + inodes * 256) * 21 / 20 + 64 * 1048576))
+size=$((size / 1048576 * 1048576))
+make_ext4 rootfs.ext4 "$view" "$size" banger-root -N "$inodes"
+umount "$view"

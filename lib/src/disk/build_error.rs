@@ -1,0 +1,138 @@
+//! Why an image cannot be made or removed.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use super::image::ImageError;
+use super::initrd::InitrdError;
+use crate::contract::{Coded, ErrorCode};
+use crate::sys::ext4::Ext4Error;
+use crate::sys::mmdebstrap::BootstrapError;
+use crate::sys::vmlinuz::VmlinuzError;
+use crate::types::ImageName;
+
+/// An image that cannot be made.
+#[derive(Debug, Error)]
+pub enum BuildError {
+    /// Something asked for is not of its shape.
+    #[error("{value:?} is no valid {what}")]
+    Argument {
+        /// What it was to be.
+        what: &'static str,
+        /// What it is.
+        value: String,
+    },
+    /// There is an image of that name.
+    #[error("the image {0} exists")]
+    Exists(ImageName),
+    /// The image of that name cannot be read.
+    #[error("cannot make the image")]
+    Image(#[from] ImageError),
+    /// It lacks files, and VMs have their changes above what it was.
+    #[error("cannot replace the image")]
+    InUse(#[from] DeleteError),
+    /// mmdebstrap.
+    #[error("cannot make the root filesystem")]
+    Bootstrap(#[from] BootstrapError),
+    /// The kernel's name is odd.
+    #[error("the image's kernel has the odd version {0:?}")]
+    KernelVersion(String),
+    /// The kernel.
+    #[error("the image's kernel {version} cannot be used")]
+    Kernel {
+        /// Its version.
+        version: String,
+        /// Why.
+        #[source]
+        source: VmlinuzError,
+    },
+    /// The initrd.
+    #[error("cannot make the image's initrd")]
+    Initrd(#[from] InitrdError),
+    /// A filesystem.
+    #[error("cannot make the image's seeds")]
+    Ext4(#[from] Ext4Error),
+    /// A file.
+    #[error("cannot write {path:?}")]
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Coded for BuildError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Argument { .. } => ErrorCode::Usage,
+            Self::Exists(_) => ErrorCode::Conflict,
+            Self::Image(error) => error.code(),
+            Self::InUse(error) => error.code(),
+            Self::Bootstrap(BootstrapError::Program(_) | BootstrapError::NoUserNamespace(_)) => {
+                ErrorCode::Unsupported
+            }
+            Self::Initrd(error) => error.code(),
+            _ => ErrorCode::Failed,
+        }
+    }
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Argument { what: "mirror", .. } => {
+                Some("give an address such as http://deb.debian.org/debian".into())
+            }
+            Self::Argument { what: "size", .. } => {
+                Some("give bytes between 256 MiB and 16 TiB, a multiple of 4096".into())
+            }
+            Self::Exists(name) => Some(format!("remove it first with: banger image delete {name}")),
+            Self::Bootstrap(BootstrapError::Program(_)) => Some(
+                "install what is missing: banger vm run --setup does, or apt install mmdebstrap e2fsprogs"
+                    .into(),
+            ),
+            Self::Bootstrap(BootstrapError::NoUserNamespace(_)) => {
+                Some("install uidmap and add a range with usermod --add-subuids, or build as root".into())
+            }
+            Self::Image(error) => error.hint(),
+            Self::InUse(error) => error.hint(),
+            Self::Initrd(error) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
+/// An image that cannot be removed.
+#[derive(Debug, Error)]
+pub enum DeleteError {
+    /// VMs boot from it.
+    #[error("the image {name} is in use by {users}")]
+    InUse {
+        /// The image.
+        name: ImageName,
+        /// The VMs.
+        users: String,
+    },
+    /// Its files cannot be removed.
+    #[error("cannot remove the image {name}")]
+    Remove {
+        /// The image.
+        name: ImageName,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Coded for DeleteError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::InUse { .. } => ErrorCode::InUse,
+            Self::Remove { .. } => ErrorCode::Failed,
+        }
+    }
+    fn hint(&self) -> Option<String> {
+        matches!(self, Self::InUse { .. }).then(|| "delete them first with: banger vm delete".into())
+    }
+}

@@ -1,0 +1,179 @@
+//! mmdebstrap(1): a Debian root filesystem from packages, as root or in a user namespace.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+
+use thiserror::Error;
+
+use super::exec::{Exec, ExecError, find_program};
+use super::fd;
+use crate::contract::error::escape_controls;
+
+/// How many of its last lines an error keeps.
+const KEPT_LINES: usize = 12;
+
+/// Holds the number of the output directory's descriptor.
+pub const OUTPUT_VARIABLE: &str = "BANGER_OUTPUT_FD";
+
+/// Descriptors for the hook are numbered from here on: mmdebstrap has the shell redirect to descriptors of its own by number, and
+/// dash takes one digit only.
+const FIRST_DESCRIPTOR: i32 = 100;
+
+/// What mmdebstrap says while it works that is worth passing on.
+const STEPS: [&str; 4] = ["running apt", "downloading", "extracting", "installing"];
+
+/// What mmdebstrap is to do.
+#[derive(Debug)]
+pub struct Bootstrap<'a> {
+    /// The release.
+    pub suite: &'a str,
+    /// Lines of sources.list(5); none: mmdebstrap's own default.
+    pub sources: &'a [String],
+    /// Packages beyond the essential ones.
+    pub packages: &'a [String],
+    /// Lines for dpkg's configuration, such as `path-exclude=…`.
+    pub dpkg_options: &'a [&'a str],
+    /// A shell script that runs when everything is installed, with the root directory as `$1`. Nothing else of the root is kept.
+    pub hook: &'a str,
+    /// Variables of the hook.
+    pub variables: &'a [(&'a str, String)],
+    /// A directory with files that the hook writes: in a user namespace it could not come there by the path, so its descriptor's
+    /// number is in the variable [`OUTPUT_VARIABLE`], for use as `/proc/self/fd/N/file`.
+    pub output: &'a File,
+    /// Where it works. In a user namespace its users, too, must be able to pass through it.
+    pub scratch: &'a Path,
+    /// Whether this process is root; else a user namespace is used.
+    pub root: bool,
+}
+
+/// A root filesystem that could not be made.
+#[derive(Debug, Error)]
+pub enum BootstrapError {
+    /// A program is not installed.
+    #[error("a program that builds images is missing")]
+    Program(#[source] ExecError),
+    /// An ordinary user has no range of users of their own.
+    #[error("this user can build no image: {0}")]
+    NoUserNamespace(&'static str),
+    /// It could not be started or listened to.
+    #[error("cannot run mmdebstrap")]
+    Run(#[source] io::Error),
+    /// It failed.
+    #[error("mmdebstrap ended with {status}: {lines}")]
+    Failed {
+        /// How it ended.
+        status: ExitStatus,
+        /// Its last words, escaped.
+        lines: String,
+    },
+}
+
+/// Whether this user can use mmdebstrap's user namespaces: newuidmap(1) and a range in /etc/subuid.
+pub fn check_user_namespace(user: &str, uid: u32) -> Result<(), BootstrapError> {
+    if find_program("newuidmap".as_ref()).is_none() {
+        return Err(BootstrapError::NoUserNamespace("newuidmap (package uidmap) is not installed"));
+    }
+    let listed = std::fs::read_to_string("/etc/subuid").unwrap_or_default().lines().any(|line| {
+        let owner = line.split(':').next().unwrap_or_default();
+        owner == user || owner == uid.to_string()
+    });
+    listed.then_some(()).ok_or(BootstrapError::NoUserNamespace("/etc/subuid gives it no range of users"))
+}
+
+impl Bootstrap<'_> {
+    /// Runs it; `progress` gets its lines as they come.
+    pub fn run(&self, progress: &mut dyn FnMut(&str)) -> Result<(), BootstrapError> {
+        let output = rustix::io::fcntl_dupfd_cloexec(self.output, FIRST_DESCRIPTOR);
+        let output = output.map_err(|errno| BootstrapError::Run(errno.into()))?;
+        let mut command = self.command()?;
+        fd::hand_down(&mut command, &output, OUTPUT_VARIABLE);
+        let mut child = command.spawn().map_err(BootstrapError::Run)?;
+        let stderr = BufReader::new(child.stderr.take().expect("piped"));
+        let mut last = Vec::new();
+        for line in stderr.split(b'\n') {
+            let line = line.map_err(BootstrapError::Run)?;
+            let line = String::from_utf8_lossy(&line[..line.len().min(400)]).into_owned();
+            let step =
+                line.strip_prefix("I: ").filter(|line| STEPS.iter().any(|step| line.starts_with(step)));
+            if let Some(step) = step {
+                progress(step.trim_end_matches('.'));
+            }
+            last.push(line);
+            if last.len() > KEPT_LINES {
+                last.remove(0);
+            }
+        }
+        let status = child.wait().map_err(BootstrapError::Run)?;
+        if status.success() {
+            return Ok(());
+        }
+        Err(BootstrapError::Failed { status, lines: complaint(&last) })
+    }
+
+    fn command(&self) -> Result<Command, BootstrapError> {
+        let program = find_program("mmdebstrap".as_ref());
+        let program = program.ok_or_else(|| {
+            BootstrapError::Program(ExecError::NotFound("mmdebstrap (package mmdebstrap)".into()))
+        })?;
+        // As root mmdebstrap mounts /proc and others where it stands. In namespaces of its own they go with it, also when it is
+        // killed; as an ordinary user it makes such namespaces itself.
+        let exec = if self.root {
+            let namespaces = ["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
+            Exec::new("unshare").args(namespaces).arg("--").arg(program).arg("--mode=root")
+        } else {
+            Exec::new(program).arg("--mode=unshare")
+        };
+        let mut exec = exec
+            .args(["--variant=apt", "--format=null"])
+            .arg(format!("--include={}", self.packages.join(",")))
+            .args(self.dpkg_options.iter().map(|option| format!("--dpkgopt={option}")))
+            .arg("--customize-hook=eval \"$BANGER_HOOK\"")
+            .args([self.suite, "-"])
+            .args(self.sources)
+            .env("BANGER_HOOK", self.hook)
+            .env("TMPDIR", self.scratch)
+            // The image boots from an initrd of banger's: its own would take longer to make than everything else.
+            .env("INITRD", "No")
+            .env("DEBIAN_FRONTEND", "noninteractive");
+        for (name, value) in self.variables {
+            exec = exec.env(name, value);
+        }
+        let mut command = exec.command().map_err(BootstrapError::Program)?;
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        end_with_parent(&mut command, if self.root { libc::SIGKILL } else { libc::SIGTERM });
+        Ok(command)
+    }
+}
+
+/// What mmdebstrap says went wrong: its errors if it has any, else all of its last lines.
+fn complaint(last: &[String]) -> String {
+    let errors: Vec<_> = last.iter().filter(|line| line.starts_with("E: ")).map(|line| line.trim()).collect();
+    let all = last.iter().map(|line| line.trim()).filter(|line| !line.is_empty());
+    let lines = if errors.is_empty() { all.collect() } else { errors };
+    escape_controls(&lines.join("; "))
+}
+
+/// Sends the child `signal` when the thread that starts it ends (prctl(2), PR_SET_PDEATHSIG): a killed build goes on for nobody.
+fn end_with_parent(command: &mut Command, signal: i32) {
+    // SAFETY: the closure runs between fork and exec and only calls prctl, a plain system call.
+    unsafe {
+        command.pre_exec(move || match libc::prctl(libc::PR_SET_PDEATHSIG, signal) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        });
+    }
+}
+
+/// Removes what a killed run in a user namespace left in `scratch`; its files belong to users that only such a namespace has.
+pub fn remove_scratch(scratch: &Path) -> Result<(), ExecError> {
+    let leftovers: Vec<PathBuf> =
+        std::fs::read_dir(scratch).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    if leftovers.is_empty() {
+        return Ok(());
+    }
+    let helper = Exec::new("mmdebstrap").args(["--unshare-helper", "rm", "-rf", "--one-file-system", "--"]);
+    helper.args(leftovers).run().map(drop)
+}
