@@ -3,25 +3,35 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use super::Failure;
-use super::plumbing;
+use super::plumbing::{self, Input};
 use super::progress::ProgressArgs;
+use super::{Failure, lock};
 use crate::contract::image::{IMAGES_SCHEMA, ImageList};
-use crate::contract::{Coded, ErrorCode};
+use crate::contract::record::Vm;
+use crate::contract::{Coded, Document, ErrorCode, Fault};
+use crate::disk::attach::{self, Attach};
 use crate::disk::build::{self, BuildRequest, Builder};
+use crate::disk::guest_files::GitIdentity;
 use crate::disk::image::{self, ImageError};
-use crate::disk::{debian, delete};
+use crate::disk::{DiskError, check, debian, delete, detach, gc};
 use crate::state::db::Store;
-use crate::state::dir::StateDir;
+use crate::state::dir::{StateDir, VmDir};
+use crate::state::handles::Handles;
 use crate::state::lock::ImagesLock;
-use crate::types::{ImageName, VmName};
+use crate::sys::clock::Timeline;
+use crate::sys::git_identity;
+use crate::types::{ImageName, VmId, VmName};
 
 /// This program.
 const TOOL: &str = "banger-disk";
+
+/// The schema of a list of VMs.
+const VMS_SCHEMA: &str = "banger.vms/1";
 
 /// Images, and the disks of VMs
 #[derive(Debug, Parser)]
@@ -36,6 +46,14 @@ enum Verb {
     /// Build, list and remove images
     #[command(subcommand)]
     Image(ImageVerb),
+    /// Make the VM's disks and initrd, or find that they are there
+    Attach(Input),
+    /// Remove the VM's initrd; the disks, which hold the guest's changes, stay
+    Detach(Input),
+    /// Compare the record's section "disk" with the host
+    Check(Input),
+    /// Remove unfinished images and the directories of VMs that are not on the list
+    Gc(GcArgs),
     /// Print the program's version and the schemas it speaks
     Version,
 }
@@ -93,6 +111,14 @@ struct BuildArgs {
     progress: ProgressArgs,
 }
 
+#[derive(Debug, Args)]
+struct GcArgs {
+    #[command(flatten)]
+    input: Input,
+    #[command(flatten)]
+    state: StateArgs,
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Distribution {
     Debian,
@@ -119,11 +145,6 @@ impl Coded for StateDirError {
     }
 }
 
-/// The arguments, for man page and completions.
-pub fn arguments() -> clap::Command {
-    Arguments::command()
-}
-
 /// Runs the program. `guest` is banger-guest, the static executable that goes into every initrd.
 pub fn main(guest: &'static [u8]) -> ExitCode {
     let arguments = match plumbing::parse::<Arguments>(TOOL) {
@@ -138,6 +159,12 @@ pub fn main(guest: &'static [u8]) -> ExitCode {
         Verb::Image(ImageVerb::Ls(args)) => value("image ls", &|| image_ls(&args)),
         Verb::Image(ImageVerb::Show(args)) => value("image show", &|| image_show(&args)),
         Verb::Image(ImageVerb::Delete(args)) => value("image delete", &|| image_delete(&args)),
+        Verb::Attach(input) => plumbing::record_verb(TOOL, "attach", &input, |document, timeline| {
+            attach(document, timeline, guest)
+        }),
+        Verb::Detach(input) => plumbing::record_verb(TOOL, "detach", &input, detach),
+        Verb::Check(input) => plumbing::record_verb(TOOL, "check", &input, check),
+        Verb::Gc(args) => value("gc", &|| gc(&args)),
         Verb::Version => plumbing::emit(&plumbing::version(TOOL)),
     }
 }
@@ -221,6 +248,100 @@ fn users_of(state: &StateDir, name: &ImageName) -> Result<Vec<VmName>, Failure> 
     let Some(store) = Store::open_existing(state)? else { return Ok(Vec::new()) };
     let rows = store.vms()?;
     Ok(rows.into_iter().filter(|row| row.vm.image == *name).map(|row| row.vm.name).collect())
+}
+
+fn attach(document: &mut Document, timeline: &mut Timeline, guest: &[u8]) -> Result<bool, Failure> {
+    let (vm, net, before) = (document.vm()?, document.required_net()?, document.disk()?);
+    let state = lock::state_of(&vm)?;
+    let held = lock::vm_lock(&vm, "banger-disk attach")?;
+    let (name, email) = timeline.step("git identity", git_identity::global);
+    let identity = GitIdentity { name, email };
+    let request = Attach { state: &state, guest, identity: &identity, attached: before.is_some() };
+    let (disk, changed) = attach::attach(&vm, &net, &request, &held, timeline)?;
+    document.set_disk(Some(&disk));
+    save(document, &vm)?;
+    Ok(changed)
+}
+
+fn detach(document: &mut Document, timeline: &mut Timeline) -> Result<bool, Failure> {
+    let (vm, before) = (document.vm()?, document.disk()?);
+    lock::state_of(&vm)?;
+    document.set_disk(None);
+    if !Path::new(&vm.paths.dir).exists() {
+        return Ok(before.is_some());
+    }
+    let held = lock::vm_lock(&vm, "banger-disk detach")?;
+    let removed = timeline.step("initrd", || detach::detach(&vm, &held))?;
+    save(document, &vm)?;
+    Ok(removed || before.is_some())
+}
+
+fn check(document: &mut Document, _: &mut Timeline) -> Result<bool, Failure> {
+    let (vm, disk) = (document.vm()?, document.required_disk()?);
+    lock::state_of(&vm)?;
+    check::check(&vm, &disk)?;
+    Ok(false)
+}
+
+/// Notes the present in the VM's directory.
+fn save(document: &Document, vm: &Vm) -> Result<(), Failure> {
+    Handles::of(document)?.save(&VmDir::at(&vm.paths.dir)).map_err(DiskError::from)?;
+    Ok(())
+}
+
+/// The VMs that are to stay. Items may carry more than their id.
+#[derive(Debug, Deserialize)]
+struct Stay {
+    schema: String,
+    items: Vec<StayItem>,
+}
+
+#[derive(Debug, Deserialize)]
+struct StayItem {
+    id: VmId,
+}
+
+/// Why a list of VMs cannot be used, or what a collection left behind.
+#[derive(Debug, Error)]
+enum GcError {
+    #[error("no list of VMs came on stdin")]
+    Empty,
+    #[error("the input is not a list of VMs")]
+    Json(#[source] serde_json::Error),
+    #[error("the list's schema is {0:?}; this verb speaks {VMS_SCHEMA:?}")]
+    Schema(String),
+}
+
+impl Coded for GcError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Empty => ErrorCode::NoInput,
+            Self::Json(_) => ErrorCode::BadInput,
+            Self::Schema(_) => ErrorCode::UnsupportedSchema,
+        }
+    }
+}
+
+fn gc(args: &GcArgs) -> Result<Value, Failure> {
+    let bytes = args.input.bytes()?;
+    if bytes.trim_ascii().is_empty() {
+        return Err(GcError::Empty.into());
+    }
+    let stay: Stay = serde_json::from_slice(&bytes).map_err(GcError::Json)?;
+    if stay.schema != VMS_SCHEMA {
+        return Err(GcError::Schema(stay.schema.chars().take(60).collect()).into());
+    }
+    let state = args.state.dir()?;
+    let keep = stay.items.into_iter().map(|item| item.id).collect();
+    let store = Store::open_existing(&state)?;
+    // A database that cannot be read keeps everything.
+    let is_recorded = |id: &VmId| {
+        let vms = store.as_ref().map(Store::vms);
+        vms.is_some_and(|vms| vms.map_or(true, |rows| rows.iter().any(|row| row.vm.id == *id)))
+    };
+    let gc::Collected { removed, errors } = gc::collect(&state, &keep, &is_recorded);
+    let errors: Vec<Fault> = errors.iter().map(|error| Fault::new(&**error, TOOL, "gc")).collect();
+    Ok(json!({ "schema": "banger.gc/1", "tool": TOOL, "removed": removed, "errors": errors }))
 }
 
 fn to_value(record: &impl serde::Serialize) -> Value {

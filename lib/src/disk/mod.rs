@@ -1,10 +1,21 @@
 //! Images and kernels, and a VM's disks: a copy-on-write root, a work disk, the initrd. The domain of `banger-disk`.
 
 pub mod arch;
+pub mod attach;
 pub mod build;
-mod build_error;
+pub mod check;
 pub mod debian;
 pub mod delete;
+pub mod detach;
+pub mod gc;
+pub mod guest_files;
 pub mod image;
 pub mod initrd;
 pub mod modules;
+
+mod build_error;
+mod disk_error;
+mod guest_override;
+mod volumes;
+
+pub use disk_error::DiskError;

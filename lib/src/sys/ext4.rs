@@ -74,8 +74,10 @@ pub fn uuid(path: &Path) -> Result<String, Ext4Error> {
 const EXTENDED: &str =
     "lazy_itable_init=1,lazy_journal_init=1,assume_storage_prezeroed=1,nodiscard,root_owner=0:0";
 
-/// The arguments of mke2fs but for label and file. The file must be new, that is, all zeros.
-pub const MKE2FS_ARGS: [&str; 10] = ["-q", "-F", "-t", "ext4", "-m", "0", "-O", FEATURES, "-E", EXTENDED];
+/// The arguments of mke2fs but for label and file. The file must be new, that is, all zeros. Blocks of 4 KiB and an inode for 16 KiB
+/// whatever the size: mke2fs would give a small filesystem small blocks, but this one may grow.
+pub const MKE2FS_ARGS: [&str; 14] =
+    ["-q", "-F", "-t", "ext4", "-b", "4096", "-i", "16384", "-m", "0", "-O", FEATURES, "-E", EXTENDED];
 
 /// Where mke2fs is; it stands in a directory that an ordinary user's PATH may lack.
 pub fn find_mke2fs() -> Result<PathBuf, ExecError> {

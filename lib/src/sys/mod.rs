@@ -9,6 +9,7 @@ pub mod ext4;
 pub mod fd;
 pub mod forwarding;
 pub mod inotify;
+pub mod git_identity;
 pub mod kvm;
 pub mod link;
 pub mod mmdebstrap;

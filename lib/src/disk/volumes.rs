@@ -1,0 +1,195 @@
+//! The filesystems of one VM, as files of its directory: copies of the image's seeds that cost milliseconds whatever their size.
+//!
+//! A file appears under its name only when it is whole. One that is there belongs to the VM: it holds the guest's changes and
+//! is never made again, only removed with the VM.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::disk_error::DiskError;
+use crate::contract::record::{DiskBackend, Vm};
+use crate::state::dir::VmDir;
+use crate::sys::reflink;
+
+/// Where a file is made before it has its name.
+pub(super) const NEW_SUFFIX: &str = ".new";
+
+/// What this call made; removes it when dropped, unless kept.
+#[derive(Debug, Default)]
+pub(super) struct Made {
+    files: Vec<PathBuf>,
+}
+
+impl Made {
+    /// Makes `path` with `fill`, which writes into the new file.
+    pub(super) fn file(
+        &mut self,
+        path: &Path,
+        fill: impl FnOnce(&File) -> io::Result<()>,
+    ) -> Result<(), DiskError> {
+        let new = with_suffix(path);
+        let make = || -> io::Result<()> {
+            // What a killed attach left half-made.
+            if let Err(error) = fs::remove_file(&new)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                return Err(error);
+            }
+            let mut options = OpenOptions::new();
+            let file = options.read(true).write(true).create_new(true).mode(0o600).open(&new)?;
+            fill(&file)?;
+            fs::rename(&new, path)
+        };
+        match make() {
+            Ok(()) => {
+                self.files.push(path.to_owned());
+                Ok(())
+            }
+            Err(source) => {
+                // It may not have come into being; the first error is the one to tell.
+                drop(fs::remove_file(&new));
+                Err(DiskError::Make { path: path.to_owned(), source })
+            }
+        }
+    }
+
+    /// Everything went well.
+    pub(super) fn keep(mut self) {
+        self.files.clear();
+    }
+
+    /// Whether anything was made.
+    pub(super) fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for file in &self.files {
+            // The error that brought us here is the one to tell.
+            drop(fs::remove_file(file));
+        }
+    }
+}
+
+/// The name under which `path` is made.
+pub(super) fn with_suffix(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(NEW_SUFFIX);
+    PathBuf::from(name)
+}
+
+/// How the root is kept apart from its image, and why so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Choice {
+    pub(super) backend: DiskBackend,
+    pub(super) reason: String,
+}
+
+/// Sees to it that the VM has its root; gives the backend.
+pub(super) fn root(vm: &Vm, dir: &VmDir, made: &mut Made) -> Result<Choice, DiskError> {
+    if let Some(have) = kept(vm, dir) {
+        let fits = matches!(vm.disk_backend, DiskBackend::Auto) || vm.disk_backend == have;
+        if !fits {
+            return Err(DiskError::OtherBackend { vm: vm.id.clone(), have, want: vm.disk_backend });
+        }
+        return Ok(Choice { backend: have, reason: "the VM has its changes in it already".into() });
+    }
+    let choice = |backend, reason: &str| Choice { backend, reason: reason.to_owned() };
+    match vm.disk_backend {
+        DiskBackend::Auto => {
+            if reflink_root(vm, dir, made)? {
+                return Ok(choice(DiskBackend::Reflink, "the filesystem can share the image's blocks"));
+            }
+            overlay(vm, dir, made)?;
+            Ok(choice(
+                DiskBackend::Overlay,
+                "the filesystem cannot share blocks between files, so the guest joins the image and an empty disk",
+            ))
+        }
+        DiskBackend::Reflink if reflink_root(vm, dir, made)? => Ok(choice(DiskBackend::Reflink, "asked for")),
+        DiskBackend::Reflink => Err(DiskError::Backend {
+            backend: DiskBackend::Reflink,
+            reason: format!("the filesystem of {:?} cannot share blocks between files", vm.paths.dir),
+        }),
+        DiskBackend::Overlay => {
+            overlay(vm, dir, made)?;
+            Ok(choice(DiskBackend::Overlay, "asked for"))
+        }
+        DiskBackend::Copy => {
+            let image = open(Path::new(&vm.paths.rootfs))?;
+            made.file(&dir.root(), |file| {
+                reflink::copy_sparse(&image, file)?;
+                grow(file, vm.rootfs_size_bytes)
+            })?;
+            Ok(choice(DiskBackend::Copy, "asked for"))
+        }
+        DiskBackend::Dm => Err(DiskError::Backend {
+            backend: DiskBackend::Dm,
+            reason: "this version of banger-disk makes no device-mapper snapshots".into(),
+        }),
+    }
+}
+
+/// The backend whose files the VM has.
+fn kept(vm: &Vm, dir: &VmDir) -> Option<DiskBackend> {
+    if dir.upper().exists() {
+        return Some(DiskBackend::Overlay);
+    }
+    // The same file either way, once it is there.
+    let backend = if vm.disk_backend == DiskBackend::Copy { DiskBackend::Copy } else { DiskBackend::Reflink };
+    dir.root().exists().then_some(backend)
+}
+
+/// `Ok(false)`: the filesystem cannot.
+fn reflink_root(vm: &Vm, dir: &VmDir, made: &mut Made) -> Result<bool, DiskError> {
+    let image = open(Path::new(&vm.paths.rootfs))?;
+    let mut shared = false;
+    let result = made.file(&dir.root(), |file| {
+        shared = reflink::reflink(&image, file)?;
+        if !shared {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        grow(file, vm.rootfs_size_bytes)
+    });
+    match result {
+        Err(DiskError::Make { source, .. }) if source.kind() == io::ErrorKind::Unsupported && !shared => {
+            Ok(false)
+        }
+        other => other.map(|()| true),
+    }
+}
+
+fn overlay(vm: &Vm, dir: &VmDir, made: &mut Made) -> Result<(), DiskError> {
+    clone(Path::new(&vm.paths.upper_seed), &dir.upper(), vm.rootfs_size_bytes, made)
+}
+
+/// Sees to it that the VM has its work disk.
+pub(super) fn work(vm: &Vm, dir: &VmDir, made: &mut Made) -> Result<(), DiskError> {
+    if dir.work().exists() {
+        return Ok(());
+    }
+    clone(Path::new(&vm.paths.work_seed), &dir.work(), vm.work_size_bytes, made)
+}
+
+/// Makes `path` a copy of `seed`, `size_bytes` large if that is larger: the guest grows the filesystem when it mounts it.
+fn clone(seed: &Path, path: &Path, size_bytes: u64, made: &mut Made) -> Result<(), DiskError> {
+    let seed = open(seed)?;
+    made.file(path, |file| {
+        if !reflink::reflink(&seed, file)? {
+            reflink::copy_sparse(&seed, file)?;
+        }
+        grow(file, size_bytes)
+    })
+}
+
+fn grow(file: &File, size_bytes: u64) -> io::Result<()> {
+    if file.metadata()?.len() < size_bytes { file.set_len(size_bytes) } else { Ok(()) }
+}
+
+pub(super) fn open(path: &Path) -> Result<File, DiskError> {
+    File::open(path).map_err(|source| DiskError::Read { path: path.to_owned(), source })
+}
