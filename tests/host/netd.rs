@@ -261,6 +261,54 @@ fn killed_at_any_step_leaves_what_gc_detach_and_attach_can_handle() {
 }
 
 #[test]
+fn failing_at_any_step_undoes_what_was_done() {
+    isolated("netd::failing_at_any_step_undoes_what_was_done", || {
+        if !support::require("host", support::has("strace"), "needs strace") {
+            return;
+        }
+        let alone = snapshot();
+        let mut failures = 0;
+        for others in [false, true] {
+            if others {
+                ok("attach", &document(3));
+            }
+            let before = snapshot();
+            for call in ["sendto", "ioctl", "execve"] {
+                for when in 1..40 {
+                    let inject = format!("inject={call}:error=ENOBUFS:when={when}");
+                    let output = run(
+                        command("strace").args([
+                            "-f",
+                            "-qq",
+                            "-o",
+                            "/dev/null",
+                            "-e",
+                            &inject,
+                            NETD,
+                            "attach",
+                        ]),
+                        document(2).to_string().as_bytes(),
+                    );
+                    if output.status.success() {
+                        break;
+                    }
+                    if !output.stdout.is_empty() {
+                        assert_eq!(record(&output)["schema"], "banger.error/1", "{call} {when}");
+                        failures += 1;
+                    }
+                    assert_eq!(snapshot(), before, "failed at {call} {when}");
+                }
+                ok("detach", &document(2));
+                assert_eq!(snapshot(), before);
+            }
+        }
+        assert!(failures > 20, "only {failures} failures");
+        ok("detach", &document(3));
+        assert_eq!(snapshot(), alone);
+    });
+}
+
+#[test]
 fn gc_and_detach_touch_nothing_without_the_tag() {
     isolated("netd::gc_and_detach_touch_nothing_without_the_tag", || {
         // A tap of the right name, made by somebody else; a tap of another state directory; a bare bridge.
