@@ -89,11 +89,12 @@ fn tap(n: u8) -> String {
     format!("bgt{STATE}00{n:02x}")
 }
 
-/// Everything that banger could leave behind: the links but for their counters, and the whole ruleset.
+/// Everything that banger could leave behind: the links but for their counters, and the whole ruleset. As text: JSON has handles,
+/// which tell how often a chain was rewritten and not what it holds.
 fn snapshot() -> (BTreeSet<String>, String) {
     let links: Value = serde_json::from_slice(&ip(&["-j", "link"])).expect("ip prints JSON");
     let names = links.as_array().expect("a list").iter().map(|l| format!("{} {}", l["ifname"], l["master"]));
-    let rules = sh("nft -j list ruleset");
+    let rules = sh("nft list ruleset");
     assert!(rules.status.success());
     (names.collect(), String::from_utf8_lossy(&rules.stdout).into_owned())
 }
@@ -273,20 +274,12 @@ fn failing_at_any_step_undoes_what_was_done() {
                 ok("attach", &document(3));
             }
             let before = snapshot();
-            for call in ["sendto", "ioctl", "execve"] {
+            for call in ["sendto", "ioctl"] {
                 for when in 1..40 {
+                    // Not in children: those that undo would fail as well.
                     let inject = format!("inject={call}:error=ENOBUFS:when={when}");
                     let output = run(
-                        command("strace").args([
-                            "-f",
-                            "-qq",
-                            "-o",
-                            "/dev/null",
-                            "-e",
-                            &inject,
-                            NETD,
-                            "attach",
-                        ]),
+                        command("strace").args(["-qq", "-o", "/dev/null", "-e", &inject, NETD, "attach"]),
                         document(2).to_string().as_bytes(),
                     );
                     if output.status.success() {
@@ -296,13 +289,18 @@ fn failing_at_any_step_undoes_what_was_done() {
                         assert_eq!(record(&output)["schema"], "banger.error/1", "{call} {when}");
                         failures += 1;
                     }
-                    assert_eq!(snapshot(), before, "failed at {call} {when}");
+                    assert_eq!(
+                        snapshot(),
+                        before,
+                        "failed at {call} {when}: {}",
+                        String::from_utf8_lossy(&output.stdout)
+                    );
                 }
                 ok("detach", &document(2));
                 assert_eq!(snapshot(), before);
             }
         }
-        assert!(failures > 20, "only {failures} failures");
+        assert!(failures > 15, "only {failures} failures");
         ok("detach", &document(3));
         assert_eq!(snapshot(), alone);
     });

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::NetError;
 use super::caller::Caller;
+use super::error::UndoError;
 use super::host::Host;
 use super::request::TapRequest;
 use super::rules::{self, Tables};
@@ -220,5 +221,5 @@ fn undo(error: NetError, request: &TapRequest, made: &Made) -> NetError {
     if undo_errors.is_empty() || nft_is_missing {
         return error;
     }
-    NetError::Undo { error: Box::new(error), undo_errors }
+    UndoError { error: Box::new(error), undo_errors }.into()
 }
