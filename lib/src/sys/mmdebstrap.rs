@@ -127,7 +127,8 @@ impl Bootstrap<'_> {
             Exec::new(program).arg("--mode=unshare")
         };
         let mut exec = exec
-            .args(["--variant=apt", "--format=null"])
+            // Nothing of the root is kept after the hook: nothing in it is to be cleaned.
+            .args(["--variant=apt", "--format=null", "--skip=cleanup"])
             .arg(format!("--include={}", self.packages.join(",")))
             .args(self.dpkg_options.iter().map(|option| format!("--dpkgopt={option}")))
             .arg("--customize-hook=eval \"$BANGER_HOOK\"")
