@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::plumbing::{self, Input};
 use super::progress::ProgressArgs;
 use super::{Failure, lock};
-use crate::contract::image::{IMAGES_SCHEMA, ImageList};
+use crate::contract::image::{IMAGE_SCHEMA, IMAGES_SCHEMA, ImageList};
 use crate::contract::record::Vm;
 use crate::contract::{Coded, Document, ErrorCode, Fault};
 use crate::disk::attach::{self, Attach};
@@ -165,8 +165,17 @@ pub fn main(guest: &'static [u8]) -> ExitCode {
         Verb::Detach(input) => plumbing::record_verb(TOOL, "detach", &input, detach),
         Verb::Check(input) => plumbing::record_verb(TOOL, "check", &input, check),
         Verb::Gc(args) => value("gc", &|| gc(&args)),
-        Verb::Version => plumbing::emit(&plumbing::version(TOOL)),
+        Verb::Version => plumbing::emit(&version()),
     }
+}
+
+/// The schemas of this program's own besides those of every stage.
+fn version() -> Value {
+    let mut version = plumbing::version(TOOL);
+    if let Some(schemas) = version["schemas"].as_array_mut() {
+        schemas.extend([IMAGE_SCHEMA, IMAGES_SCHEMA, VMS_SCHEMA].map(Value::from));
+    }
+    version
 }
 
 impl StateArgs {
