@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use banger_lib::contract::record::{DiskBackend, VmmKind};
+use banger_lib::contract::record::{DiskBackend, Init, VmmKind};
 use banger_lib::types::{ImageName, VmName};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
@@ -160,12 +160,33 @@ impl From<DiskChoice> for DiskBackend {
     }
 }
 
+/// Which init runs in the guest, as a person asks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum InitChoice {
+    /// banger's own: sshd and nothing else
+    Lean,
+    /// The image's /sbin/init (build it with --package systemd-sysv)
+    Systemd,
+}
+
+impl From<InitChoice> for Init {
+    fn from(choice: InitChoice) -> Self {
+        match choice {
+            InitChoice::Lean => Self::Lean,
+            InitChoice::Systemd => Self::Systemd,
+        }
+    }
+}
+
 /// What a VM is made of.
 #[derive(Debug, Clone, Args)]
 pub struct Spec {
     /// The image to boot; `debian` is built on first use
     #[arg(long, value_name = "IMAGE", default_value = "debian")]
     pub image: ImageName,
+    /// Which init runs in the guest [default: the image's, mostly lean]
+    #[arg(long, value_enum, value_name = "INIT")]
+    pub init: Option<InitChoice>,
     /// Virtual CPUs, 1 to 32 [default: the host's, at most 2]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=32))]
     pub vcpus: Option<u8>,

@@ -151,7 +151,7 @@ fn describe(
         owner_uid: rustix::process::getuid().as_raw(),
         created_at: clock::now_rfc3339(),
         image: spec.image.clone(),
-        init: choice.image.init(),
+        init: spec.init.map_or_else(|| choice.image.init(), Into::into),
         hostname: name.clone(),
         name,
         vcpus: spec.vcpus.unwrap_or_else(default_vcpus),

@@ -4,6 +4,7 @@
 mod support;
 
 mod disk;
+mod firecracker;
 mod netd;
 mod pipe;
 mod state;

@@ -22,8 +22,14 @@ fn schemas_are_those_of_the_code() {
 fn banger_json_lists_every_field_and_every_code() {
     let path = root().join("man/banger-json.7");
     let page = read(&path);
-    let wanted = with_block(&page, "FIELDS", &fields()).and_then(|page| with_block(&page, "CODES", &codes()));
-    assert_file(&path, &wanted.expect("banger-json.7 has lines BEGIN and END GENERATED FIELDS and CODES"));
+    let wanted = [("FIELDS", fields()), ("IMAGE", image()), ("CODES", codes())].iter().fold(
+        page,
+        |page, (name, block)| {
+            with_block(&page, name, block)
+                .unwrap_or_else(|| panic!("banger-json.7 has no lines BEGIN and END GENERATED {name}"))
+        },
+    );
+    assert_file(&path, &wanted);
 }
 
 fn named(name: &str) -> Value {
@@ -44,10 +50,17 @@ fn fields() -> String {
     out
 }
 
-/// One entry for every property, those of objects inside it named `outer.inner`.
+fn image() -> String {
+    let record = named("banger.image.1.json");
+    properties(&record, &record, "")
+}
+
+/// One entry for every property but `schema`, those of objects inside it named `outer.inner`.
 fn properties(record: &Value, object: &Value, prefix: &str) -> String {
     let mut out = String::new();
-    for (name, schema) in object["properties"].as_object().into_iter().flatten() {
+    for (name, schema) in
+        object["properties"].as_object().into_iter().flatten().filter(|(name, _)| *name != "schema")
+    {
         let body = resolve(record, inner(schema));
         let description =
             if schema["description"].is_string() { &schema["description"] } else { &body["description"] };

@@ -19,8 +19,18 @@ pub fn require(tier: &str, condition: bool, reason: &str) -> bool {
     }
     if !condition {
         writeln!(std::io::stderr(), "SKIPPED: {reason}").expect("stderr is there");
+        note_skip(tier, reason);
     }
     condition
+}
+
+/// Runners hide what a passed test says, so tests/run collects the reasons in a file.
+fn note_skip(tier: &str, reason: &str) {
+    let Some(path) = std::env::var_os("BANGER_TEST_SKIPPED") else { return };
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+    // One write, so that tests side by side do not mix their lines.
+    let written = file.and_then(|mut file| file.write_all(format!("{tier}: {reason}\n").as_bytes()));
+    written.expect("the reason can be noted");
 }
 
 /// Whether the tests run as root.

@@ -9,3 +9,4 @@ mod home;
 mod lifecycle;
 mod main_job;
 mod pipeline;
+mod unprivileged;

@@ -96,7 +96,12 @@ fn subsection(out: &mut String, title: &str, command: &Command) {
 fn entry(out: &mut String, argument: &Arg) {
     writeln!(out, ".TP\n{}", term(argument)).expect("writing to a string");
     let help = argument.get_long_help().or(argument.get_help()).map(ToString::to_string).unwrap_or_default();
-    let mut sentences = vec![help.trim().trim_end_matches('.').to_owned() + "."];
+    // Where the default depends on the host, the help says it in clap's brackets itself.
+    let (help, told) = match help.trim().strip_suffix(']').and_then(|help| help.rsplit_once(" [default: ")) {
+        Some((help, default)) => (help.to_owned(), Some(format!("Default: {default}."))),
+        None => (help.trim().to_owned(), None),
+    };
+    let mut sentences = vec![help.trim_end_matches('.').to_owned() + "."];
     let values = argument.get_possible_values();
     let values: Vec<&str> = values.iter().filter(|v| !v.is_hide_set()).map(|v| v.get_name()).collect();
     if !values.is_empty() && argument.get_action().takes_values() {
@@ -106,6 +111,7 @@ fn entry(out: &mut String, argument: &Arg) {
     if !defaults.is_empty() && argument.get_action().takes_values() && !argument.is_hide_default_value_set() {
         sentences.push(format!("Default: {}.", defaults.join(" ")));
     }
+    sentences.extend(told);
     if let Some(variable) = argument.get_env() {
         sentences.push(format!("Environment: {}.", variable.to_string_lossy()));
     }
@@ -136,9 +142,12 @@ fn term(argument: &Arg) -> String {
     term
 }
 
-/// `text` as it stands in a man page: backslashes and hyphens literal, no line a request.
+/// `text` as it stands in a man page: backslashes and hyphens literal, what is in backquotes bold, no line a request.
 fn escape(text: &str) -> String {
     let escaped = text.replace('\\', "\\e").replace('-', "\\-");
+    let parts = escaped.split('`').enumerate();
+    let escaped: String =
+        parts.map(|(i, part)| if i % 2 == 1 { format!("\\fB{part}\\fR") } else { part.to_owned() }).collect();
     if escaped.starts_with(['.', '\'']) { format!("\\&{escaped}") } else { escaped }
 }
 
@@ -160,6 +169,9 @@ mod tests {
             /// Read FILE; see a\b
             #[arg(short, long, value_name = "FILE", default_value = "-", env = "BANGER_X")]
             _input: String,
+            /// Use `cc` [default: 2 of them]
+            #[arg(long, value_name = "N")]
+            _count: Option<u8>,
             /// .hidden
             #[arg(long, hide = true)]
             _secret: bool,
@@ -181,6 +193,7 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("Read FILE; see a\\eb.\nDefault: \\-.\nEnvironment: BANGER_X.\n"), "{text}");
+        assert!(text.contains("Use \\fBcc\\fR.\nDefault: 2 of them.\n"), "{text}");
         assert!(text.contains("\\fICOMMAND\\fR...\nThe command.\n"), "{text}");
         assert!(!text.contains("secret"), "{text}");
     }

@@ -108,13 +108,12 @@ fn require_same_bridge(host: &Host, request: &TapRequest) -> Result<(), NetError
 /// The tap is there, and its rules were made for other values.
 fn require_same_guest(tables: &Tables, request: &TapRequest) -> Result<(), NetError> {
     let Some(what) = tables.conflict(request) else { return Ok(()) };
-    let wanted = match what {
-        "vm.mac" => request.mac.to_string(),
-        "vm.nat" => request.nat.to_string(),
-        _ => request.address.to_string(),
+    let (found, wanted) = match what {
+        "vm.mac" => ("another".to_owned(), request.mac.to_string()),
+        "vm.nat" => ((!request.nat).to_string(), request.nat.to_string()),
+        _ => ("another".to_owned(), request.address.to_string()),
     };
-    let object = format!("the tap {}", request.names.tap);
-    Err(NetError::Differs { object, what, found: "another".into(), wanted })
+    Err(NetError::Differs { object: format!("the tap {}", request.names.tap), what, found, wanted })
 }
 
 /// Whether the guest may go out and the host does not forward.
@@ -132,7 +131,7 @@ fn make(
     let bridge = timeline.step("bridge", || ensure_bridge(host, request, made))?;
     // Before the attempt: a program that failed may have come as far as the kernel all the same.
     made.rules = host.tap(&request.names)?.is_none();
-    timeline.step("nft", || rules::apply(request))?;
+    timeline.step("nft", || rules::apply(request, made.bridge))?;
     if request.nat {
         let switched = timeline.step("forwarding", forwarding::switch_ipv4_on);
         let (Forwarding::Identity | Forwarding::SwitchedOn) =

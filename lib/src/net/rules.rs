@@ -49,12 +49,14 @@ add element bridge {table} {MAP} {{ \"{tap}\" : jump {tap} }}
     )
 }
 
-/// Applies the skeleton and the VM's part, in one transaction.
+/// Applies the skeleton and the VM's part, in one transaction. `anew` drops what the tables held: where the bridge was not there
+/// no VM can have been attached, and a crash may have left anything.
 ///
 /// # Errors
 /// `nft` refuses; [`NetError::AddressTaken`] where another VM has the address.
-pub fn apply(request: &TapRequest) -> Result<(), NetError> {
-    let script = skeleton(request) + &guest(request);
+pub fn apply(request: &TapRequest, anew: bool) -> Result<(), NetError> {
+    let dropped = if anew { removal(&request.names.table) } else { String::new() };
+    let script = dropped + &skeleton(request) + &guest(request);
     nft::apply(&request.names.table, &script).map_err(|error| {
         // Elements are the only thing here that can be there with another value, and a tap's is always its own chain.
         if error.is_existing() { NetError::AddressTaken(request.address) } else { error.into() }
@@ -66,12 +68,15 @@ pub fn apply(request: &TapRequest) -> Result<(), NetError> {
 /// # Errors
 /// `nft` refuses.
 pub fn remove_tables(table: &str) -> Result<(), NftError> {
-    let mut script = String::new();
-    for family in FAMILIES {
-        // Adding what exists is no error and deleting what does not is, so: both, in one transaction.
-        write!(script, "add table {family} {table}\ndelete table {family} {table}\n").expect("to a string");
-    }
-    nft::apply(table, &script)
+    nft::apply(table, &removal(table))
+}
+
+/// Adding a table that exists is no error and deleting one that does not is, so: both.
+fn removal(table: &str) -> String {
+    FAMILIES
+        .iter()
+        .map(|family| format!("add table {family} {table}\ndelete table {family} {table}\n"))
+        .collect()
 }
 
 /// Both tables of a state directory as the kernel holds them; absent ones are empty.

@@ -48,7 +48,8 @@ impl Coded for RootLockError {
     }
 }
 
-/// The held lock; dropping it, or dying, releases it.
+/// The held lock; dropping it, or dying, releases it. Programs that are started meanwhile inherit it, so when this one is
+/// killed the lock lasts until what it had started has ended, too.
 #[derive(Debug)]
 pub struct RootLock {
     _file: File,
@@ -83,6 +84,7 @@ impl RootLock {
         wait(&file, patience)
             .map_err(error)?
             .ok_or(RootLockError::Busy { path: path.clone(), waited: patience })?;
+        rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty()).map_err(|e| error(e.into()))?;
         Ok(Self { _file: file })
     }
 }

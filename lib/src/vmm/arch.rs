@@ -1,0 +1,35 @@
+//! What of a virtual machine depends on the processor's architecture.
+
+/// QEMU's system emulator.
+#[cfg(target_arch = "x86_64")]
+pub const QEMU: &str = "qemu-system-x86_64";
+/// QEMU's system emulator.
+#[cfg(target_arch = "aarch64")]
+pub const QEMU: &str = "qemu-system-aarch64";
+
+/// QEMU's machine type. `microvm` hangs in TSC calibration under emulation and is slower there: q35.
+#[cfg(target_arch = "x86_64")]
+pub const QEMU_MACHINE: &str = "q35";
+/// QEMU's machine type.
+#[cfg(target_arch = "aarch64")]
+pub const QEMU_MACHINE: &str = "virt";
+
+/// The part of the kernel's command line that names the console and the way to restart.
+#[cfg(target_arch = "x86_64")]
+pub const BOOT_LINE: &str = "console=ttyS0 reboot=k";
+/// The part of the kernel's command line that names the console and the way to restart.
+#[cfg(target_arch = "aarch64")]
+pub const BOOT_LINE: &str = "console=ttyAMA0";
+
+/// The kernel's boot line under Firecracker, which adds `pci=off` and the devices.
+///
+/// `quiet loglevel=1`: the serial port costs one exit to Firecracker per byte. `reboot=k panic=1 banger.halt=reboot`: a guest that
+/// powers off does not end Firecracker on x86, one that reboots through the keyboard controller does (#598 of
+/// firecracker-microvm/firecracker), and banger-guest reboots where it is told to. The rest spares probes of hardware that
+/// is not there; no `nomodule`, which Firecracker's default has and which breaks the kernels of distributions.
+#[cfg(target_arch = "x86_64")]
+pub const FIRECRACKER_BOOT_LINE: &str = "console=ttyS0 quiet loglevel=1 reboot=k panic=1 i8042.noaux i8042.nomux \
+     i8042.dumbkbd swiotlb=noforce random.trust_cpu=on net.ifnames=0 banger.halt=reboot";
+/// The kernel's boot line under Firecracker, which ends when the guest resets through PSCI.
+#[cfg(target_arch = "aarch64")]
+pub const FIRECRACKER_BOOT_LINE: &str = "console=ttyS0 quiet loglevel=1 panic=1 keep_bootcon random.trust_cpu=on net.ifnames=0 banger.halt=reboot";

@@ -1,0 +1,105 @@
+//! From an API socket that is not there yet to a machine that boots.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::api::{Action, Configuration, EntropyDevice, Version};
+use super::client::Client;
+use super::error::LaunchError;
+use crate::sys::inotify::NewEntries;
+use crate::sys::unix;
+use crate::vmm::monitor::Process;
+
+/// The first Firecracker that banger speaks to: `(1, 14)`. nixpkgs 26.05 ships it.
+pub const OLDEST: (u32, u32) = (1, 14);
+
+/// Connects to the socket `name` in the VM's directory as soon as it is there and listened to, until `until` at the latest. A
+/// Firecracker that ends is not waited for.
+///
+/// # Errors
+/// [`LaunchError::NoSocket`], [`LaunchError::Ended`], [`LaunchError::Socket`].
+pub fn connect_when_there(
+    process: Process<'_>,
+    name: &str,
+    until: Instant,
+) -> Result<UnixStream, LaunchError> {
+    let socket = |source| LaunchError::Socket { source };
+    // Watched before the first attempt, so that nothing is missed between the two.
+    let entries = NewEntries::watch(unix::short_path(process.dir, ".")).map_err(socket)?;
+    loop {
+        entries.clear();
+        let left = until.saturating_duration_since(Instant::now());
+        let wait = match unix::connect_in(process.dir, name) {
+            Ok(stream) => return Ok(stream),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => left,
+            // It is bound and not listened to yet, which nothing tells: that takes Firecracker microseconds.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                left.min(Duration::from_millis(1))
+            }
+            Err(source) => return Err(LaunchError::Socket { source }),
+        };
+        if left.is_zero() {
+            return Err(LaunchError::NoSocket);
+        }
+        let mut fds =
+            [PollFd::new(&entries, PollFlags::IN), PollFd::from_borrowed_fd(process.pidfd, PollFlags::IN)];
+        let timeout = Timespec { tv_sec: wait.as_secs().cast_signed(), tv_nsec: wait.subsec_nanos().into() };
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(_) if fds[1].revents().is_empty() => {}
+            Ok(_) => return Err(LaunchError::Ended { request: "its API socket was there".to_owned() }),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(socket(errno.into())),
+        }
+    }
+}
+
+/// Firecracker's version, where it is new enough.
+///
+/// # Errors
+/// [`LaunchError::TooOld`], [`LaunchError::Request`].
+pub fn version(client: &mut Client) -> Result<String, LaunchError> {
+    let Version { firecracker_version: version } = client.get("/version")?;
+    supported(version)
+}
+
+/// `version`, where it is one and new enough.
+///
+/// # Errors
+/// [`LaunchError::TooOld`], [`LaunchError::NoVersion`].
+pub fn supported(version: String) -> Result<String, LaunchError> {
+    let mut numbers = version.split(['.', '-', '+']).map(|n| n.parse::<u32>().ok());
+    match (numbers.next().flatten(), numbers.next().flatten()) {
+        (Some(major), Some(minor)) if (major, minor) >= OLDEST => Ok(version),
+        (Some(_), Some(_)) => Err(LaunchError::TooOld { version }),
+        _ => Err(LaunchError::NoVersion { said: version.chars().take(100).collect() }),
+    }
+}
+
+/// Tells Firecracker everything about the machine, in the order that it wants.
+///
+/// # Errors
+/// [`LaunchError::Request`].
+pub fn configure(client: &mut Client, configuration: &Configuration) -> Result<(), LaunchError> {
+    client.put("/machine-config", &configuration.machine)?;
+    client.put("/boot-source", &configuration.boot)?;
+    for drive in &configuration.drives {
+        client.put(&format!("/drives/{}", drive.drive_id), drive)?;
+    }
+    let interface = &configuration.interface;
+    client.put(&format!("/network-interfaces/{}", interface.iface_id), interface)?;
+    client.put("/vsock", &configuration.vsock)?;
+    // A guest with little entropy stalls at its first key (#663).
+    client.put("/entropy", &EntropyDevice {})?;
+    Ok(())
+}
+
+/// Boots the machine.
+///
+/// # Errors
+/// [`LaunchError::Request`].
+pub fn start(client: &mut Client) -> Result<(), LaunchError> {
+    Ok(client.put("/actions", &Action::InstanceStart)?)
+}

@@ -1,0 +1,141 @@
+//! Firecracker: told over its API socket what to boot, and heard through its vsock's Unix sockets.
+
+pub mod api;
+pub mod client;
+pub mod error;
+pub mod explain;
+pub mod launch;
+pub mod vsock;
+
+use std::fs::File;
+use std::os::fd::BorrowedFd;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use self::client::Client;
+use self::error::{EndedError, LaunchError, NoKvm};
+use super::monitor::{Channel, Launch, Machine, Monitor, MonitorError, Process};
+use crate::contract::record::{Accel, NetMode, VmmKind};
+use crate::sys::exec::Exec;
+use crate::sys::kvm;
+use crate::types::LinkName;
+
+/// The program's name.
+pub const PROGRAM: &str = "firecracker";
+/// The most vCPUs that Firecracker gives a VM.
+pub const MAX_VCPUS: u8 = 32;
+/// The API socket in Firecracker's working directory, the VM's; [`crate::state::dir::VmDir::api_socket`].
+const API_SOCKET: &str = "api.sock";
+/// How long `firecracker --version` may take.
+const VERSION_LIMIT: Duration = Duration::from_secs(10);
+
+/// The Firecracker that is in PATH.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Firecracker;
+
+fn boxed(error: impl Into<LaunchError>) -> MonitorError {
+    Box::new(error.into())
+}
+
+/// The tap that `machine` is on.
+fn tap(machine: &Machine) -> Result<&LinkName, LaunchError> {
+    match machine.net.mode {
+        NetMode::User => Err(LaunchError::UserNetwork),
+        NetMode::Tap => machine.net.tap.as_ref().ok_or(LaunchError::NoTap),
+    }
+}
+
+/// Opens every file of the VM as Firecracker will, so that a missing one is named by its field of the record.
+fn check_files(machine: &Machine) -> Result<(), LaunchError> {
+    let disk = &machine.disk;
+    let upper = disk.upper_device.as_ref().map(|path| ("disk.upper_device", path, true));
+    let fixed = [
+        ("disk.kernel_elf", &disk.kernel_elf, false),
+        ("disk.initrd", &disk.initrd, false),
+        ("disk.root_device", &disk.root_device, !disk.root_read_only),
+        ("disk.work_device", &disk.work_device, true),
+    ];
+    for (field, path, write) in fixed.into_iter().chain(upper) {
+        let opened = File::options().read(true).write(write).open(path);
+        opened.map_err(|source| LaunchError::File { field, path: path.clone(), source })?;
+    }
+    Ok(())
+}
+
+fn boot(machine: &Machine, process: Process<'_>, until: Instant) -> Result<String, LaunchError> {
+    let stream = launch::connect_when_there(process, API_SOCKET, until)?;
+    let mut client = Client::new(stream, until);
+    let version = launch::version(&mut client)?;
+    launch::configure(&mut client, &api::Configuration::new(machine, tap(machine)?))?;
+    launch::start(&mut client)?;
+    Ok(version)
+}
+
+impl Monitor for Firecracker {
+    fn kind(&self) -> VmmKind {
+        VmmKind::Firecracker
+    }
+
+    fn program(&self) -> &'static str {
+        PROGRAM
+    }
+
+    fn version(&self) -> Result<String, MonitorError> {
+        let exec = Exec::new(PROGRAM).arg("--version").deadline(VERSION_LIMIT).stdout_limit(4096);
+        let stdout = exec.run().map_err(boxed)?;
+        // "Firecracker v1.14.0" and, in some releases, an empty line and more.
+        let text = String::from_utf8_lossy(&stdout).into_owned();
+        let first = text.lines().next().unwrap_or_default();
+        let version = first.strip_prefix("Firecracker v").unwrap_or(first).trim();
+        launch::supported(version.to_owned()).map_err(boxed)
+    }
+
+    fn accel(&self) -> Result<(Accel, String), MonitorError> {
+        kvm::usable().map_err(|reason| boxed(LaunchError::NoKvm { source: NoKvm(reason) }))?;
+        Ok((Accel::Kvm, "KVM works here".to_owned()))
+    }
+
+    fn check(&self, machine: &Machine) -> Result<(), MonitorError> {
+        tap(machine).map_err(boxed)?;
+        if !(1..=MAX_VCPUS).contains(&machine.vm.vcpus) {
+            return Err(boxed(LaunchError::Vcpus(machine.vm.vcpus)));
+        }
+        check_files(machine).map_err(boxed)?;
+        Exec::new(PROGRAM).command().map(drop).map_err(boxed)
+    }
+
+    fn launch(&self, machine: &Machine, dir: BorrowedFd<'_>) -> Result<Launch, MonitorError> {
+        let path = machine.dir().path().to_owned();
+        let exec = Exec::new(PROGRAM)
+            .args(["--api-sock", API_SOCKET, "--id", machine.vm.id.as_str()])
+            // To stderr, which the supervisor caps: a guest can make Firecracker complain without end. Left to itself it logs to
+            // stdout, which is the guest's console.
+            .args(["--log-path", "/proc/self/fd/2", "--level", "Warning"])
+            .current_dir(&path);
+        let command = exec.command().map_err(boxed)?;
+        let events = vsock::listen_for_events(dir).map_err(|source| boxed(LaunchError::Socket { source }))?;
+        Ok(Launch {
+            command,
+            inherit: Vec::new(),
+            channel: Channel::Vsock { events, requests: path.join(vsock::SOCKET) },
+            sockets: vec![vsock::SOCKET, vsock::EVENT_SOCKET],
+        })
+    }
+
+    fn boot(&self, machine: &Machine, process: Process<'_>, until: Instant) -> Result<String, MonitorError> {
+        boot(machine, process, until).map_err(boxed)
+    }
+
+    fn press_power_button(&self, process: Process<'_>, until: Instant) -> Result<(), MonitorError> {
+        let press = || {
+            let stream = launch::connect_when_there(process, API_SOCKET, until)?;
+            Ok::<_, LaunchError>(Client::new(stream, until).put("/actions", &api::Action::SendCtrlAltDel)?)
+        };
+        press().map_err(boxed)
+    }
+
+    fn explain_end(&self, status: ExitStatus, log: &str) -> Option<MonitorError> {
+        let ended = EndedError { status, log: log.to_owned() };
+        if ended.is_known() { Some(Box::new(ended)) } else { None }
+    }
+}

@@ -1,0 +1,4 @@
+//! `banger-fc` and its client of Firecracker's API, against the fake Firecracker of tests/fakes.
+
+mod api;
+mod stage;
