@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use super::plumbing::{self, Input};
@@ -220,11 +220,14 @@ fn image_build(args: &BuildArgs, guest: &[u8]) -> Result<Value, Failure> {
         size_bytes: args.size_bytes,
     };
     let users = users_of(&state, &args.name)?;
+    let uid = nix::unistd::geteuid();
+    let user = nix::unistd::User::from_uid(uid).ok().flatten();
     let builder = Builder {
         guest,
-        uid: rustix::process::geteuid().as_raw(),
-        user: &std::env::var("USER").unwrap_or_default(),
-        temp_dir: &std::env::temp_dir(),
+        uid: uid.as_raw(),
+        user: &user.map(|user| user.name).unwrap_or_default(),
+        // Not TMPDIR, which may be private to the user, nor /tmp, which may be small.
+        temp_dir: Path::new("/var/tmp"),
         etc_apt: Path::new("/etc/apt"),
     };
     let image = build::build(&state, &lock, &request, &builder, &users, &mut |step, message| {
@@ -319,11 +322,28 @@ enum GcError {
     Json(#[source] serde_json::Error),
     #[error("the list's schema is {0:?}; this verb speaks {VMS_SCHEMA:?}")]
     Schema(String),
+    #[error("cannot remove everything: {}", said(.errors))]
+    Leftovers { removed: Vec<String>, errors: Vec<Fault> },
+}
+
+/// What went wrong, for people.
+fn said(errors: &[Fault]) -> String {
+    errors.iter().map(Fault::human_line).collect::<Vec<_>>().join("; ")
 }
 
 impl Coded for GcError {
+    fn details(&self) -> Map<String, Value> {
+        match self {
+            Self::Leftovers { removed, errors } => Map::from_iter([
+                ("removed".to_owned(), to_value(removed)),
+                ("errors".to_owned(), to_value(errors)),
+            ]),
+            _ => Map::new(),
+        }
+    }
     fn code(&self) -> ErrorCode {
         match self {
+            Self::Leftovers { errors, .. } => errors.first().map_or(ErrorCode::Failed, |fault| fault.code),
             Self::Empty => ErrorCode::NoInput,
             Self::Json(_) => ErrorCode::BadInput,
             Self::Schema(_) => ErrorCode::UnsupportedSchema,
@@ -350,6 +370,9 @@ fn gc(args: &GcArgs) -> Result<Value, Failure> {
     };
     let gc::Collected { removed, errors } = gc::collect(&state, &keep, &is_recorded);
     let errors: Vec<Fault> = errors.iter().map(|error| Fault::new(&**error, TOOL, "gc")).collect();
+    if !errors.is_empty() {
+        return Err(GcError::Leftovers { removed, errors }.into());
+    }
     Ok(json!({ "schema": "banger.gc/1", "tool": TOOL, "removed": removed, "errors": errors }))
 }
 

@@ -82,7 +82,7 @@ pub struct Builder<'a> {
     pub uid: u32,
     /// Its name.
     pub user: &'a str,
-    /// The directory for temporary files that everybody can pass through, such as /tmp.
+    /// A directory for temporary files that everybody can pass through, such as /var/tmp.
     pub temp_dir: &'a Path,
     /// The host's apt configuration: /etc/apt.
     pub etc_apt: &'a Path,
