@@ -190,6 +190,18 @@ fn a_killed_build_is_cleaned_up_by_the_next_command() {
     assert_eq!(builds.images(), ["debian"]);
 }
 
+#[test]
+fn an_interrupted_build_removes_what_it_made() {
+    let Some(builds) = Builds::new() else { return };
+    let build = builds.command(&[("FAKE_SLEEP", "60")]).stdout(Stdio::piped()).spawn().unwrap();
+    wait_for(|| builds.file("pid").exists(), "the build to begin");
+    let killed = run(command("kill").args(["-TERM", &build.id().to_string()]), b"");
+    assert!(killed.status.success());
+    let output = build.wait_with_output().unwrap();
+    assert_error(&output, 1, "interrupted");
+    assert_eq!(builds.images(), ["debian"]);
+}
+
 fn wait_for(condition: impl Fn() -> bool, what: &str) {
     let start = Instant::now();
     while !condition() {

@@ -25,6 +25,7 @@ use crate::state::handles::Handles;
 use crate::state::lock::ImagesLock;
 use crate::sys::clock::Timeline;
 use crate::sys::git_identity;
+use crate::sys::signal::Interrupts;
 use crate::types::{ImageName, VmId, VmName};
 
 /// This program.
@@ -145,6 +146,17 @@ impl Coded for StateDirError {
     }
 }
 
+/// Signals cannot be caught.
+#[derive(Debug, Error)]
+#[error("cannot catch signals")]
+struct SignalsError(#[source] std::io::Error);
+
+impl Coded for SignalsError {
+    fn code(&self) -> ErrorCode {
+        ErrorCode::Failed
+    }
+}
+
 /// Runs the program. `guest` is banger-guest, the static executable that goes into every initrd.
 pub fn main(guest: &'static [u8]) -> ExitCode {
     let arguments = match plumbing::parse::<Arguments>(TOOL) {
@@ -220,6 +232,8 @@ fn image_build(args: &BuildArgs, guest: &[u8]) -> Result<Value, Failure> {
         size_bytes: args.size_bytes,
     };
     let users = users_of(&state, &args.name)?;
+    // A build that is interrupted removes what it has made.
+    let interrupts = Interrupts::catch().map_err(SignalsError)?;
     let uid = nix::unistd::geteuid();
     let user = nix::unistd::User::from_uid(uid).ok().flatten();
     let builder = Builder {
@@ -229,6 +243,7 @@ fn image_build(args: &BuildArgs, guest: &[u8]) -> Result<Value, Failure> {
         // Not TMPDIR, which may be private to the user, nor /tmp, which may be small.
         temp_dir: Path::new("/var/tmp"),
         etc_apt: Path::new("/etc/apt"),
+        interrupted: &|| interrupts.pending(),
     };
     let image = build::build(&state, &lock, &request, &builder, &users, &mut |step, message| {
         progress.tell(step, message);
