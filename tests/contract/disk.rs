@@ -1,1 +1,256 @@
-//! Contract tests.
+//! `banger-disk` without privilege: tiny filesystems, real programs.
+
+use std::fs::{self, File};
+use std::io::{Seek, Write};
+
+use serde_json::{Value, json};
+
+use crate::support::disk::{Bench, mode, names, vm_dir};
+use crate::support::{assert_error, record};
+
+/// What `vm plan` leaves in a VM's directory, before any disk.
+const PLANNED: [&str; 3] = ["host_key", "host_key.pub", "known_hosts"];
+
+#[test]
+fn attach_twice_changes_nothing_and_detach_keeps_the_disks() {
+    let bench = Bench::new();
+    let planned = bench.planned("dev1");
+    let first = bench.verb("attach", &planned);
+    assert_eq!(first["result"]["changed"], true);
+    let (disk, dir) = (&first["disk"], vm_dir(&first));
+    assert!(disk["backend"] == "overlay" || disk["backend"] == "reflink", "{disk}");
+    assert_eq!(mode(&dir.join("initrd")), 0o600, "it holds the host key");
+    assert_eq!(fs::metadata(dir.join("work.ext4")).unwrap().len(), 1 << 30, "grown to the VM's size");
+    // The same record again, and the plan replayed: both find it done.
+    for again in [&first, &planned] {
+        let second = bench.verb("attach", again);
+        assert_eq!(second["result"]["changed"], false);
+        assert_eq!(second["disk"], *disk);
+    }
+    assert_eq!(bench.verb("check", &first)["result"]["changed"], false);
+
+    let mut work = File::options().write(true).open(dir.join("work.ext4")).unwrap();
+    work.seek(std::io::SeekFrom::Start(1 << 20)).unwrap();
+    work.write_all(b"the guest was here").unwrap();
+    let before = fs::read(dir.join("work.ext4")).map(|bytes| bytes[1 << 20..][..18].to_vec()).unwrap();
+    let detached = bench.verb("detach", &first);
+    assert_eq!(detached["result"]["changed"], true);
+    assert!(detached["disk"].is_null());
+    assert!(!dir.join("initrd").exists() && dir.join("work.ext4").exists());
+    assert_eq!(bench.verb("detach", &detached)["result"]["changed"], false, "removing nothing succeeds");
+
+    let back = bench.verb("attach", &detached);
+    assert_eq!(back["result"]["changed"], true);
+    assert_eq!(back["disk"]["root_device"], disk["root_device"]);
+    assert_eq!(
+        fs::read(dir.join("work.ext4")).unwrap()[1 << 20..][..18],
+        before,
+        "the work disk is the same"
+    );
+}
+
+#[test]
+fn other_input_is_a_conflict_once_attached() {
+    let bench = Bench::new();
+    let attached = bench.verb("attach", &bench.planned("dev1"));
+    let mut network = attached.clone();
+    network["net"]["dns"] = json!(["192.0.2.53"]);
+    let mut hostname = attached.clone();
+    hostname["vm"]["hostname"] = "other".into();
+    for other in [network, hostname] {
+        let output = bench.disk(&["attach"], other.to_string().as_bytes());
+        let error = assert_error(&output, 1, "conflict");
+        assert!(error["error"]["hint"].as_str().unwrap().contains("detach"), "{error}");
+        let mut detached = other;
+        detached["disk"] = Value::Null;
+        assert_eq!(
+            bench.verb("attach", &detached)["result"]["changed"],
+            true,
+            "not attached: it is made anew"
+        );
+        bench.verb("detach", &attached);
+        bench.verb("attach", &attached);
+    }
+}
+
+#[test]
+fn a_deleted_image_file_is_named_and_nothing_is_left() {
+    let bench = Bench::new();
+    let planned = bench.planned("dev1");
+    for name in ["rootfs.ext4", "vmlinuz", "vmlinux", "initrd.cpio", "work-seed.ext4", "upper-seed.ext4"] {
+        let (file, away) = (bench.image_file(name), bench.state().join("away"));
+        fs::rename(&file, &away).unwrap();
+        let output = bench.disk(&["attach"], planned.to_string().as_bytes());
+        let error = assert_error(&output, 3, "not-found");
+        let text = error["error"]["message"].as_str().unwrap();
+        assert!(text.contains(name), "{text}");
+        assert!(error["error"]["hint"].as_str().unwrap().contains("banger image build debian"), "{error}");
+        let shown = record(&bench.disk(&["image", "show", "debian"], b""));
+        assert_eq!(shown["missing"], json!([name]));
+        fs::rename(&away, &file).unwrap();
+    }
+    assert_eq!(names(&vm_dir(&planned)), PLANNED);
+}
+
+#[test]
+fn bad_records_are_refused_and_leave_nothing() {
+    let bench = Bench::new();
+    let good = bench.planned("dev1");
+    let table: [(&str, Value, i32, &str); 12] = [
+        ("/net", Value::Null, 2, "bad-input"),
+        ("/vm/paths/rootfs", json!("rootfs.ext4"), 2, "bad-input"),
+        ("/vm/paths/rootfs", json!("/nonexistent/\u{1b}[2J"), 3, "not-found"),
+        ("/vm/paths/rootfs", json!("/"), 3, "not-found"),
+        ("/vm/paths/rootfs", json!(bench.image_file("vmlinuz")), 1, "failed"),
+        ("/vm/paths/work_seed", json!(bench.image_file("vmlinuz")), 1, "failed"),
+        ("/vm/paths/dir", json!("/etc"), 2, "bad-input"),
+        ("/vm/paths/dir", json!("relative/vms/0123456789ab"), 2, "bad-input"),
+        ("/vm/work_size_bytes", json!(u64::MAX), 2, "bad-input"),
+        ("/vm/rootfs_size_bytes", json!(-1), 2, "bad-input"),
+        ("/vm/disk_backend", json!("dm"), 5, "unsupported"),
+        ("/vm/disk_backend", json!("magic"), 2, "bad-input"),
+    ];
+    for (pointer, value, status, code) in table {
+        let mut bad = good.clone();
+        *bad.pointer_mut(pointer).unwrap() = value.clone();
+        let output = bench.disk(&["attach"], bad.to_string().as_bytes());
+        let error = assert_error(&output, status, code);
+        assert!(!String::from_utf8_lossy(&output.stderr).contains('\u{1b}'), "{pointer} {value}: {error}");
+        assert_eq!(names(&vm_dir(&good)), PLANNED, "{pointer} {value}");
+    }
+    let mut unknown = good.clone();
+    unknown["vm"]["surprise"] = json!(1);
+    assert_error(&bench.disk(&["attach"], unknown.to_string().as_bytes()), 2, "bad-input");
+}
+
+#[test]
+fn keys_that_are_missing_or_no_keys_are_refused() {
+    let bench = Bench::new();
+    let planned = bench.planned("dev1");
+    let dir = vm_dir(&planned);
+    let attach = || bench.disk(&["attach"], planned.to_string().as_bytes());
+    let client = bench.state().join("ssh/id_ed25519.pub");
+    fs::write(&client, "ssh-ed25519 AAAA\nssh-rsa injected\n").unwrap();
+    let error = assert_error(&attach(), 2, "bad-input");
+    assert!(error["error"]["message"].as_str().unwrap().contains("id_ed25519.pub"), "{error}");
+    fs::remove_file(&client).unwrap();
+    assert_error(&attach(), 3, "not-found");
+    fs::remove_file(dir.join("host_key")).unwrap();
+    let error = assert_error(&attach(), 3, "not-found");
+    assert!(error["error"]["message"].as_str().unwrap().contains("host_key"), "{error}");
+    assert_eq!(names(&dir), ["host_key.pub", "known_hosts"], "no disk is left of a failed attach");
+}
+
+#[test]
+fn a_running_vm_keeps_its_disks() {
+    let bench = Bench::new();
+    let attached = bench.verb("attach", &bench.planned("dev1"));
+    let lock = File::create(vm_dir(&attached).join("run.lock")).unwrap();
+    lock.lock().unwrap();
+    let document = attached.to_string();
+    assert_error(&bench.disk(&["detach"], document.as_bytes()), 1, "in-use");
+    assert_eq!(bench.verb("attach", &attached)["result"]["changed"], false);
+    fs::remove_file(vm_dir(&attached).join("work.ext4")).unwrap();
+    assert_error(&bench.disk(&["attach"], document.as_bytes()), 1, "in-use");
+    let error = assert_error(&bench.disk(&["check"], document.as_bytes()), 1, "failed");
+    assert!(error["error"]["message"].as_str().unwrap().contains("work.ext4"), "{error}");
+    drop(lock);
+    // It ran, so its entropy is spent: the initrd is made anew, and the disk that is gone with it.
+    assert_eq!(bench.verb("attach", &attached)["result"]["changed"], true);
+    bench.verb("check", &attached);
+}
+
+#[test]
+fn the_initrd_has_the_identity_and_the_keys() {
+    let bench = Bench::new();
+    fs::write(
+        bench.state().join(".gitconfig"),
+        "[user]\n\tname = Ann \"A\" Doe\n\temail = ann@example.org\n",
+    )
+    .unwrap();
+    let attached = bench.verb("attach", &bench.planned("dev1"));
+    let initrd = fs::read(vm_dir(&attached).join("initrd")).unwrap();
+    let key = fs::read_to_string(vm_dir(&attached).join("host_key")).unwrap();
+    let client = fs::read_to_string(bench.state().join("ssh/id_ed25519.pub")).unwrap();
+    let text = String::from_utf8_lossy(&initrd);
+    assert!(text.starts_with("not a kernel"), "the shared segment comes first");
+    assert!(text.contains("ann@example.org") && text.contains(key.lines().nth(1).unwrap()));
+    assert!(text.contains(client.split_whitespace().nth(1).unwrap()));
+    assert!(text.contains("root/.ssh/authorized_keys"));
+}
+
+#[test]
+fn gc_removes_what_belongs_to_nobody() {
+    let bench = Bench::new();
+    let recorded = bench.planned("dev1");
+    let vms = bench.state().join("vms");
+    let [orphan, listed, alive] = ["0000000000aa", "0000000000bb", "0000000000cc"].map(|id| vms.join(id));
+    for dir in [&orphan, &listed, &alive] {
+        fs::create_dir(dir).unwrap();
+        fs::write(dir.join("work.ext4"), "data").unwrap();
+    }
+    let lock = File::create(alive.join("run.lock")).unwrap();
+    lock.lock().unwrap();
+    let unfinished = bench.state().join("images/.tmp-abc");
+    fs::create_dir(&unfinished).unwrap();
+    fs::write(unfinished.join("rootfs.ext4"), "half").unwrap();
+    let list =
+        json!({ "schema": "banger.vms/1", "state_id": "01234567", "items": [{ "id": "0000000000bb" }] });
+    let report = record(&bench.disk(&["gc"], list.to_string().as_bytes()));
+    assert_eq!(report["schema"], "banger.gc/1");
+    assert_eq!(report["removed"], json!([unfinished, orphan]));
+    assert_eq!(report["errors"], json!([]));
+    assert!(listed.exists() && alive.exists() && vm_dir(&recorded).exists());
+    let again = record(&bench.disk(&["gc"], list.to_string().as_bytes()));
+    assert_eq!(again["removed"], json!([]));
+    assert_error(&bench.disk(&["gc"], b""), 2, "no-input");
+    assert_error(
+        &bench.disk(&["gc"], b"{\"schema\":\"banger.vms/9\",\"items\":[]}"),
+        2,
+        "unsupported-schema",
+    );
+    assert_error(&bench.disk(&["gc"], b"[]"), 2, "bad-input");
+}
+
+#[test]
+fn images_are_listed_shown_and_deleted() {
+    let bench = Bench::new();
+    let list = record(&bench.disk(&["image", "ls"], b""));
+    assert_eq!(list["schema"], "banger.images/1");
+    assert_eq!(list["items"][0]["name"], "debian");
+    assert_eq!(list["items"][0]["missing"], json!([]));
+    assert_error(&bench.disk(&["image", "show", "other"], b""), 3, "not-found");
+    assert_error(&bench.disk(&["image", "show", "../x"], b""), 2, "usage");
+    bench.planned("dev1");
+    let error = assert_error(&bench.disk(&["image", "delete", "debian"], b""), 1, "in-use");
+    assert!(error["error"]["message"].as_str().unwrap().contains("dev1"), "{error}");
+    fs::rename(bench.state().join("images/debian"), bench.state().join("images/spare")).unwrap();
+    let deleted = record(&bench.disk(&["image", "delete", "spare"], b""));
+    assert_eq!(deleted["result"]["changed"], true);
+    assert_eq!(record(&bench.disk(&["image", "delete", "spare"], b""))["result"]["changed"], false);
+    assert_eq!(names(&bench.state().join("images")), Vec::<String>::new());
+}
+
+#[test]
+fn wrong_build_arguments_are_refused_before_anything_is_made() {
+    let bench = Bench::new();
+    let table: [&[&str]; 8] = [
+        &["--suite", "../x"],
+        &["--suite", "-x"],
+        &["--package", "--option"],
+        &["--package", "a,b"],
+        &["--mirror", "ftp://example.org/"],
+        &["--mirror", "http://example.org/ sid main\ndeb http://x"],
+        &["--size", "4096"],
+        &["--distribution", "other"],
+    ];
+    for wrong in table {
+        let args = [&["image", "build", "new"], wrong].concat();
+        assert_error(&bench.disk(&args, b""), 2, "usage");
+    }
+    assert_error(&bench.disk(&["image", "build", "debian"], b""), 1, "conflict");
+    let mut bare = bench.disk_command();
+    let output = crate::support::run(bare.args(["image", "build", "new"]).env("PATH", "/nonexistent"), b"");
+    assert_error(&output, 5, "unsupported");
+    assert_eq!(names(&bench.state().join("images")), ["debian"]);
+}

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each tier uses its part")]
 
+pub mod disk;
+
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

@@ -5,13 +5,13 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use super::plumbing::{self, Input};
 use super::progress::ProgressArgs;
 use super::{Failure, lock};
-use crate::contract::image::{IMAGES_SCHEMA, ImageList};
+use crate::contract::image::{IMAGE_SCHEMA, IMAGES_SCHEMA, ImageList};
 use crate::contract::record::Vm;
 use crate::contract::{Coded, Document, ErrorCode, Fault};
 use crate::disk::attach::{self, Attach};
@@ -25,6 +25,7 @@ use crate::state::handles::Handles;
 use crate::state::lock::ImagesLock;
 use crate::sys::clock::Timeline;
 use crate::sys::git_identity;
+use crate::sys::signal::Interrupts;
 use crate::types::{ImageName, VmId, VmName};
 
 /// This program.
@@ -145,6 +146,17 @@ impl Coded for StateDirError {
     }
 }
 
+/// Signals cannot be caught.
+#[derive(Debug, Error)]
+#[error("cannot catch signals")]
+struct SignalsError(#[source] std::io::Error);
+
+impl Coded for SignalsError {
+    fn code(&self) -> ErrorCode {
+        ErrorCode::Failed
+    }
+}
+
 /// Runs the program. `guest` is banger-guest, the static executable that goes into every initrd.
 pub fn main(guest: &'static [u8]) -> ExitCode {
     let arguments = match plumbing::parse::<Arguments>(TOOL) {
@@ -165,8 +177,17 @@ pub fn main(guest: &'static [u8]) -> ExitCode {
         Verb::Detach(input) => plumbing::record_verb(TOOL, "detach", &input, detach),
         Verb::Check(input) => plumbing::record_verb(TOOL, "check", &input, check),
         Verb::Gc(args) => value("gc", &|| gc(&args)),
-        Verb::Version => plumbing::emit(&plumbing::version(TOOL)),
+        Verb::Version => plumbing::emit(&version()),
     }
+}
+
+/// The schemas of this program's own besides those of every stage.
+fn version() -> Value {
+    let mut version = plumbing::version(TOOL);
+    if let Some(schemas) = version["schemas"].as_array_mut() {
+        schemas.extend([IMAGE_SCHEMA, IMAGES_SCHEMA, VMS_SCHEMA].map(Value::from));
+    }
+    version
 }
 
 impl StateArgs {
@@ -211,12 +232,18 @@ fn image_build(args: &BuildArgs, guest: &[u8]) -> Result<Value, Failure> {
         size_bytes: args.size_bytes,
     };
     let users = users_of(&state, &args.name)?;
+    // A build that is interrupted removes what it has made.
+    let interrupts = Interrupts::catch().map_err(SignalsError)?;
+    let uid = nix::unistd::geteuid();
+    let user = nix::unistd::User::from_uid(uid).ok().flatten();
     let builder = Builder {
         guest,
-        uid: rustix::process::geteuid().as_raw(),
-        user: &std::env::var("USER").unwrap_or_default(),
-        temp_dir: &std::env::temp_dir(),
+        uid: uid.as_raw(),
+        user: &user.map(|user| user.name).unwrap_or_default(),
+        // Not TMPDIR, which may be private to the user, nor /tmp, which may be small.
+        temp_dir: Path::new("/var/tmp"),
         etc_apt: Path::new("/etc/apt"),
+        interrupted: &|| interrupts.pending(),
     };
     let image = build::build(&state, &lock, &request, &builder, &users, &mut |step, message| {
         progress.tell(step, message);
@@ -310,11 +337,28 @@ enum GcError {
     Json(#[source] serde_json::Error),
     #[error("the list's schema is {0:?}; this verb speaks {VMS_SCHEMA:?}")]
     Schema(String),
+    #[error("cannot remove everything: {}", said(.errors))]
+    Leftovers { removed: Vec<String>, errors: Vec<Fault> },
+}
+
+/// What went wrong, for people.
+fn said(errors: &[Fault]) -> String {
+    errors.iter().map(Fault::human_line).collect::<Vec<_>>().join("; ")
 }
 
 impl Coded for GcError {
+    fn details(&self) -> Map<String, Value> {
+        match self {
+            Self::Leftovers { removed, errors } => Map::from_iter([
+                ("removed".to_owned(), to_value(removed)),
+                ("errors".to_owned(), to_value(errors)),
+            ]),
+            _ => Map::new(),
+        }
+    }
     fn code(&self) -> ErrorCode {
         match self {
+            Self::Leftovers { errors, .. } => errors.first().map_or(ErrorCode::Failed, |fault| fault.code),
             Self::Empty => ErrorCode::NoInput,
             Self::Json(_) => ErrorCode::BadInput,
             Self::Schema(_) => ErrorCode::UnsupportedSchema,
@@ -341,6 +385,9 @@ fn gc(args: &GcArgs) -> Result<Value, Failure> {
     };
     let gc::Collected { removed, errors } = gc::collect(&state, &keep, &is_recorded);
     let errors: Vec<Fault> = errors.iter().map(|error| Fault::new(&**error, TOOL, "gc")).collect();
+    if !errors.is_empty() {
+        return Err(GcError::Leftovers { removed, errors }.into());
+    }
     Ok(json!({ "schema": "banger.gc/1", "tool": TOOL, "removed": removed, "errors": errors }))
 }
 

@@ -74,7 +74,6 @@ pub struct BuildRequest {
 }
 
 /// Who builds, and with what of the host.
-#[derive(Debug)]
 pub struct Builder<'a> {
     /// banger-guest.
     pub guest: &'a [u8],
@@ -82,10 +81,12 @@ pub struct Builder<'a> {
     pub uid: u32,
     /// Its name.
     pub user: &'a str,
-    /// The directory for temporary files that everybody can pass through, such as /tmp.
+    /// A directory for temporary files that everybody can pass through, such as /var/tmp.
     pub temp_dir: &'a Path,
     /// The host's apt configuration: /etc/apt.
     pub etc_apt: &'a Path,
+    /// The signal that asks this process to stop, once one came.
+    pub interrupted: &'a dyn Fn() -> Option<i32>,
 }
 
 /// Tells what is going on: the step and, within it, what it does.
@@ -201,7 +202,7 @@ fn bootstrap(
         scratch: scratch.path(),
         root,
     };
-    bootstrap.run(&mut |line| progress("bootstrap", line))?;
+    bootstrap.run(&mut |line| progress("bootstrap", line), builder.interrupted)?;
     scratch.remove()?;
     set_mode(tmp, 0o700)?;
     let path = tmp.join(VERSION);

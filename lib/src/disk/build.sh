@@ -9,7 +9,7 @@ rm -f "$root"/etc/ssh/ssh_host_* "$root/var/lib/dbus/machine-id" "$root/etc/host
 : > "$root/etc/machine-id"
 : > "$root/etc/resolv.conf"
 rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin "$root"/var/cache/apt/archives/*.deb
-rm -rf "$root"/tmp/* "$root"/var/tmp/* "$root"/var/log/*.log "$root"/var/log/apt "$root"/var/cache/debconf/*-old
+rm -rf "$root"/var/tmp/* "$root"/var/log/*.log "$root"/var/log/apt "$root"/var/cache/debconf/*-old
 rm -rf "$root"/usr/share/man/* "$root"/usr/share/info/*
 find "$root/usr/share/doc" ! -type d ! -name copyright -delete
 find "$root/usr/share/doc" -depth -type d -empty -delete
@@ -40,6 +40,8 @@ make_ext4 work-seed.ext4 "$root/root" "$BANGER_WORK_SIZE" banger-work
 # /dev, /proc and /sys are mounted inside the root; a second view of it has them empty.
 view=$root/mnt
 mount --bind "$root" "$view"
+# mmdebstrap has files of its own in /tmp. It still needs them: without its apt.conf there, it would go on with the host's.
+mount -t tmpfs -o mode=1777 tmpfs "$view/tmp"
 blocks=$(du -sx --block-size=4096 "$view" | cut -f1)
 inodes=$(find "$view" -xdev | wc -l)
 # Room for inode tables, bitmaps, the journal and the blocks of directories; a VM that writes its root grows it first.
@@ -47,4 +49,4 @@ inodes=$((inodes * 5 / 4 + 4096))
 size=$(((blocks * 4096 + inodes * 256) * 21 / 20 + 64 * 1048576))
 size=$((size / 1048576 * 1048576))
 make_ext4 rootfs.ext4 "$view" "$size" banger-root -N "$inodes"
-umount "$view"
+umount "$view/tmp" "$view"

@@ -75,6 +75,7 @@ impl Coded for BuildError {
             Self::Bootstrap(BootstrapError::Program(_) | BootstrapError::NoUserNamespace(_)) => {
                 ErrorCode::Unsupported
             }
+            Self::Bootstrap(BootstrapError::Interrupted(_)) => ErrorCode::Interrupted,
             Self::Initrd(error) => error.code(),
             _ => ErrorCode::Failed,
         }

@@ -1,11 +1,14 @@
 //! mmdebstrap(1): a Debian root filesystem from packages, as root or in a user namespace.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{ChildStderr, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, kill_process};
 use thiserror::Error;
 
 use super::exec::{Exec, ExecError, find_program};
@@ -14,6 +17,18 @@ use crate::contract::error::escape_controls;
 
 /// How many of its last lines an error keeps.
 const KEPT_LINES: usize = 12;
+
+/// How much of a line an error keeps, bytes.
+const KEPT_LINE_BYTES: usize = 400;
+
+/// A line that is longer counts as several, bytes.
+const MAX_LINE_BYTES: usize = 64 << 10;
+
+/// How long a signal may wait until it is heeded.
+const POLL: Duration = Duration::from_millis(100);
+
+/// How long it may take to end and clean up.
+const ENDING: Duration = Duration::from_secs(15);
 
 /// Holds the number of the output directory's descriptor.
 pub const OUTPUT_VARIABLE: &str = "BANGER_OUTPUT_FD";
@@ -61,6 +76,9 @@ pub enum BootstrapError {
     /// It could not be started or listened to.
     #[error("cannot run mmdebstrap")]
     Run(#[source] io::Error),
+    /// A signal came and it was ended.
+    #[error("interrupted by signal {0}")]
+    Interrupted(i32),
     /// It failed.
     #[error("mmdebstrap ended with {status}: {lines}")]
     Failed {
@@ -84,33 +102,52 @@ pub fn check_user_namespace(user: &str, uid: u32) -> Result<(), BootstrapError> 
 }
 
 impl Bootstrap<'_> {
-    /// Runs it; `progress` gets its lines as they come.
-    pub fn run(&self, progress: &mut dyn FnMut(&str)) -> Result<(), BootstrapError> {
+    /// Runs it; `progress` gets its steps as they come. Once `interrupted` names a signal it is ended.
+    pub fn run(
+        &self,
+        progress: &mut dyn FnMut(&str),
+        interrupted: &dyn Fn() -> Option<i32>,
+    ) -> Result<(), BootstrapError> {
         let output = rustix::io::fcntl_dupfd_cloexec(self.output, FIRST_DESCRIPTOR);
         let output = output.map_err(|errno| BootstrapError::Run(errno.into()))?;
         let mut command = self.command()?;
         fd::hand_down(&mut command, &output, OUTPUT_VARIABLE);
         let mut child = command.spawn().map_err(BootstrapError::Run)?;
-        let stderr = BufReader::new(child.stderr.take().expect("piped"));
+        let mut lines = Lines::new(child.stderr.take().expect("piped"));
         let mut last = Vec::new();
-        for line in stderr.split(b'\n') {
-            let line = line.map_err(BootstrapError::Run)?;
-            let line = String::from_utf8_lossy(&line[..line.len().min(400)]).into_owned();
-            let step =
-                line.strip_prefix("I: ").filter(|line| STEPS.iter().any(|step| line.starts_with(step)));
-            if let Some(step) = step {
-                progress(step.trim_end_matches('.'));
+        let signal = loop {
+            match lines.next(POLL).map_err(BootstrapError::Run)? {
+                Next::Line(line) => {
+                    let step = line.strip_prefix("I: ");
+                    if let Some(step) = step.filter(|line| STEPS.iter().any(|step| line.starts_with(step))) {
+                        progress(step.trim_end_matches('.'));
+                    }
+                    last.push(line);
+                    last.drain(..last.len().saturating_sub(KEPT_LINES));
+                }
+                Next::Nothing => {}
+                Next::End => break None,
             }
-            last.push(line);
-            if last.len() > KEPT_LINES {
-                last.remove(0);
+            if let Some(signal) = interrupted() {
+                // It may have ended by itself meanwhile.
+                let _ = kill_process(Pid::from_child(&child), self.end_signal());
+                lines.drain(ENDING).map_err(BootstrapError::Run)?;
+                break Some(signal);
             }
-        }
+        };
         let status = child.wait().map_err(BootstrapError::Run)?;
-        if status.success() {
-            return Ok(());
+        // A signal to the whole process group ends mmdebstrap before it is seen here.
+        match signal.or_else(interrupted) {
+            Some(signal) => Err(BootstrapError::Interrupted(signal)),
+            None if status.success() => Ok(()),
+            None => Err(BootstrapError::Failed { status, lines: complaint(&last) }),
         }
-        Err(BootstrapError::Failed { status, lines: complaint(&last) })
+    }
+
+    /// What ends it. As root it is the only way that is sure to reach all of a process namespace, and leaves nothing but files
+    /// below `scratch`; in a user namespace only mmdebstrap can remove those.
+    fn end_signal(&self) -> Signal {
+        if self.root { Signal::KILL } else { Signal::TERM }
     }
 
     fn command(&self) -> Result<Command, BootstrapError> {
@@ -127,7 +164,8 @@ impl Bootstrap<'_> {
             Exec::new(program).arg("--mode=unshare")
         };
         let mut exec = exec
-            .args(["--variant=apt", "--format=null"])
+            // Nothing of the root is kept after the hook: nothing in it is to be cleaned.
+            .args(["--variant=apt", "--format=null", "--skip=cleanup"])
             .arg(format!("--include={}", self.packages.join(",")))
             .args(self.dpkg_options.iter().map(|option| format!("--dpkgopt={option}")))
             .arg("--customize-hook=eval \"$BANGER_HOOK\"")
@@ -143,8 +181,65 @@ impl Bootstrap<'_> {
         }
         let mut command = exec.command().map_err(BootstrapError::Program)?;
         command.stdout(Stdio::null()).stderr(Stdio::piped());
-        end_with_parent(&mut command, if self.root { libc::SIGKILL } else { libc::SIGTERM });
+        end_with_parent(&mut command, self.end_signal().as_raw());
         Ok(command)
+    }
+}
+
+/// What comes next of a stream.
+enum Next {
+    /// A line, cut.
+    Line(String),
+    /// Nothing yet.
+    Nothing,
+    /// The stream's end.
+    End,
+}
+
+/// The lines of a pipe, waited for no longer than asked.
+struct Lines {
+    pipe: ChildStderr,
+    bytes: Vec<u8>,
+}
+
+impl Lines {
+    fn new(pipe: ChildStderr) -> Self {
+        Self { pipe, bytes: Vec::new() }
+    }
+
+    fn next(&mut self, patience: Duration) -> io::Result<Next> {
+        if let Some(line) = self.take_line() {
+            return Ok(Next::Line(line));
+        }
+        let timeout = Timespec { tv_sec: 0, tv_nsec: patience.subsec_nanos().into() };
+        let mut fds = [PollFd::new(&self.pipe, PollFlags::IN)];
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(Next::Nothing),
+            Ok(_) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let mut buffer = [0; 4096];
+        let n = self.pipe.read(&mut buffer)?;
+        self.bytes.extend_from_slice(&buffer[..n]);
+        if n == 0 {
+            return Ok(Next::End);
+        }
+        Ok(self.take_line().map_or(Next::Nothing, Next::Line))
+    }
+
+    /// Waits until the last process that has the stream is gone, so that none writes any more, though no longer than `patience`.
+    fn drain(&mut self, patience: Duration) -> io::Result<()> {
+        let until = Instant::now() + patience;
+        while Instant::now() < until && !matches!(self.next(POLL)?, Next::End) {}
+        Ok(())
+    }
+
+    /// The first whole line; of one that is overlong, its beginning.
+    fn take_line(&mut self) -> Option<String> {
+        let end = self.bytes.iter().position(|&b| b == b'\n');
+        let end = end.or((self.bytes.len() > MAX_LINE_BYTES).then_some(MAX_LINE_BYTES))?;
+        let line: Vec<u8> = self.bytes.drain(..=end).collect();
+        Some(String::from_utf8_lossy(&line[..end.min(KEPT_LINE_BYTES)]).into_owned())
     }
 }
 
