@@ -2,6 +2,7 @@
 
 pub mod apt;
 pub mod atomic;
+pub mod child;
 pub mod clock;
 pub mod cpio;
 pub mod exec;
@@ -15,6 +16,11 @@ pub mod link;
 pub mod mmdebstrap;
 pub mod netlink;
 pub mod nft;
+pub mod holders;
+pub mod http;
+pub mod kvm;
+pub mod poll;
+pub mod qmp;
 pub mod random;
 pub mod reflink;
 pub mod rootlock;
