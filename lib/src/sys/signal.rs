@@ -1,7 +1,7 @@
 //! Signals as something to wait for, and waiting for a child until one comes.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::{Child, ExitStatus};
 
 use nix::sys::signal::{SigSet, Signal};
@@ -58,6 +58,13 @@ impl Interrupts {
                 return Ok(Ended::Signal(signal));
             }
         }
+    }
+}
+
+/// Readable when a signal came, to be waited for beside other descriptors.
+impl AsFd for Interrupts {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 
