@@ -1,9 +1,10 @@
 //! The connection to a guest, and the words in which our scripts answer.
 //!
 //! A script is run by root's login shell (any POSIX shell). It says its verdict in one marked line on stdout before anything else
-//! of interest; the mark holds a nonce, so nothing that the guest prints by itself is taken for it. After the verdict `ready` the
+//! of interest; the mark holds a nonce, so nothing that the guest prints by itself is taken for it. After the verdict `ready` (or `kept`) the
 //! stream belongs to the command.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -58,6 +59,8 @@ impl Endpoint {
 
 /// Takes what a command says.
 pub trait Output {
+    /// The script is ready: all that was to be copied is, and what follows is the command's.
+    fn ready(&mut self) {}
     /// Takes a piece of its stdout.
     fn stdout(&mut self, bytes: &[u8]) -> io::Result<()>;
     /// Takes a piece of its stderr.
@@ -77,12 +80,25 @@ pub struct Ended {
     pub said: String,
 }
 
+impl Ended {
+    /// Whether what follows the verdict was the command's.
+    pub fn is_ready(&self) -> bool {
+        is_ready(&self.verdict)
+    }
+}
+
+/// `ready`, or `kept` where what was to be sent was there already.
+fn is_ready(verdict: &str) -> bool {
+    matches!(verdict, "ready" | "kept")
+}
+
 /// A guest that we are logged in to.
 #[derive(Debug)]
 pub struct Guest<'a> {
     endpoint: &'a Endpoint,
     session: Session,
     interrupts: &'a Interrupts,
+    started: Cell<bool>,
 }
 
 impl<'a> Guest<'a> {
@@ -92,7 +108,12 @@ impl<'a> Guest<'a> {
         let watch = Watch { interrupts, alive: &alive };
         let session = Session::connect(&endpoint.target, &endpoint.keys, CONNECT, &watch);
         let session = session.map_err(|source| WorkspaceError::Ssh { stopped: !endpoint.lives(), source })?;
-        Ok(Self { endpoint, session, interrupts })
+        Ok(Self { endpoint, session, interrupts, started: Cell::new(false) })
+    }
+
+    /// Whether a script came as far as `ready`, so that the user's command may have run.
+    pub fn has_started(&self) -> bool {
+        self.started.get()
     }
 
     /// Runs `script`. Its words `say VERDICT` give the verdict; `output` takes what follows `ready`, and `patience` is how long
@@ -118,6 +139,7 @@ impl<'a> Guest<'a> {
         let alive = || self.endpoint.lives();
         let watch = Watch { interrupts: self.interrupts, alive: &alive };
         let exit = self.session.exec(&command, input, &mut listener, &watch);
+        self.started.set(self.started.get() || listener.is_ready());
         let exit = exit.map_err(|source| WorkspaceError::Ssh { stopped: !self.endpoint.lives(), source })?;
         let said = String::from_utf8_lossy(&listener.said);
         let said = escape_controls(&said.lines().collect::<Vec<_>>().join("; "));
@@ -139,7 +161,7 @@ struct Listener<'a> {
 
 impl Listener<'_> {
     fn is_ready(&self) -> bool {
-        self.verdict.as_deref() == Some("ready")
+        self.verdict.as_deref().is_some_and(is_ready)
     }
 
     /// Finds the verdict in what came so far; gives what follows it.
@@ -147,9 +169,12 @@ impl Listener<'_> {
         let at = self.preamble.windows(self.mark.len()).position(|w| w == self.mark)?;
         let word = &self.preamble[at + self.mark.len()..];
         let end = word.iter().position(|b| *b == b'\n')?;
-        self.verdict = Some(String::from_utf8_lossy(&word[..end]).into_owned());
+        let (verdict, rest) = (String::from_utf8_lossy(&word[..end]).into_owned(), word[end + 1..].to_vec());
+        self.verdict = Some(verdict);
         self.verdict_us = boottime_us();
-        let rest = word[end + 1..].to_vec();
+        if self.is_ready() {
+            self.output.ready();
+        }
         self.preamble.clear();
         Some(rest)
     }

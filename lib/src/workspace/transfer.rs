@@ -26,7 +26,7 @@ p=@PATH@
 umask 022
 same=
 if [ -e "$p" ] || [ -L "$p" ]; then
-    if [ "$(git --git-dir="$p/.git" rev-parse -q --verify @REF@ 2>/dev/null)" = @BASE@ ]; then same=1
+    if [ "$(git --git-dir="$p/.git" rev-parse -q --verify @REF@ 2>/dev/null)" = @BASE@ ]; then same=kept
     elif ! rmdir -- "$p" 2>/dev/null; then say occupied; exit 0
     fi
 fi
@@ -40,7 +40,7 @@ fi
 /// Runs the command in the workspace.
 const COMMAND: &str = r#"
 if [ ! -e @PATH@/.git ] || ! cd @PATH@; then say missing; exit 0; fi
-say ready
+say "${same:-ready}"
 exec @COMMAND@ </dev/null
 "#;
 
@@ -79,6 +79,15 @@ pub struct Shipment<'a> {
     pub git_files: &'a [(PathBuf, PathBuf)],
     /// The prepared commit.
     pub base_commit: &'a str,
+}
+
+/// How a shipment went.
+#[derive(Debug)]
+pub struct Sent {
+    /// Whether it was unpacked; it may have been there.
+    pub changed: bool,
+    /// How the command ended.
+    pub exit: Exit,
 }
 
 /// Checks a path in the guest.
@@ -127,7 +136,7 @@ pub fn send_and_run(
     command: Option<&[String]>,
     output: &mut dyn Output,
     timeline: &mut Timeline,
-) -> Result<Exit, WorkspaceError> {
+) -> Result<Sent, WorkspaceError> {
     let mut values = BTreeMap::from([
         ("PATH", quote([guest_path])),
         ("BASE", quote([shipment.base_commit])),
@@ -138,7 +147,7 @@ pub fn send_and_run(
             values.insert("COMMAND", quote(words.iter().map(String::as_str)));
             [UNPACK, COMMAND].concat()
         }
-        None => [UNPACK, "say ready\n"].concat(),
+        None => [UNPACK, "say \"${same:-ready}\"\n"].concat(),
     };
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|e| WorkspaceError::Io { action: "make", path: "a pipe".into(), source: e.into() })?;
@@ -165,13 +174,13 @@ pub fn send_and_run(
     }
     let ended = ended?;
     timeline.note("unpack", start_us, ended.verdict_us.saturating_sub(start_us));
-    if ended.verdict != "ready" {
+    if !ended.is_ready() {
         return Err(failed("unpacking the checkout", guest_path, ended));
     }
     if command.is_some() {
         timeline.note("command", ended.verdict_us, boottime_us() - ended.verdict_us);
     }
-    Ok(ended.exit)
+    Ok(Sent { changed: ended.verdict != "kept", exit: ended.exit })
 }
 
 /// Runs `command` in the workspace at `guest_path`.
@@ -186,8 +195,9 @@ pub fn run(
         ("PATH", quote([guest_path])),
         ("COMMAND", quote(command.iter().map(String::as_str))),
     ]);
-    let ended = guest.run(&fill(COMMAND, &values), None, None, output)?;
-    if ended.verdict != "ready" {
+    let script = ["same=\n", COMMAND].concat();
+    let ended = guest.run(&fill(&script, &values), None, None, output)?;
+    if !ended.is_ready() {
         return Err(failed("running the command", guest_path, ended));
     }
     timeline.note("command", ended.verdict_us, boottime_us() - ended.verdict_us);
@@ -236,8 +246,8 @@ fn compare(
     let mut ended = ended?;
     // The exit status alone is no proof: a connection that ends early may look like a success.
     let done = comparison.said.ends_with(b":done\n") && ended.exit == Exit::Status(0);
-    if ended.verdict != "ready" || !done {
-        if ended.verdict == "ready" {
+    if !ended.is_ready() || !done {
+        if ended.is_ready() {
             let said = String::from_utf8_lossy(&comparison.said);
             ended.said = escape_controls(&said.lines().collect::<Vec<_>>().join("; "));
         }
@@ -298,9 +308,5 @@ pub fn verify(guest: &Guest<'_>, guest_path: &str, base_commit: &str) -> Result<
     ]);
     // The prefix of an option does not end where a quoted word begins, so "--git-dir='…'/.git" is one word.
     let ended = guest.run(&fill(script, &values), None, None, &mut Nobody)?;
-    if ended.verdict == "ready" {
-        Ok(())
-    } else {
-        Err(failed("looking for the workspace", guest_path, ended))
-    }
+    if ended.is_ready() { Ok(()) } else { Err(failed("looking for the workspace", guest_path, ended)) }
 }
