@@ -68,11 +68,6 @@ impl Interrupts {
 }
 
 /// Readable when a signal came, to be waited for beside other descriptors.
-impl AsFd for Interrupts {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-}
 
 /// Sends `signal` to the process group that `child` leads; a group that is gone is no error.
 pub fn signal_group(child: &Child, signal: Signal) {
