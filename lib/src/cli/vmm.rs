@@ -27,7 +27,7 @@ use crate::vmm::monitor::{Machine, Monitor, MonitorError};
 use crate::vmm::shutdown::Shutdown;
 use crate::vmm::stop::Manner;
 use crate::vmm::talk::{MAX_LINE, Order};
-use crate::vmm::{gc, qemu, start, status, stop, supervisor};
+use crate::vmm::{firecracker, gc, qemu, start, status, stop, supervisor};
 
 /// The stage that runs a VM under QEMU
 #[derive(Debug, Parser)]
@@ -141,8 +141,8 @@ pub fn main(kind: VmmKind) -> ExitCode {
 
 fn monitor(kind: VmmKind) -> Box<dyn Monitor> {
     match kind {
-        // FIRECRACKER
-        _ => Box::new(qemu::Qemu),
+        VmmKind::Firecracker => Box::new(firecracker::Firecracker),
+        VmmKind::Auto | VmmKind::Qemu => Box::new(qemu::Qemu),
     }
 }
 

@@ -67,8 +67,6 @@ impl Interrupts {
     }
 }
 
-/// Readable when a signal came, to be waited for beside other descriptors.
-
 /// Sends `signal` to the process group that `child` leads; a group that is gone is no error.
 pub fn signal_group(child: &Child, signal: Signal) {
     let group = nix::unistd::Pid::from_raw(child.id().cast_signed());

@@ -229,7 +229,9 @@ impl Checkout {
     /// Opens `path` below the root without following any link. `None` where it is not there.
     pub fn open_beneath(&self, path: &Path, flags: OFlags) -> std::io::Result<Option<OwnedFd>> {
         use rustix::io::Errno;
-        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        // A FIFO must not hold us up; openat2 refuses that flag beside O_PATH, which never blocks.
+        let patient = if flags.contains(OFlags::PATH) { OFlags::empty() } else { OFlags::NONBLOCK };
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | patient;
         // A link as the last component is opened as itself (O_PATH | O_NOFOLLOW), one before it is ELOOP.
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         let opened =

@@ -185,7 +185,7 @@ impl Staging {
         for who in ["AUTHOR", "COMMITTER"] {
             git = git.env(format!("GIT_{who}_NAME"), "banger");
             git = git.env(format!("GIT_{who}_EMAIL"), "banger@localhost");
-            git = git.env(format!("GIT_{who}_DATE"), "0 +0000");
+            git = git.env(format!("GIT_{who}_DATE"), "@0 +0000");
         }
         git.setting("commit.gpgSign", "false");
         git.setting("i18n.commitEncoding", "UTF-8");
