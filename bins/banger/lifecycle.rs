@@ -154,6 +154,8 @@ pub fn run_stop(context: &Context, row: &VmRow, lock: &VmLock, force: bool) -> R
     for stage in &stages {
         document = stage.run_record(context, &document, lock)?;
     }
+    // banger-netd is privileged and writes nothing here, so that the network is gone is ours to note.
+    Handles::of(&document)?.save(&VmDir::at(&row.vm.paths.dir))?;
     Ok(document)
 }
 

@@ -42,9 +42,20 @@ impl Coded for LogError {
     }
 }
 
-/// The record with the VMM's section brought up to date: only a held run lock makes a VM a running one.
+/// The record brought up to date: only a held run lock makes a VM a running one, and only its tap a network an attached one
+/// (banger-netd is privileged and does not write the file that says so).
 pub fn current(row: &VmRow) -> Result<Document> {
     let mut document = lifecycle::document(row);
+    let attached = match document.net()? {
+        Some(net) => match net.tap {
+            Some(tap) => nix::net::if_::if_nametoindex(tap.as_str()).is_ok(),
+            None => document.disk()?.is_some(),
+        },
+        None => false,
+    };
+    if !attached {
+        document.set_net(None);
+    }
     if let Some(vmm) = document.vmm()? {
         document.set_vmm(Some(&observed(row, vmm)));
     }
