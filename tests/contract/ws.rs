@@ -1,1 +1,135 @@
-//! Contract tests.
+//! banger-ws without a guest: what it says of a checkout, and what it refuses.
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use serde_json::json;
+
+use crate::support;
+
+fn ws(dir: &Path, args: &[&str], input: &[u8]) -> Output {
+    let mut command = support::command(env!("CARGO_BIN_EXE_banger-ws"));
+    command.args(args).current_dir(dir);
+    support::run(&mut command, input)
+}
+
+fn git(dir: &Path, args: &[&str]) {
+    let mut command = support::command("git");
+    command.arg("-C").arg(dir).args(["-c", "user.name=a", "-c", "user.email=a@b"]).args(args);
+    let output = support::run(&mut command, b"");
+    assert!(output.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn repo() -> Option<tempfile::TempDir> {
+    if !support::require("contract", support::has("git"), "git is not installed") {
+        return None;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    git(temp.path(), &["init", "-q", "-b", "main"]);
+    Some(temp)
+}
+
+#[test]
+fn inspect_says_what_would_travel_and_touches_nothing() {
+    let Some(repo) = repo() else { return };
+    let dir = repo.path();
+    for (name, text) in [("a", "12345"), ("b\nc", "x"), ("gone", "y")] {
+        fs::write(dir.join(name), text).unwrap();
+    }
+    git(dir, &["add", "-A"]);
+    // Filters, fsmonitor and hooks of the checkout must not run.
+    let marker = dir.join("ran");
+    let touch = format!("touch '{}'; cat", marker.display());
+    fs::write(dir.join(".gitattributes"), "* filter=evil\n").unwrap();
+    for key in ["filter.evil.clean", "filter.evil.smudge", "core.fsmonitor"] {
+        git(dir, &["config", key, &touch]);
+    }
+    fs::remove_file(dir.join("gone")).unwrap();
+    fs::write(dir.join("a"), "54321").unwrap();
+    fs::create_dir(dir.join("sub")).unwrap();
+    fs::write(dir.join("sub/untracked"), "z").unwrap();
+    let index = fs::read(dir.join(".git/index")).unwrap();
+
+    let output = ws(&dir.join("sub"), &["inspect", "--files"], b"");
+    let record = support::record(&output);
+    assert_eq!(record["schema"], "banger.checkout/1");
+    assert_eq!(record["root"], dir.canonicalize().unwrap().to_str().unwrap());
+    assert_eq!(record["branch"], "main");
+    assert_eq!(record["head_commit"], json!(null), "unborn");
+    assert_eq!(record["files"], json!(["a", "b\nc"]));
+    assert_eq!(
+        (&record["file_count"], &record["size_bytes"], &record["dirty"]),
+        (&json!(2), &json!(6), &json!(true))
+    );
+    assert_eq!(record["untracked_count"], 2);
+    let output = ws(dir, &["run", "--dry-run", "--null", "--include-untracked"], b"");
+    assert_eq!(output.stdout, b".gitattributes\0a\0b\nc\0sub/untracked\0");
+    assert!(!marker.exists(), "a program of the checkout's ran");
+    assert_eq!(fs::read(dir.join(".git/index")).unwrap(), index);
+}
+
+#[test]
+fn what_is_no_checkout_is_refused_by_name() {
+    let Some(repo) = repo() else { return };
+    support::assert_error(&ws(repo.path(), &["inspect"], b""), 2, "bad-input");
+    let record = support::assert_error(&ws(repo.path(), &["inspect", "nowhere"], b""), 3, "not-found");
+    assert!(record["error"]["message"].as_str().unwrap().contains("nowhere"), "{record}");
+    let plain = tempfile::tempdir().unwrap();
+    let output = ws(plain.path(), &["inspect", "."], b"");
+    let record = support::assert_error(&output, 2, "bad-input");
+    assert!(
+        record["error"]["message"].as_str().unwrap().contains(plain.path().to_str().unwrap()),
+        "{record}"
+    );
+    git(plain.path(), &["init", "-q", "--bare", "bare.git"]);
+    support::assert_error(&ws(plain.path(), &["inspect", "bare.git"], b""), 2, "bad-input");
+}
+
+#[test]
+fn bad_input_of_run_and_exec_is_a_failure_of_our_own() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    let error = br#"{"schema":"banger.error/1","error":{"code":"busy","message":"m","retry":true,"tool":"t","verb":"v"}}"#;
+    for (verb, own) in
+        [("prepare", false), ("export", false), ("status", false), ("run", true), ("exec", true)]
+    {
+        let arguments: &[&str] = match verb {
+            "run" | "exec" => &[verb, "--record", "r.json", "--", "true"],
+            "export" => &[verb, "--output", "p", "--record", "r.json"],
+            _ => &[verb],
+        };
+        for (input, code, status) in [
+            (&b""[..], "no-input", 2),
+            (b"{", "bad-input", 2),
+            (b"{\"schema\":\"banger.vm/9\"}", "unsupported-schema", 2),
+            (b"{\"schema\":\"banger.vm/1\"}", "bad-input", 2),
+            (error, "busy", 4),
+        ] {
+            let output = ws(dir, arguments, input);
+            let status = if own { 125 } else { status };
+            assert_eq!(output.status.code(), Some(status), "{verb} {code}");
+            let in_file = arguments.contains(&"r.json");
+            let bytes = if in_file { fs::read(dir.join("r.json")).unwrap() } else { output.stdout.clone() };
+            let record: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+            assert_eq!(record["error"]["code"], code, "{verb}");
+            assert!(!in_file || output.stdout.is_empty(), "stdout is the command's or the patch's");
+        }
+    }
+    assert!(!dir.join("p").exists());
+}
+
+#[test]
+fn gc_removes_what_killed_transfers_left() {
+    let temp = tempfile::tempdir().unwrap();
+    let vm = temp.path().join("vms/0123456789ab");
+    fs::create_dir_all(vm.join("ws-x/objects")).unwrap();
+    fs::create_dir_all(temp.path().join("locks")).unwrap();
+    fs::write(vm.join("host_key"), "").unwrap();
+    let state = temp.path().to_str().unwrap();
+    let record = support::record(&ws(temp.path(), &["gc", "--state-dir", state], b""));
+    assert_eq!(record["removed"].as_array().unwrap().len(), 1, "{record}");
+    assert!(!vm.join("ws-x").exists() && vm.join("host_key").exists());
+    let record = support::record(&ws(temp.path(), &["version"], b""));
+    assert_eq!(record["tool"], "banger-ws");
+}

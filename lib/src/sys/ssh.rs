@@ -22,6 +22,8 @@ use super::signal::Interrupts;
 const TICK: Duration = Duration::from_millis(500);
 /// How much is read or written at once, bytes. libssh2 packs at most 32 KiB into a packet.
 const CHUNK: usize = 64 << 10;
+/// More than libssh2 queues for one channel, which is its window of 2 MiB.
+const MAX_QUEUED: usize = 4 << 20;
 /// libssh2's "would block" (LIBSSH2_ERROR_EAGAIN).
 const EAGAIN: i32 = -37;
 
@@ -433,11 +435,24 @@ impl<'a> Duplex<'a> {
 
     fn run(&mut self, receiver: &mut dyn Receiver, watch: &Watch<'_>) -> Result<(), SshError> {
         let step = "running the command";
-        let mut buffer = vec![0; CHUNK];
+        let (mut out, mut err) = (vec![0; CHUNK], vec![0; CHUNK]);
         let mut active = Instant::now();
         loop {
-            let mut progress = self.receive(0, &mut buffer, receiver)?;
-            progress |= self.receive(1, &mut buffer, receiver)?;
+            // What came on stderr is handed on after what came before it on stdout, all of which is in libssh2's queue by then.
+            let said = self.receive(1, &mut err)?;
+            let mut progress = false;
+            for _ in 0..MAX_QUEUED / CHUNK {
+                let count = self.receive(0, &mut out)?;
+                if count == 0 {
+                    break;
+                }
+                progress = true;
+                receiver.stdout(&out[..count])?;
+            }
+            if said > 0 {
+                progress = true;
+                receiver.stderr(&err[..said])?;
+            }
             if self.channel.eof() {
                 return Ok(());
             }
@@ -464,13 +479,11 @@ impl<'a> Duplex<'a> {
         }
     }
 
-    /// Hands on what came on stdout (0) or stderr (1), one chunk.
-    fn receive(&mut self, id: i32, buffer: &mut [u8], receiver: &mut dyn Receiver) -> Result<bool, SshError> {
+    /// Reads what came on stdout (0) or stderr (1), one chunk; 0 where there is nothing now.
+    fn receive(&mut self, id: i32, buffer: &mut [u8]) -> Result<usize, SshError> {
         match self.channel.stream(id).read(buffer) {
-            Ok(0) => Ok(false),
-            Ok(count) if id == 0 => receiver.stdout(&buffer[..count]).map(|()| true),
-            Ok(count) => receiver.stderr(&buffer[..count]).map(|()| true),
-            Err(error) => self.no_progress(error),
+            Ok(count) => Ok(count),
+            Err(error) => self.no_progress(error).map(|_| 0),
         }
     }
 

@@ -116,6 +116,13 @@ impl<'a> Guest<'a> {
         self.started.get()
     }
 
+    /// Tells a command that is left alone to end: sshd does not, where there is no terminal. It leads its process group, since sshd
+    /// makes a session for each command and the script became the command.
+    fn end_group(&self, process: u32, watch: &Watch<'_>) {
+        // The connection may be gone, or the command; there is nobody left to tell.
+        drop(self.session.exec(&format!("kill -TERM -{process}"), None, &mut Brief, watch));
+    }
+
     /// Runs `script`. Its words `say VERDICT` give the verdict; `output` takes what follows `ready`, and `patience` is how long
     /// silence may then last.
     pub fn run(
@@ -126,12 +133,13 @@ impl<'a> Guest<'a> {
         output: &mut dyn Output,
     ) -> Result<Ended, WorkspaceError> {
         let nonce: String = random::bytes::<8>().iter().map(|b| format!("{b:02x}")).collect();
-        let command = format!("say() {{ printf '\\036banger:{nonce}:%s\\n' \"$1\"; }}\n{script}");
+        let command = format!("say() {{ printf '\\036banger:{nonce}:%s %s\\n' \"$1\" \"$$\"; }}\n{script}");
         let mut listener = Listener {
             mark: format!("\x1ebanger:{nonce}:").into_bytes(),
             preamble: Vec::new(),
             verdict: None,
             verdict_us: 0,
+            process: None,
             said: Vec::new(),
             patience,
             output,
@@ -140,11 +148,32 @@ impl<'a> Guest<'a> {
         let watch = Watch { interrupts: self.interrupts, alive: &alive };
         let exit = self.session.exec(&command, input, &mut listener, &watch);
         self.started.set(self.started.get() || listener.is_ready());
+        if let (Err(SshError::Interrupted(_)), Some(process)) = (&exit, listener.process) {
+            self.end_group(process, &watch);
+        }
         let exit = exit.map_err(|source| WorkspaceError::Ssh { stopped: !self.endpoint.lives(), source })?;
         let said = String::from_utf8_lossy(&listener.said);
         let said = escape_controls(&said.lines().collect::<Vec<_>>().join("; "));
         let verdict = listener.verdict.unwrap_or_default();
         Ok(Ended { verdict, exit, verdict_us: listener.verdict_us, said })
+    }
+}
+
+/// Drops what a short command says.
+struct Brief;
+
+impl Receiver for Brief {
+    fn stdout(&mut self, _: &[u8]) -> Result<(), SshError> {
+        Ok(())
+    }
+    fn stderr(&mut self, _: &[u8]) -> Result<(), SshError> {
+        Ok(())
+    }
+    fn patience(&self) -> Option<Duration> {
+        Some(Duration::from_secs(3))
+    }
+    fn wants_input(&self) -> bool {
+        false
     }
 }
 
@@ -154,6 +183,7 @@ struct Listener<'a> {
     preamble: Vec<u8>,
     verdict: Option<String>,
     verdict_us: u64,
+    process: Option<u32>,
     said: Vec<u8>,
     patience: Option<Duration>,
     output: &'a mut dyn Output,
@@ -169,8 +199,10 @@ impl Listener<'_> {
         let at = self.preamble.windows(self.mark.len()).position(|w| w == self.mark)?;
         let word = &self.preamble[at + self.mark.len()..];
         let end = word.iter().position(|b| *b == b'\n')?;
-        let (verdict, rest) = (String::from_utf8_lossy(&word[..end]).into_owned(), word[end + 1..].to_vec());
-        self.verdict = Some(verdict);
+        let (said, rest) = (String::from_utf8_lossy(&word[..end]).into_owned(), word[end + 1..].to_vec());
+        let (verdict, process) = said.split_once(' ').unwrap_or((said.as_str(), ""));
+        self.verdict = Some(verdict.to_owned());
+        self.process = process.parse().ok().filter(|process| *process > 1);
         self.verdict_us = boottime_us();
         if self.is_ready() {
             self.output.ready();
