@@ -1,1 +1,405 @@
-//! Host tests.
+//! `banger-netd` on a real kernel: links, taps and nftables, in throwaway namespaces.
+
+use std::collections::BTreeSet;
+use std::process::{Output, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::support::{self, assert_error, command, record, run};
+
+mod guest;
+mod packets;
+
+const NETD: &str = env!("CARGO_BIN_EXE_banger-netd");
+
+/// Set in the process that runs inside the namespaces.
+const INSIDE: &str = "BANGER_TEST_NETNS";
+
+/// Runs the test `name` (its path in this binary) in namespaces of its own: network, processes (so that nothing outlives it)
+/// and mounts (so that /run, with its locks, is its own).
+fn isolated(name: &str, body: impl FnOnce()) {
+    if std::env::var_os(INSIDE).is_some_and(|inside| inside == name) {
+        ip(&["link", "set", "lo", "up"]);
+        assert!(sh("mount -t tmpfs tmpfs /run").status.success());
+        return body();
+    }
+    let able = support::is_root() && ["unshare", "nft", "ip"].into_iter().all(support::has);
+    if !support::require("host", able, "needs root, unshare, nft and ip") {
+        return;
+    }
+    let exe = std::env::current_exe().expect("this binary has a path");
+    let output = command("unshare")
+        .args(["-n", "-m", "-p", "--fork", "--kill-child", "--mount-proc"])
+        .arg(exe)
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(INSIDE, name)
+        .env_remove("SUDO_UID")
+        .stdin(Stdio::null())
+        .output()
+        .expect("unshare can be started");
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && stdout.contains("1 passed"), "{stdout}\n{stderr}");
+}
+
+fn sh(script: &str) -> Output {
+    command("sh").args(["-c", script]).stdin(Stdio::null()).output().expect("sh can be started")
+}
+
+#[track_caller]
+fn ip(args: &[&str]) -> Vec<u8> {
+    let output = command("ip").args(args).stdin(Stdio::null()).output().expect("ip can be started");
+    assert!(output.status.success(), "ip {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+fn netd(verb: &str, input: &Value) -> Output {
+    run(command(NETD).arg(verb), input.to_string().as_bytes())
+}
+
+/// Runs a verb that must succeed.
+#[track_caller]
+fn ok(verb: &str, input: &Value) -> Value {
+    let output = netd(verb, input);
+    let record = record(&output);
+    assert!(output.status.success(), "{verb}: {record}");
+    record
+}
+
+/// A record of the `n`-th VM of a state directory in the subnet `10.<net>.0/24`.
+fn document_in(state: &str, net: &str, n: u8) -> Value {
+    json!({ "schema": "banger.vm/1", "vm": {
+        "id": format!("{state}00{n:02x}"), "name": format!("dev{n}"), "state_id": state, "owner_uid": 0,
+        "created_at": "2026-01-02T03:04:05Z", "image": "debian", "init": "lean", "hostname": "dev",
+        "vcpus": 1, "memory_mib": 512, "rootfs_size_bytes": 1 << 30, "work_size_bytes": 1 << 30, "ttl_s": null,
+        "address": format!("10.{net}.{n}"), "prefix_len": 24, "gateway": format!("10.{net}.1"),
+        "mac": format!("02:00:00:00:00:{n:02x}"), "cid": 3, "net_mode": "tap", "nat": true, "publish": [],
+        "disk_backend": "auto", "vmm_kind": "auto",
+        "paths": { "dir": "/d", "rootfs": "/r", "kernel": "/k", "kernel_elf": "/e", "initrd": "/i",
+            "work_seed": "/w", "upper_seed": "/u" },
+    }})
+}
+
+const STATE: &str = "0a1b2c3d";
+
+fn document(n: u8) -> Value {
+    document_in(STATE, "213.7", n)
+}
+
+fn tap(n: u8) -> String {
+    format!("bgt{STATE}00{n:02x}")
+}
+
+/// Everything that banger could leave behind: the links but for their counters, and the whole ruleset. As text: JSON has handles,
+/// which tell how often a chain was rewritten and not what it holds.
+fn snapshot() -> (BTreeSet<String>, String) {
+    let links: Value = serde_json::from_slice(&ip(&["-j", "link"])).expect("ip prints JSON");
+    let names = links.as_array().expect("a list").iter().map(|l| format!("{} {}", l["ifname"], l["master"]));
+    let rules = sh("nft list ruleset");
+    assert!(rules.status.success());
+    (names.collect(), String::from_utf8_lossy(&rules.stdout).into_owned())
+}
+
+fn gc(keep: &[&Value]) -> Value {
+    let items: Vec<Value> = keep.iter().map(|d| json!({ "id": d["vm"]["id"] })).collect();
+    ok("gc", &json!({ "schema": "banger.vms/1", "state_id": STATE, "items": items }))
+}
+
+#[test]
+fn attach_and_detach_are_inverses_and_repeat_without_change() {
+    isolated("netd::attach_and_detach_are_inverses_and_repeat_without_change", || {
+        // What others have stays theirs.
+        ip(&["link", "add", "other0", "type", "bridge"]);
+        assert!(sh("nft add table inet other; nft add chain inet other c").status.success());
+        let before = snapshot();
+        let attached = ok("attach", &document(2));
+        assert_eq!(attached["result"]["changed"], true);
+        let net = &attached["net"];
+        assert_eq!((&net["mode"], &net["tap"]), (&json!("tap"), &json!(tap(2))));
+        assert_eq!((&net["ssh_host"], &net["ssh_port"]), (&json!("10.213.7.2"), &json!(22)));
+        assert!(snapshot().0.contains(&format!("\"{}\" \"bgr{STATE}\"", tap(2))));
+        // With and without the section, the same is there.
+        assert_eq!(ok("attach", &attached)["result"]["changed"], false);
+        assert_eq!(ok("attach", &document(2))["result"]["changed"], false);
+        assert_eq!(ok("check", &attached)["result"]["changed"], false);
+        let second = ok("attach", &document(3));
+        assert_eq!(ok("detach", &attached)["result"]["changed"], true);
+        assert_eq!(ok("detach", &attached)["result"]["changed"], false);
+        assert_eq!(ok("check", &second)["result"]["changed"], false);
+        // From names alone.
+        let gone = ok("detach", &document(3));
+        assert_eq!((&gone["result"]["changed"], &gone["net"]), (&json!(true), &Value::Null));
+        assert_eq!(snapshot(), before);
+    });
+}
+
+#[test]
+fn differing_input_is_a_conflict_and_changes_nothing() {
+    isolated("netd::differing_input_is_a_conflict_and_changes_nothing", || {
+        let attached = ok("attach", &document(2));
+        let before = snapshot();
+        for (key, value) in [
+            ("mac", json!("02:00:00:00:00:99")),
+            ("address", json!("10.213.7.9")),
+            ("nat", json!(false)),
+            ("gateway", json!("10.213.7.254")),
+            ("prefix_len", json!(25)),
+        ] {
+            let mut fresh = document(2);
+            fresh["vm"][key] = value;
+            assert_error(&netd("attach", &fresh), 1, "conflict");
+            fresh["net"] = attached["net"].clone();
+            if key != "mac" {
+                assert_error(&netd("check", &fresh), 1, "conflict");
+            }
+            assert_error(&netd("attach", &fresh), 1, "conflict");
+        }
+        // Another VM with the same address.
+        let mut twin = document(3);
+        twin["vm"]["address"] = json!("10.213.7.2");
+        assert_error(&netd("attach", &twin), 1, "conflict");
+        assert_eq!(snapshot(), before);
+        assert_eq!(ok("check", &attached)["result"]["changed"], false);
+    });
+}
+
+#[test]
+fn a_subnet_of_another_link_is_a_conflict_that_names_it() {
+    isolated("netd::a_subnet_of_another_link_is_a_conflict_that_names_it", || {
+        ip(&["link", "add", "lan0", "type", "veth", "peer", "name", "lan1"]);
+        ip(&["addr", "add", "10.213.0.1/16", "dev", "lan0"]);
+        // Also while it is down and has no route.
+        for state in ["down", "up"] {
+            ip(&["link", "set", "lan0", state]);
+            let before = snapshot();
+            let error = assert_error(&netd("attach", &document(2)), 1, "conflict");
+            assert_eq!(error["error"]["details"]["link"], "lan0");
+            assert_eq!(error["error"]["details"]["route"], "10.213.0.0/16");
+            assert_eq!(snapshot(), before);
+        }
+        ip(&["addr", "flush", "dev", "lan0"]);
+        ip(&["route", "add", "10.213.7.128/25", "dev", "lan0"]);
+        assert_error(&netd("attach", &document(2)), 1, "conflict");
+        // Routes for everything are no claim.
+        ip(&["route", "del", "10.213.7.128/25"]);
+        ip(&["route", "add", "default", "dev", "lan0"]);
+        ip(&["route", "add", "0.0.0.0/1", "dev", "lan0"]);
+        ok("attach", &document(2));
+        // Another state directory in the same subnet.
+        let other = document_in("ffffffff", "213.7", 5);
+        let error = assert_error(&netd("attach", &other), 1, "conflict");
+        assert_eq!(error["error"]["details"]["link"], format!("bgr{STATE}"));
+    });
+}
+
+#[test]
+fn many_at_once_lose_nothing_and_two_state_directories_live_side_by_side() {
+    isolated("netd::many_at_once_lose_nothing_and_two_state_directories_live_side_by_side", || {
+        let before = snapshot();
+        let all: Vec<Value> =
+            (2..10).map(document).chain((2..6).map(|n| document_in("ffffffff", "99.1", n))).collect();
+        let each = |verb: &'static str, inputs: &[Value]| -> Vec<Value> {
+            std::thread::scope(|scope| {
+                let threads: Vec<_> =
+                    inputs.iter().map(|input| scope.spawn(move || ok(verb, input))).collect();
+                threads.into_iter().map(|t| t.join().expect("no panic")).collect()
+            })
+        };
+        let attached = each("attach", &all);
+        for document in &attached {
+            assert_eq!(document["result"]["changed"], true);
+            ok("check", document);
+        }
+        // One goes, its twin in the other directory stays.
+        ok("detach", &all[0]);
+        ok("check", &attached[8]);
+        let removed = gc(&[&all[1]]);
+        assert_eq!(removed["removed"].as_array().map(Vec::len), Some(2 * 6), "{removed}");
+        ok("check", &attached[1]);
+        attached[8..].iter().for_each(|document| drop(ok("check", document)));
+        each("detach", &all);
+        assert_eq!(snapshot(), before);
+    });
+}
+
+#[test]
+fn killed_at_any_step_leaves_what_gc_detach_and_attach_can_handle() {
+    isolated("netd::killed_at_any_step_leaves_what_gc_detach_and_attach_can_handle", || {
+        if !support::require("host", support::has("strace"), "needs strace") {
+            return;
+        }
+        let before = snapshot();
+        let mut kills = 0;
+        for verb in ["attach", "detach"] {
+            for call in ["sendto", "ioctl", "poll", "wait4"] {
+                for when in 1..40 {
+                    if verb == "detach" {
+                        ok("attach", &document(2));
+                    }
+                    let inject = format!("inject={call}:signal=KILL:when={when}");
+                    let output = run(
+                        command("strace").args(["-qq", "-o", "/dev/null", "-e", &inject, NETD, verb]),
+                        document(2).to_string().as_bytes(),
+                    );
+                    let done = output.status.success();
+                    kills += u32::from(!done);
+                    match when % 3 {
+                        0 => drop(gc(&[])),
+                        1 => drop(ok("detach", &document(2))),
+                        _ => {
+                            ok("check", &ok("attach", &document(2)));
+                            ok("detach", &document(2));
+                        }
+                    }
+                    assert_eq!(snapshot(), before, "{verb} killed at {call} {when}");
+                    if done {
+                        break;
+                    }
+                }
+            }
+        }
+        assert!(kills > 20, "only {kills} kills");
+    });
+}
+
+#[test]
+fn failing_at_any_step_undoes_what_was_done() {
+    isolated("netd::failing_at_any_step_undoes_what_was_done", || {
+        if !support::require("host", support::has("strace"), "needs strace") {
+            return;
+        }
+        let alone = snapshot();
+        let mut failures = 0;
+        for others in [false, true] {
+            if others {
+                ok("attach", &document(3));
+            }
+            let before = snapshot();
+            for call in ["sendto", "ioctl"] {
+                for when in 1..40 {
+                    // Not in children: those that undo would fail as well.
+                    let inject = format!("inject={call}:error=ENOBUFS:when={when}");
+                    let output = run(
+                        command("strace").args(["-qq", "-o", "/dev/null", "-e", &inject, NETD, "attach"]),
+                        document(2).to_string().as_bytes(),
+                    );
+                    if output.status.success() {
+                        break;
+                    }
+                    if !output.stdout.is_empty() {
+                        assert_eq!(record(&output)["schema"], "banger.error/1", "{call} {when}");
+                        failures += 1;
+                    }
+                    assert_eq!(
+                        snapshot(),
+                        before,
+                        "failed at {call} {when}: {}",
+                        String::from_utf8_lossy(&output.stdout)
+                    );
+                }
+                ok("detach", &document(2));
+                assert_eq!(snapshot(), before);
+            }
+        }
+        assert!(failures > 15, "only {failures} failures");
+        ok("detach", &document(3));
+        assert_eq!(snapshot(), alone);
+    });
+}
+
+#[test]
+fn gc_and_detach_touch_nothing_without_the_tag() {
+    isolated("netd::gc_and_detach_touch_nothing_without_the_tag", || {
+        // A tap of the right name, made by somebody else; a tap of another state directory; a bare bridge.
+        ip(&["tuntap", "add", &tap(2), "mode", "tap"]);
+        let other = document_in("ffffffff", "99.1", 2);
+        ok("attach", &other);
+        ip(&["tuntap", "add", &tap(7), "mode", "tap"]);
+        ip(&["link", "set", &tap(7), "alias", "banger:ffffffff:0"]);
+        let before = snapshot();
+        assert_eq!(gc(&[])["removed"], json!([]));
+        for n in [2, 7] {
+            for verb in ["attach", "detach"] {
+                let error = assert_error(&netd(verb, &document(n)), 1, "conflict");
+                assert_eq!(error["error"]["details"]["link"], tap(n));
+            }
+        }
+        assert_eq!(snapshot(), before);
+        // A bridge that a crash left without its tag is found by its name.
+        ip(&["link", "add", &format!("bgr{STATE}"), "type", "bridge"]);
+        assert_eq!(gc(&[])["removed"], json!([format!("bridge bgr{STATE}")]));
+        assert_eq!(snapshot(), before);
+    });
+}
+
+#[test]
+fn through_sudo_a_user_acts_for_none_but_themselves() {
+    isolated("netd::through_sudo_a_user_acts_for_none_but_themselves", || {
+        let sudo = |verb: &str, uid: &str, input: &Value| {
+            run(command(NETD).arg(verb).env("SUDO_UID", uid), input.to_string().as_bytes())
+        };
+        let mut mine = document(2);
+        mine["vm"]["owner_uid"] = json!(61000);
+        assert_error(&sudo("attach", "61001", &mine), 5, "denied");
+        assert_error(&sudo("attach", "61000", &document(2)), 5, "denied");
+        assert_error(&sudo("attach", "x", &mine), 2, "bad-input");
+        assert!(sudo("attach", "61000", &mine).status.success());
+        let details = String::from_utf8(ip(&["-d", "link", "show", &tap(2)])).expect("text");
+        assert!(details.contains("user 61000"), "{details}");
+        // Another user names the first one's state directory, or VM.
+        let before = snapshot();
+        let mut theirs = document(3);
+        theirs["vm"]["owner_uid"] = json!(61001);
+        assert_error(&sudo("attach", "61001", &theirs), 1, "conflict");
+        theirs["vm"]["id"] = mine["vm"]["id"].clone();
+        assert_error(&sudo("detach", "61001", &theirs), 1, "conflict");
+        let empty = json!({ "schema": "banger.vms/1", "state_id": STATE, "items": [] });
+        assert_eq!(record(&sudo("gc", "61001", &empty))["removed"], json!([]));
+        assert_eq!(snapshot(), before);
+        assert!(sudo("gc", "61000", &empty).status.success());
+        assert_ne!(snapshot(), before);
+    });
+}
+
+#[test]
+fn what_others_removed_is_noticed_by_check_and_mended_by_attach() {
+    isolated("netd::what_others_removed_is_noticed_by_check_and_mended_by_attach", || {
+        let attached = ok("attach", &document(2));
+        let table = format!("banger_{STATE}");
+        for damage in [
+            "nft flush ruleset".to_owned(),
+            format!("nft flush chain bridge {table} prerouting"),
+            format!("nft delete element bridge {table} guests '{{ {} }}'", tap(2)),
+            format!("nft add rule inet {table} to_host accept"),
+            format!("ip link set {} down", tap(2)),
+            format!("ip link set {} nomaster", tap(2)),
+            format!("ip link set {} type bridge_slave isolated off", tap(2)),
+            format!("ip link del bgr{STATE}"),
+            "echo 0 > /proc/sys/net/ipv4/ip_forward".to_owned(),
+        ] {
+            assert!(sh(&damage).status.success(), "{damage}");
+            let error = assert_error(&netd("check", &attached), 1, "conflict");
+            assert!(!error["error"]["details"]["differences"].as_array().expect("a list").is_empty());
+            assert_eq!(ok("attach", &attached)["result"]["changed"], true, "{damage}");
+            ok("check", &attached);
+        }
+        ok("detach", &attached);
+    });
+}
+
+#[test]
+fn without_nft_attach_says_so_and_leaves_nothing() {
+    isolated("netd::without_nft_attach_says_so_and_leaves_nothing", || {
+        let before = snapshot();
+        let nft = String::from_utf8(sh("command -v nft || echo /usr/sbin/nft").stdout).expect("a path");
+        let hidden = sh(&format!("touch /run/no && mount --bind /run/no $(readlink -f {})", nft.trim()));
+        assert!(hidden.status.success());
+        let error = assert_error(&netd("attach", &document(2)), 5, "unsupported");
+        assert!(
+            error["error"]["hint"].as_str().is_some_and(|hint| hint.contains("banger doctor")),
+            "{error}"
+        );
+        assert_eq!(ok("detach", &document(2))["result"]["changed"], false);
+        assert!(sh(&format!("umount $(readlink -f {})", nft.trim())).status.success());
+        assert_eq!(snapshot(), before);
+    });
+}

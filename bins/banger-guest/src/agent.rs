@@ -1,5 +1,7 @@
 //! The agent: pushes "ready", then answers the host.
 
+use std::cell::Cell;
+
 use serde_json::{Value, json};
 
 use crate::channel::Channel;
@@ -31,26 +33,32 @@ impl Agent {
         if let Err(error) = channel.push(&event) {
             halt::say(&error.to_string());
         }
-        let mut stopping = false;
-        channel.serve(|request| {
-            let (status, body) = self.answer(request, &mut stopping);
+        // Begun when its reply is on its way: the VM may be gone a moment later.
+        let stopping = Cell::new(false);
+        let reply_to = |request: &AgentRequest| {
+            let (status, body) = self.answer(request, &stopping);
             AgentReply { nonce: request.nonce.clone(), status, body }
-        });
+        };
+        let sent = || {
+            if stopping.get()
+                && let Err(error) = (self.shut_down)()
+            {
+                halt::say(&format!("cannot shut down: {error}"));
+            }
+        };
+        channel.serve(reply_to, sent);
     }
 
-    fn answer(&self, request: &AgentRequest, stopping: &mut bool) -> (u16, Value) {
+    fn answer(&self, request: &AgentRequest, stopping: &Cell<bool>) -> (u16, Value) {
         match (request.method.as_str(), request.path.as_str()) {
-            ("GET", "/v1/healthz") => (200, self.health(*stopping)),
+            ("GET", "/v1/healthz") => (200, self.health(stopping.get())),
             ("GET", "/v1/stats") => (200, inspect::stats(&self.disks)),
             ("GET", "/v1/ports") => (200, inspect::ports()),
             ("POST", "/v1/resize") => self.resize(),
-            ("POST", "/v1/shutdown") => match (self.shut_down)() {
-                Ok(()) => {
-                    *stopping = true;
-                    (202, json!({ "state": "stopping" }))
-                }
-                Err(error) => (500, json!({ "error": format!("cannot shut down: {error}") })),
-            },
+            ("POST", "/v1/shutdown") => {
+                stopping.set(true);
+                (202, json!({ "state": "stopping" }))
+            }
             (_, "/v1/healthz" | "/v1/stats" | "/v1/ports" | "/v1/resize" | "/v1/shutdown") => {
                 (405, json!({ "error": "that method is not for this path" }))
             }

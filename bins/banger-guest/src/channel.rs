@@ -66,15 +66,16 @@ impl Channel {
         }
     }
 
-    /// Answers the host for ever. Nothing that comes in ends this; a line that is no request is dropped.
-    pub fn serve(self, mut answer: impl FnMut(&AgentRequest) -> AgentReply) {
+    /// Answers the host for ever. Nothing that comes in ends this; a line that is no request is dropped. `sent` is called after
+    /// each reply is on its way.
+    pub fn serve(self, mut answer: impl FnMut(&AgentRequest) -> AgentReply, mut sent: impl FnMut()) {
         let mut reply_to = |line: &[u8]| {
             let request: AgentRequest = serde_json::from_slice(line).ok()?;
             Some(reply_line(&answer(&request)))
         };
         match self {
-            Self::Port(port) => serve_port(port, &mut reply_to),
-            Self::Vsock(listener) => serve_vsock(&listener, &mut reply_to),
+            Self::Port(port) => serve_port(port, &mut reply_to, &mut sent),
+            Self::Vsock(listener) => serve_vsock(&listener, &mut reply_to, &mut sent),
         }
     }
 }
@@ -95,7 +96,7 @@ fn reply_line(reply: &AgentReply) -> Vec<u8> {
     json_line(&AgentReply { nonce: reply.nonce.clone(), status: 500, body }).unwrap_or_default()
 }
 
-fn serve_port(mut port: File, reply_to: &mut impl FnMut(&[u8]) -> Option<Vec<u8>>) {
+fn serve_port(mut port: File, reply_to: &mut impl FnMut(&[u8]) -> Option<Vec<u8>>, sent: &mut impl FnMut()) {
     let mut lines = Lines::default();
     let mut buffer = [0; 4096];
     loop {
@@ -105,13 +106,18 @@ fn serve_port(mut port: File, reply_to: &mut impl FnMut(&[u8]) -> Option<Vec<u8>
             Ok(n) => {
                 for reply in lines.feed(&buffer[..n]).iter().filter_map(|line| reply_to(line)) {
                     drop(port.write_all(&reply));
+                    sent();
                 }
             }
         }
     }
 }
 
-fn serve_vsock(listener: &OwnedFd, reply_to: &mut impl FnMut(&[u8]) -> Option<Vec<u8>>) {
+fn serve_vsock(
+    listener: &OwnedFd,
+    reply_to: &mut impl FnMut(&[u8]) -> Option<Vec<u8>>,
+    sent: &mut impl FnMut(),
+) {
     loop {
         let Ok(connection) = sys::accept(listener) else {
             std::thread::sleep(Duration::from_millis(250));
@@ -121,6 +127,7 @@ fn serve_vsock(listener: &OwnedFd, reply_to: &mut impl FnMut(&[u8]) -> Option<Ve
         let peer = getpeername::<VsockAddr>(connection.as_raw_fd());
         if peer.is_ok_and(|peer| peer.cid() == libc::VMADDR_CID_HOST) {
             drop(exchange(connection, reply_to));
+            sent();
         }
     }
 }
@@ -242,6 +249,24 @@ mod tests {
         }
         assert!(lines.partial.is_empty());
         assert_eq!(lines.feed(b"x\nok\n"), [b"ok".to_vec()]);
+    }
+
+    #[test]
+    fn an_exchange_is_one_request_and_one_reply() {
+        let (mut host, guest) = std::os::unix::net::UnixStream::pair().unwrap();
+        host.write_all(b"a request\nanother\n").unwrap();
+        exchange(guest.into(), &mut |line| Some([line, b"!\n"].concat())).unwrap();
+        let mut reply = String::new();
+        host.read_to_string(&mut reply).unwrap();
+        assert_eq!(reply, "a request!\n");
+    }
+
+    #[test]
+    fn an_exchange_without_an_end_of_line_ends() {
+        let (mut host, guest) = std::os::unix::net::UnixStream::pair().unwrap();
+        let writer = std::thread::spawn(move || drop(host.write_all(&vec![b'x'; 4 * MAX_LINE_BYTES])));
+        exchange(guest.into(), &mut |_| panic!("no line came")).unwrap();
+        writer.join().unwrap();
     }
 
     #[test]

@@ -41,16 +41,20 @@ pub fn write_machine_id() -> Result<(), Error> {
 pub fn unlock_root_for_keys() -> Result<(), Error> {
     let path = "/etc/shadow";
     let Ok(shadow) = fs::read_to_string(path) else { return Ok(()) };
-    let unlock = |line: &str| match line.strip_prefix("root:!") {
-        Some(rest) => format!("root:*{}\n", rest.find(':').map_or("", |colon| &rest[colon..])),
-        None => format!("{line}\n"),
-    };
-    let changed: String = shadow.lines().map(unlock).collect();
+    let changed = unlocked(&shadow);
     if changed == shadow {
         return Ok(());
     }
     // Written in place: it keeps its owner and mode.
     fs::write(path, changed).context(|| format!("cannot write {path}"))
+}
+
+fn unlocked(shadow: &str) -> String {
+    let unlock = |line: &str| match line.strip_prefix("root:!") {
+        Some(rest) => format!("root:*{}\n", rest.find(':').map_or("", |colon| &rest[colon..])),
+        None => format!("{line}\n"),
+    };
+    shadow.lines().map(unlock).collect()
 }
 
 /// Replaces a file, and a link in its place, unless it says this already: an overlay copies what is written.
@@ -67,13 +71,17 @@ fn write_if_different(path: &str, content: &str) -> Result<(), Error> {
 
 /// Lays the tar over the root: directories, files and links, with their modes and owners. Nothing else may be in it.
 pub fn lay(tar: &[u8]) -> Result<(), Error> {
+    lay_below(Path::new("/"), tar)
+}
+
+fn lay_below(root: &Path, tar: &[u8]) -> Result<(), Error> {
     let what = || "cannot read the VM's files".to_owned();
     let mut archive = Archive::new(tar);
     for entry in archive.entries().context(what)? {
         let mut entry = entry.context(what)?;
-        let path = target(&entry.path().context(what)?)?;
+        let path = target(root, &entry.path().context(what)?)?;
         // The root itself.
-        if path == Path::new("/") {
+        if path == root {
             continue;
         }
         lay_entry(&mut entry, &path).context(|| format!("cannot lay {}", path.display()))?;
@@ -115,8 +123,8 @@ fn lay_entry(entry: &mut Entry<'_, impl Read>, path: &Path) -> Result<(), Error>
 }
 
 /// An entry's place in the root.
-fn target(path: &Path) -> Result<PathBuf, Error> {
-    let mut target = PathBuf::from("/");
+fn target(root: &Path, path: &Path) -> Result<PathBuf, Error> {
+    let mut target = root.to_owned();
     for component in path.components() {
         match component {
             Component::Normal(name) => target.push(name),
@@ -141,12 +149,68 @@ fn remove(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
+    fn header(kind: EntryType, mode: u32, size: u64) -> tar::Header {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_size(size);
+        header.set_uid(u64::from(nix::unistd::getuid().as_raw()));
+        header.set_gid(u64::from(nix::unistd::getgid().as_raw()));
+        header
+    }
+
+    /// A tar whose one entry has any path at all: the crate's own writer refuses the bad ones.
+    fn hostile(path: &[u8], kind: EntryType) -> Vec<u8> {
+        let mut header = header(kind, 0o644, 0);
+        header.as_mut_bytes()[..path.len()].copy_from_slice(path);
+        header.set_cksum();
+        [header.as_bytes().as_slice(), &[0; 1024]].concat()
+    }
+
+    fn root(name: &str) -> PathBuf {
+        let root = std::env::temp_dir().join(format!("banger-guest-{name}-{}", std::process::id()));
+        fs::create_dir_all(&root).unwrap();
+        root
+    }
+
     #[test]
-    fn paths_stay_in_the_root() {
-        assert_eq!(target(Path::new("./etc/x")).unwrap(), Path::new("/etc/x"));
-        assert!(target(Path::new("etc/../x")).is_err());
-        assert!(target(Path::new("/etc/x")).is_err());
+    fn the_tar_is_laid_with_its_modes_over_what_is_there() {
+        let root = root("lay");
+        fs::create_dir(root.join("etc")).unwrap();
+        symlink("/nonexistent/elsewhere", root.join("etc/key")).unwrap();
+        let mut tar = tar::Builder::new(Vec::new());
+        tar.append_data(&mut header(EntryType::Regular, 0o600, 3), "etc/key", &b"key"[..]).unwrap();
+        tar.append_data(&mut header(EntryType::Directory, 0o700, 0), "root/.ssh", &b""[..]).unwrap();
+        tar.append_link(&mut header(EntryType::Symlink, 0o777, 0), "etc/link", "key").unwrap();
+        lay_below(&root, &tar.into_inner().unwrap()).unwrap();
+        let mode = |path: &str| fs::symlink_metadata(root.join(path)).unwrap().mode();
+        assert_eq!(mode("etc/key"), 0o100_600);
+        assert_eq!(mode("root/.ssh"), 0o040_700);
+        assert_eq!(fs::read(root.join("etc/link")).unwrap(), b"key");
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn what_leaves_the_root_or_is_no_file_is_refused() {
+        let root = root("hostile");
+        for path in [&b"etc/../../x"[..], b"../x", b"/etc/x"] {
+            assert!(lay_below(&root, &hostile(path, EntryType::Regular)).is_err());
+        }
+        for kind in [EntryType::Char, EntryType::Fifo, EntryType::Link] {
+            assert!(lay_below(&root, &hostile(b"dev", kind)).is_err());
+        }
+        assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn only_a_locked_root_is_unlocked() {
+        assert_eq!(unlocked("root:!:1:0:::::\nx:!:1::\n"), "root:*:1:0:::::\nx:!:1::\n");
+        assert_eq!(unlocked("root:!$6$hash:1:\n"), "root:*:1:\n");
+        assert_eq!(unlocked("root:*:1:\n"), "root:*:1:\n");
     }
 }

@@ -3,10 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::time::Duration;
 
+use crate::clock::now_us;
 use crate::error::{Context, Error};
 use crate::protocol::MODULES_LIST;
 use crate::{halt, sys};
+
+/// The virtio device id of a disk.
+const BLOCK: u32 = 2;
+/// How long the devices may take to appear, microseconds.
+const DEVICES_WITHIN_US: u64 = 2_000_000;
 
 /// The modules in the initrd, and those that have been loaded.
 pub struct Modules {
@@ -57,10 +64,15 @@ impl Modules {
         if virtio_devices().is_empty() {
             self.load("virtio_mmio");
         }
+        // Devices are there when their bus driver is, on every kernel seen so far; nothing promises it.
+        let deadline = now_us() + DEVICES_WITHIN_US;
+        while !virtio_devices().contains(&BLOCK) && now_us() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         for device in virtio_devices() {
             match device {
                 1 => self.load("virtio_net"),
-                2 => self.load("virtio_blk"),
+                BLOCK => self.load("virtio_blk"),
                 3 => self.load("virtio_console"),
                 4 => self.load("virtio_rng"),
                 19 => self.load("vmw_vsock_virtio_transport"),
@@ -78,7 +90,7 @@ pub fn virtio_devices() -> Vec<u32> {
         u32::from_str_radix(text.trim().trim_start_matches("0x"), 16).ok()
     };
     let mut ids: Vec<u32> = entries.filter_map(|entry| id(entry.path())).collect();
-    ids.sort_by_key(|id| (*id != 2, *id));
+    ids.sort_by_key(|id| (*id != BLOCK, *id));
     ids.dedup();
     ids
 }

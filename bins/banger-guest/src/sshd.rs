@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use crate::error::{Context, Error};
 use crate::protocol::HOST_KEY_PATH;
@@ -43,6 +44,16 @@ pub fn listen() -> Result<TcpListener, Error> {
     listener.context(|| format!("cannot listen on port {PORT}"))
 }
 
+/// Whether the CPU is QEMU's emulation. There OpenSSL's vector code is several times slower than its plain code: ChaCha20-Poly1305
+/// went from 25 to 107 MB/s without it, SHA-256 from 17 to 53. The sessions do not inherit the setting; sshd makes their
+/// environment anew.
+fn is_emulated() -> bool {
+    static EMULATED: OnceLock<bool> = OnceLock::new();
+    *EMULATED.get_or_init(|| {
+        std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains("QEMU TCG CPU"))
+    })
+}
+
 /// Starts an sshd for a connection. The caller reaps it.
 pub fn serve(connection: TcpStream) -> io::Result<u32> {
     let (input, output) = (OwnedFd::from(connection.try_clone()?), OwnedFd::from(connection));
@@ -51,6 +62,9 @@ pub fn serve(connection: TcpStream) -> io::Result<u32> {
     sshd.args(["-i", "-e", "-o", &format!("HostKey=/{HOST_KEY_PATH}")]);
     sshd.args(OPTIONS.iter().flat_map(|option| ["-o", option]));
     sshd.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    if is_emulated() {
+        sshd.env("OPENSSL_ia32cap", "0x0:0");
+    }
     let console = File::options().write(true).open("/dev/console")?;
     sshd.stdin(input).stdout(output).stderr(Stdio::from(console)).process_group(0);
     sshd.spawn().map(|child| child.id())

@@ -108,9 +108,12 @@ impl<'a> Interface<'a> {
         Ok(Self { socket, request })
     }
 
-    /// Takes it up.
+    /// Takes it up; its other flags stay.
     pub fn up(&mut self) -> io::Result<()> {
-        self.request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+        self.ioctl(libc::SIOCGIFFLAGS)?;
+        // SAFETY: the kernel has just written this member, and any bits are valid for an integer.
+        let flags = unsafe { self.request.ifr_ifru.ifru_flags };
+        self.request.ifr_ifru.ifru_flags = flags | libc::IFF_UP as libc::c_short;
         self.ioctl(libc::SIOCSIFFLAGS)
     }
 

@@ -68,11 +68,10 @@ fn completion(command: &mut Command, shell: Shell) -> String {
     String::from_utf8(bytes).expect("completions are made of the command's own strings")
 }
 
-/// A section OPTIONS with one subsection for every verb. Help and version, which all have, are said once.
+/// What stands below the heading OPTIONS: one subsection for every verb. Help and version, which all have, are said once.
 fn man_options(command: Command) -> String {
     let name = command.get_name().to_owned();
-    let mut out = String::from(".SH OPTIONS\n");
-    out.push_str("Every verb takes\n.B \\-\\-help\nas well.\n");
+    let mut out = String::from("Every verb takes\n.B \\-\\-help\nas well.\n");
     subsection(&mut out, &name, &command);
     out
 }
@@ -109,7 +108,7 @@ fn entry(out: &mut String, argument: &Arg) {
     }
     let defaults: Vec<_> = argument.get_default_values().iter().map(|v| v.to_string_lossy()).collect();
     if !defaults.is_empty() && argument.get_action().takes_values() && !argument.is_hide_default_value_set() {
-        sentences.push(format!("Default: {}.", defaults.join(" ")));
+        sentences.push(format!("Default: `{}`.", defaults.join(" ")));
     }
     sentences.extend(told);
     if let Some(variable) = argument.get_env() {
@@ -192,7 +191,10 @@ mod tests {
             text.contains(".SS banger\\-x start\n.TP\n\\fB\\-i\\fR, \\fB\\-\\-input\\fR \\fIFILE\\fR\n"),
             "{text}"
         );
-        assert!(text.contains("Read FILE; see a\\eb.\nDefault: \\-.\nEnvironment: BANGER_X.\n"), "{text}");
+        assert!(
+            text.contains("Read FILE; see a\\eb.\nDefault: \\fB\\-\\fR.\nEnvironment: BANGER_X.\n"),
+            "{text}"
+        );
         assert!(text.contains("Use \\fBcc\\fR.\nDefault: 2 of them.\n"), "{text}");
         assert!(text.contains("\\fICOMMAND\\fR...\nThe command.\n"), "{text}");
         assert!(!text.contains("secret"), "{text}");

@@ -6,6 +6,7 @@ pub mod lock;
 pub mod netd;
 pub mod plumbing;
 pub mod progress;
+pub mod report;
 pub mod vmm;
 pub mod ws;
 

@@ -29,8 +29,8 @@ const VMS_SCHEMA: &str = "banger.vms/1";
 ///
 /// A stage of a banger pipeline: reads a record on stdin, writes its section "net", prints the record on stdout.
 #[derive(Debug, Parser)]
-#[command(name = TOOL, version, disable_help_subcommand = true)]
-pub struct Args {
+#[command(name = TOOL, version, max_term_width = 110)]
+struct Arguments {
     #[command(subcommand)]
     verb: Verb,
 }
@@ -51,7 +51,7 @@ enum Verb {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let args: Args = match plumbing::parse(TOOL) {
+    let args: Arguments = match plumbing::parse(TOOL) {
         Ok(args) => args,
         Err(status) => return status,
     };

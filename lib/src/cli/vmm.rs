@@ -1,10 +1,329 @@
 //! `banger-fc` and `banger-qemu`: their verbs, which are the same.
 
+use std::collections::HashSet;
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use crate::contract::record::VmmKind;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde_json::{Value, json};
+use thiserror::Error;
+
+use super::Failure;
+use super::lock::{LOCK_FD_VARIABLE, state_of, vm_lock};
+use super::plumbing::{self, Input};
+use crate::contract::error::escape_controls;
+use crate::contract::record::{Accel, VmmKind};
+use crate::contract::{Coded, Document, ErrorCode, Fault};
+use crate::state::dir::{StateDir, VmDir};
+use crate::state::lock::is_alive;
+use crate::sys::clock::Timeline;
+use crate::sys::exec::Exec;
+use crate::types::VmId;
+use crate::vmm::monitor::{Machine, Monitor, MonitorError};
+use crate::vmm::shutdown::Shutdown;
+use crate::vmm::stop::Manner;
+use crate::vmm::talk::{MAX_LINE, Order};
+use crate::vmm::{firecracker, gc, qemu, start, status, stop, supervisor};
+
+/// The stage that runs a VM under QEMU
+#[derive(Debug, Parser)]
+#[command(name = "banger-qemu", version, disable_help_subcommand = true)]
+pub struct QemuCli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// The stage that runs a VM under Firecracker
+#[derive(Debug, Parser)]
+#[command(name = "banger-fc", version, disable_help_subcommand = true)]
+pub struct FcCli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Start the VM of the record and wait until its guest is ready
+    Start(Start),
+    /// Stop the VM: ask its guest, press its power button, end its VMM
+    Stop(Stop),
+    /// End the VM at once
+    Kill(Input),
+    /// Bring the record's section "vmm" up to date
+    Status(Input),
+    /// Compare the record with what is there; fail where they differ
+    Check(Input),
+    /// End VMs that are not in the list on stdin, and remove stale sockets
+    Gc(Gc),
+    /// Print the versions of this program, its schemas and its VMM
+    Version,
+    #[command(hide = true)]
+    Supervise,
+}
+
+#[derive(Debug, Args)]
+struct Start {
+    #[command(flatten)]
+    input: Input,
+    /// Give up when the guest is not ready after SECONDS [default: 30 with KVM, 120 in software]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    ready_timeout: Option<u64>,
+    /// How guest code is executed
+    #[arg(long, value_name = "HOW", default_value = "auto")]
+    accel: AccelChoice,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum AccelChoice {
+    /// With KVM where it works, else in software
+    Auto,
+    /// With KVM, even where it seems not to work
+    Kvm,
+    /// In software (QEMU only)
+    Tcg,
+}
+
+#[derive(Debug, Args)]
+struct Stop {
+    #[command(flatten)]
+    input: Input,
+    /// How long the guest may take, first after it was asked, then after its power button was pressed [default: 10 with KVM, 30 in
+    /// software]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    deadline: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+struct Gc {
+    #[command(flatten)]
+    input: Input,
+    /// The state directory
+    #[arg(long, value_name = "DIR", env = "BANGER_STATE_DIR", hide_env_values = true)]
+    state_dir: PathBuf,
+}
 
 /// Runs the program for one kind of VMM.
-pub fn main(_kind: VmmKind) -> ExitCode {
+pub fn main(kind: VmmKind) -> ExitCode {
+    let (tool, verb) = match kind {
+        VmmKind::Firecracker => ("banger-fc", plumbing::parse::<FcCli>("banger-fc").map(|cli| cli.verb)),
+        _ => ("banger-qemu", plumbing::parse::<QemuCli>("banger-qemu").map(|cli| cli.verb)),
+    };
+    let verb = match verb {
+        Ok(verb) => verb,
+        Err(exit) => return exit,
+    };
+    let monitor = monitor(kind);
+    match verb {
+        Verb::Start(args) => plumbing::record_verb(tool, "start", &args.input, |document, timeline| {
+            run_start(&*monitor, &args, tool, document, timeline)
+        }),
+        Verb::Stop(args) => plumbing::record_verb(tool, "stop", &args.input, |document, timeline| {
+            run_stop(tool, "stop", Some(args.deadline), document, timeline)
+        }),
+        Verb::Kill(input) => plumbing::record_verb(tool, "kill", &input, |document, timeline| {
+            run_stop(tool, "kill", None, document, timeline)
+        }),
+        Verb::Status(input) => {
+            plumbing::record_verb(tool, "status", &input, |document, _| run_status(document))
+        }
+        Verb::Check(input) => {
+            plumbing::record_verb(tool, "check", &input, |document, _| run_check(&*monitor, document))
+        }
+        Verb::Gc(args) => run_gc(tool, &args),
+        Verb::Version => plumbing::value_verb(tool, "version", || Ok(version(&*monitor, tool))),
+        Verb::Supervise => supervise(tool),
+    }
+}
+
+fn monitor(kind: VmmKind) -> Box<dyn Monitor> {
+    match kind {
+        VmmKind::Firecracker => Box::new(firecracker::Firecracker),
+        VmmKind::Auto | VmmKind::Qemu => Box::new(qemu::Qemu),
+    }
+}
+
+/// Why a VMM's verb fails at the edge.
+#[derive(Debug, Error)]
+enum EdgeError {
+    #[error("this VMM does not execute guest code that way on this host: {0}")]
+    Accel(String),
+    #[error("VM {vm} differs from its record: {difference}")]
+    Check { vm: String, difference: &'static str },
+    #[error("the list on stdin is not valid")]
+    List(#[source] serde_json::Error),
+    #[error("the list's schema is {0:?}; this program speaks \"banger.vms/1\"")]
+    ListSchema(String),
+}
+
+impl Coded for EdgeError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Accel(_) => ErrorCode::Unsupported,
+            Self::Check { .. } => ErrorCode::Conflict,
+            Self::List(_) => ErrorCode::BadInput,
+            Self::ListSchema(_) => ErrorCode::UnsupportedSchema,
+        }
+    }
+}
+
+/// A VMM's own error.
+impl From<MonitorError> for Failure {
+    fn from(error: MonitorError) -> Self {
+        Self::Own(error)
+    }
+}
+
+fn accel(monitor: &dyn Monitor, choice: AccelChoice) -> Result<Accel, Failure> {
+    match (choice, monitor.kind()) {
+        (AccelChoice::Auto, _) => Ok(monitor.accel()?.0),
+        (AccelChoice::Kvm, _) => Ok(Accel::Kvm),
+        (AccelChoice::Tcg, VmmKind::Firecracker) => {
+            Err(EdgeError::Accel("Firecracker needs KVM; use banger-qemu".into()).into())
+        }
+        (AccelChoice::Tcg, _) => Ok(Accel::Tcg),
+    }
+}
+
+fn run_start(
+    monitor: &dyn Monitor,
+    args: &Start,
+    tool: &str,
+    document: &mut Document,
+    timeline: &mut Timeline,
+) -> Result<bool, Failure> {
+    let vm = document.vm()?;
+    let (net, disk) = (document.required_net()?, document.required_disk()?);
+    let lock = vm_lock(&vm, &format!("{tool} start"))?;
+    let mut machine = Machine { vm, net, disk, accel: Accel::Tcg };
+    if let Some(vmm) = start::running(&machine, monitor.kind())? {
+        document.set_vmm(Some(&vmm));
+        return Ok(false);
+    }
+    machine.accel = accel(monitor, args.accel)?;
+    let limit = args.ready_timeout.unwrap_or_else(|| start::default_ready_limit_s(machine.accel));
+    let vmm = start::start(monitor, machine, limit, supervisor_program(), &lock, timeline)?;
+    document.set_vmm(Some(&vmm));
+    Ok(true)
+}
+
+/// This very program as the supervisor, with nothing of the caller's environment that a VMM does not need: what escapes from a
+/// guest finds no tokens there.
+fn supervisor_program() -> Exec {
+    let kept = ["PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH"];
+    let names = std::env::vars_os().map(|(name, _)| name);
+    let dropped = names.filter(|name| !kept.iter().any(|kept| name == kept));
+    let exec = Exec::new("/proc/self/exe").arg("supervise").env_remove(LOCK_FD_VARIABLE);
+    dropped.fold(exec, Exec::env_remove)
+}
+
+fn run_stop(
+    tool: &str,
+    verb: &str,
+    deadline: Option<Option<u64>>,
+    document: &mut Document,
+    timeline: &mut Timeline,
+) -> Result<bool, Failure> {
+    let vm = document.vm()?;
+    let recorded = document.vmm()?;
+    let dir = VmDir::at(&vm.paths.dir);
+    let accel = recorded.as_ref().map_or(Accel::Tcg, |vmm| vmm.accel);
+    let manner = match deadline {
+        Some(seconds) => Manner::Ask(seconds.map_or(Shutdown::default_grace(accel), Duration::from_secs)),
+        None => Manner::Kill,
+    };
+    let changed = if dir.path().exists() {
+        let lock = vm_lock(&vm, &format!("{tool} {verb}"))?;
+        timeline.step(verb, || stop::stop(&dir, vm.name.as_str(), manner, &lock))?
+    } else {
+        state_of(&vm)?;
+        false
+    };
+    document.set_vmm(None);
+    Ok(changed)
+}
+
+fn run_status(document: &mut Document) -> Result<bool, Failure> {
+    let vm = document.vm()?;
+    state_of(&vm)?;
+    let recorded = document.vmm()?;
+    document.set_vmm(status::observe(&VmDir::at(&vm.paths.dir), recorded).as_ref());
+    Ok(false)
+}
+
+fn run_check(monitor: &dyn Monitor, document: &mut Document) -> Result<bool, Failure> {
+    let vm = document.vm()?;
+    state_of(&vm)?;
+    let alive = is_alive(&VmDir::at(&vm.paths.dir));
+    let differs = |difference| EdgeError::Check { vm: vm.name.to_string(), difference };
+    match document.vmm()? {
+        Some(vmm) if vmm.kind != monitor.kind() => Err(differs("it is another VMM's"))?,
+        Some(_) if !alive => Err(differs("it does not run"))?,
+        None if alive => Err(differs("it runs"))?,
+        _ => Ok(false),
+    }
+}
+
+fn run_gc(tool: &'static str, args: &Gc) -> ExitCode {
+    let mut worst = ExitCode::SUCCESS;
+    let exit = plumbing::value_verb(tool, "gc", || {
+        let (state_id, keep) = listed(&args.input.read()?)?;
+        let swept = gc::sweep(&StateDir::at(&args.state_dir), &state_id, &keep)?;
+        if let Some(error) = swept.errors.first() {
+            worst = ExitCode::from(error.code().exit_status());
+        }
+        let errors: Vec<Fault> = swept.errors.iter().map(|error| Fault::new(error, tool, "gc")).collect();
+        Ok(json!({ "schema": "banger.gc/1", "tool": tool, "removed": swept.removed, "errors": errors }))
+    });
+    if exit == ExitCode::SUCCESS { worst } else { exit }
+}
+
+/// The state id and the VMs that are to stay.
+fn listed(bytes: &[u8]) -> Result<(String, HashSet<VmId>), Failure> {
+    #[derive(serde::Deserialize)]
+    struct List {
+        schema: String,
+        state_id: String,
+        items: Vec<Item>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Item {
+        id: VmId,
+    }
+    let list: List = serde_json::from_slice(bytes).map_err(EdgeError::List)?;
+    if list.schema != "banger.vms/1" {
+        return Err(EdgeError::ListSchema(list.schema).into());
+    }
+    Ok((list.state_id, list.items.into_iter().map(|item| item.id).collect()))
+}
+
+fn version(monitor: &dyn Monitor, tool: &str) -> Value {
+    let mut version = plumbing::version(tool);
+    version["vmm"] = monitor.version().map_or(Value::Null, |text| escape_controls(&text).into());
+    version
+}
+
+/// The supervisor: its order comes through the socket that is its stdin.
+fn supervise(tool: &'static str) -> ExitCode {
+    let Ok(stdin) = io::stdin().as_fd().try_clone_to_owned() else { return ExitCode::FAILURE };
+    let Ok(null) = std::fs::File::open("/dev/null") else { return ExitCode::FAILURE };
+    if rustix::stdio::dup2_stdin(&null).is_err() {
+        return ExitCode::FAILURE;
+    }
+    drop(null);
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let parent = UnixStream::from(stdin);
+    let mut line = Vec::new();
+    let read = BufReader::new((&parent).take(MAX_LINE as u64)).read_until(b'\n', &mut line);
+    let order: Option<Order> = read.ok().and_then(|_| serde_json::from_slice(&line).ok());
+    let Some(order) = order.filter(|_| parent.set_nonblocking(true).is_ok()) else {
+        return ExitCode::FAILURE;
+    };
+    drop(line);
+    let monitor = monitor(order.kind);
+    supervisor::run(order, monitor, parent, tool);
     ExitCode::SUCCESS
 }

@@ -280,6 +280,9 @@ pub struct Vmm {
     pub state: VmmState,
     /// How it ended.
     pub exit: Option<VmmExit>,
+    /// Whether the guest's agent answers. Written by `status` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_reachable: Option<bool>,
 }
 
 /// What of the checkout travels.

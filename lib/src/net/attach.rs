@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::NetError;
 use super::caller::Caller;
+use super::error::UndoError;
 use super::host::Host;
 use super::request::TapRequest;
 use super::rules::{self, Tables};
@@ -207,9 +208,9 @@ fn undo(error: NetError, request: &TapRequest, made: &Made) -> NetError {
     };
     if made.bridge {
         note(rules::remove_tables(&names.table).map_err(Into::into));
-        note(
-            Host::read().and_then(|mut host| super::detach::remove_bridge(&mut host, &names.state).map(drop)),
-        );
+        note(Host::read().and_then(|mut host| {
+            super::detach::remove_bridge(&mut host, &names.state, |link| names.own(link)).map(drop)
+        }));
     } else if made.rules && !matches!(error, NetError::AddressTaken(_)) {
         let removed =
             Tables::read(&names.table).and_then(|tables| tables.remove_guest(&names.table, &names.vm));
@@ -220,5 +221,5 @@ fn undo(error: NetError, request: &TapRequest, made: &Made) -> NetError {
     if undo_errors.is_empty() || nft_is_missing {
         return error;
     }
-    NetError::Undo { error: Box::new(error), undo_errors }
+    UndoError { error: Box::new(error), undo_errors }.into()
 }

@@ -7,7 +7,7 @@ use super::host::Host;
 use super::request::{Names, dummy_name};
 use super::rules::{self, Tables};
 use crate::sys::clock::Timeline;
-use crate::sys::link;
+use crate::sys::link::{self, Link};
 use crate::sys::rootlock::RootLock;
 use crate::types::StateId;
 
@@ -24,16 +24,15 @@ pub fn detach(names: &Names, caller: &Caller, timeline: &mut Timeline) -> Result
     }
     let _lock = timeline.step("lock", || RootLock::acquire(LOCK, PATIENCE))?;
     let mut host = timeline.step("inspect", Host::read)?;
-    let tap = host.tap(names)?.cloned();
+    let (tap, bridge) = (host.tap(names)?.cloned(), host.bridge(names)?.cloned());
     if let Some(tap) = &tap {
         timeline.step("tap", || link::delete(&mut host.netlink, tap))?;
     }
-    let others = match host.bridge(names)? {
-        Some(bridge) => host.ports(bridge, &names.dummy).any(|port| port.name != names.tap.as_str()),
-        None => false,
-    };
+    let is_other = |port: &Link| port.name != names.tap.as_str();
+    let others = bridge.is_some_and(|bridge| host.ports(&bridge, &names.dummy).any(is_other));
     let rules = timeline.step("nft", || remove_rules(names, others))?;
-    let bridge = !others && timeline.step("bridge", || remove_bridge(&mut host, &names.state))?;
+    let bridge = !others
+        && timeline.step("bridge", || remove_bridge(&mut host, &names.state, |link| names.own(link)))?;
     Ok(tap.is_some() || rules || bridge)
 }
 
@@ -53,11 +52,15 @@ fn remove_rules(names: &Names, others: bool) -> Result<bool, NetError> {
     Ok(tables.exist())
 }
 
-/// Removes the bridge of `state` and its dummy port; `false` where there is neither. Whose they are was checked before.
-pub(super) fn remove_bridge(host: &mut Host, state: &StateId) -> Result<bool, NetError> {
+/// Removes the bridge of `state` and its dummy port, each where it is `ours`; `false` where there is neither.
+pub(super) fn remove_bridge(
+    host: &mut Host,
+    state: &StateId,
+    ours: impl Fn(&Link) -> bool,
+) -> Result<bool, NetError> {
     let mut removed = false;
     for name in [dummy_name(state), state.bridge()] {
-        if let Some(found) = host.link(&name).cloned() {
+        if let Some(found) = host.link(&name).filter(|link| ours(link)).cloned() {
             link::delete(&mut host.netlink, &found)?;
             removed = true;
         }

@@ -108,14 +108,29 @@ pub enum NetError {
     #[error(transparent)]
     Lock(#[from] RootLockError),
     /// An attach that failed and could not undo all of what it had done.
-    #[error("{error}")]
-    Undo {
-        /// The failure.
-        #[source]
-        error: Box<NetError>,
-        /// What could not be undone.
-        undo_errors: Vec<String>,
-    },
+    #[error(transparent)]
+    Undo(#[from] UndoError),
+}
+
+/// A failure after which not everything could be undone. It reads as the failure itself; `details` has the rest.
+#[derive(Debug)]
+pub struct UndoError {
+    /// The failure.
+    pub error: Box<NetError>,
+    /// What could not be undone.
+    pub undo_errors: Vec<String>,
+}
+
+impl std::fmt::Display for UndoError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for UndoError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
+    }
 }
 
 impl NetError {
@@ -149,7 +164,7 @@ impl Coded for NetError {
             Self::Link(error) => error.code(),
             Self::Nft(error) => error.code(),
             Self::Lock(error) => error.code(),
-            Self::Undo { error, .. } => error.code(),
+            Self::Undo(undo) => undo.error.code(),
         }
     }
 
@@ -166,9 +181,9 @@ impl Coded for NetError {
             Self::AddressTaken(address) => json!({ "address": address }),
             Self::Mismatch { differences, .. } => json!({ "differences": differences }),
             Self::Leftovers { removed, errors } => json!({ "removed": removed, "errors": errors }),
-            Self::Undo { error, undo_errors } => {
-                let mut details = error.details();
-                details.insert("undo_errors".into(), json!(undo_errors));
+            Self::Undo(undo) => {
+                let mut details = undo.error.details();
+                details.insert("undo_errors".into(), json!(undo.undo_errors));
                 return details;
             }
             _ => Value::Null,
@@ -189,7 +204,7 @@ impl Coded for NetError {
             Self::Link(error) => return error.hint(),
             Self::Nft(error) => return error.hint(),
             Self::Lock(error) => return error.hint(),
-            Self::Undo { error, .. } => return error.hint(),
+            Self::Undo(undo) => return undo.error.hint(),
             _ => return None,
         };
         Some(text.to_owned())

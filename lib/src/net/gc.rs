@@ -70,8 +70,13 @@ pub fn collect(state: &StateId, keep: &BTreeSet<VmId>, caller: &Caller) -> Resul
     let used =
         !alive.is_empty() || bridge.as_ref().is_some_and(|b| host.ports(b, &dummy).any(|p| !is_dead(p)));
     collect_rules(state, keep, used, &mut collected);
-    if !used {
-        collect_bridge(&mut host, state, bridge.is_some(), &mut collected);
+    let bridges = |link: &Link| link.alias.is_none() || is_ours(link, state, caller);
+    let there = |link: &Link| {
+        bridges(link) && [state.bridge(), dummy.clone()].iter().any(|n| n.as_str() == link.name)
+    };
+    if !used && host.links.iter().any(there) {
+        let result = remove_bridge(&mut host, state, bridges).map(drop);
+        collected.note(format!("bridge {}", state.bridge()), result);
     }
     Ok(collected)
 }
@@ -96,12 +101,5 @@ fn collect_rules(state: &StateId, keep: &BTreeSet<VmId>, used: bool, collected: 
     for vm in tables.guests().into_iter().filter(|vm| !keep.contains(vm)) {
         let result = tables.remove_guest(&table, &vm).map(drop).map_err(Into::into);
         collected.note(format!("rules of {} in {table}", vm.tap()), result);
-    }
-}
-
-fn collect_bridge(host: &mut Host, state: &StateId, there: bool, collected: &mut Collected) {
-    if there || host.link(&dummy_name(state)).is_some() {
-        let result = remove_bridge(host, state).map(drop);
-        collected.note(format!("bridge {}", state.bridge()), result);
     }
 }

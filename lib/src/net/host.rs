@@ -40,25 +40,22 @@ impl Host {
 
     /// The bridge, if it is there. One that a crash left without its tag is ours by its name, which has the state id.
     pub fn bridge(&self, names: &Names) -> Result<Option<&Link>, NetError> {
-        let untagged_is_ours = true;
-        self.owned(&names.bridge, "bridge", &names.tag, untagged_is_ours)
+        self.owned(&names.bridge, "bridge", |link| names.own(link))
     }
 
-    /// The tap, if it is there.
+    /// The tap, if it is there. It never outlives a program that did not come as far as tagging it.
     pub fn tap(&self, names: &Names) -> Result<Option<&Link>, NetError> {
-        self.owned(&names.tap, "tun", &names.tag, false)
+        self.owned(&names.tap, "tun", |link| Tag::of(link).as_ref() == Some(&names.tag))
     }
 
     fn owned(
         &self,
         name: &LinkName,
         kind: &str,
-        tag: &Tag,
-        untagged: bool,
+        ours: impl Fn(&Link) -> bool,
     ) -> Result<Option<&Link>, NetError> {
         let Some(link) = self.link(name) else { return Ok(None) };
-        let ours = Tag::of(link).as_ref() == Some(tag) || (untagged && link.alias.is_none());
-        if ours && link.kind.as_deref() == Some(kind) {
+        if ours(link) && link.kind.as_deref() == Some(kind) {
             return Ok(Some(link));
         }
         let tag = link.alias.clone().unwrap_or_else(|| "(none)".into());

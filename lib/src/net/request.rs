@@ -6,6 +6,7 @@ use super::NetError;
 use super::caller::Caller;
 use super::tag::Tag;
 use crate::contract::record::{Net, NetMode, Publish, Vm};
+use crate::sys::link::Link;
 use crate::types::{Cidr, LinkName, MacAddr, StateId, VmId};
 
 /// The private networks (RFC 1918): a subnet lies within one of them.
@@ -58,6 +59,11 @@ impl Names {
             table: vm.state_id.nft_table(),
             tag: Tag { state: vm.state_id.clone(), uid: vm.owner_uid },
         })
+    }
+
+    /// Whether a link whose name has the state id is ours: it has our tag, or a crash left it without one.
+    pub fn own(&self, link: &Link) -> bool {
+        link.alias.is_none() || Tag::of(link).as_ref() == Some(&self.tag)
     }
 }
 

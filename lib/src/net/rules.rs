@@ -30,7 +30,7 @@ fn skeleton(request: &TapRequest) -> String {
 /// The VM's own part. Chains are flushed first: what a crash left of the same VM is replaced.
 fn guest(request: &TapRequest) -> String {
     let TapRequest { names: Names { table, tap, .. }, address, mac, .. } = request;
-    let verdict = if request.nat { "accept" } else { "reject with icmpx admin-prohibited" };
+    let verdict = if request.nat { "accept" } else { "jump refuse" };
     format!(
         "add chain inet {table} {tap}
 flush chain inet {table} {tap}

@@ -1,7 +1,7 @@
 //! Signals as something to wait for, and waiting for a child until one comes.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::{Child, ExitStatus};
 
 use nix::sys::signal::{SigSet, Signal};
@@ -13,6 +13,12 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 #[derive(Debug)]
 pub struct Interrupts {
     fd: SignalFd,
+}
+
+impl AsFd for Interrupts {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
 }
 
 /// What came first.

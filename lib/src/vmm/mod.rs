@@ -1,9 +1,31 @@
 //! The virtual machine monitor and its supervisor.
 //!
-//! `start` ([`start`]) starts the supervisor ([`supervisor`]), which starts the VMM, lives exactly as long as it, and is the only
-//! process of banger's that outlives a command. What differs between QEMU and Firecracker is behind [`monitor::Monitor`].
+//! [`start`] starts the [`supervisor`], which starts the VMM, lives exactly as long as it, and is the only process of banger's that
+//! outlives a command. What differs between QEMU and Firecracker is behind [`monitor::Monitor`].
 
+// The verbs.
+pub mod gc;
+pub mod start;
+pub mod status;
+pub mod stop;
+
+// The supervisor and its parts.
+pub mod agent;
+pub mod lines;
+pub mod log;
+pub mod routes;
+pub mod server;
+pub mod shutdown;
+pub mod supervisor;
+pub mod talk;
+pub mod timings;
+
+// The VMMs.
 pub mod arch;
 pub mod firecracker;
 pub mod monitor;
 pub mod qemu;
+
+// What is told afterwards.
+pub mod error;
+pub mod exit;

@@ -8,7 +8,9 @@ pub mod launch;
 pub mod vsock;
 
 use std::fs::File;
+use std::io;
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
@@ -45,7 +47,15 @@ fn tap(machine: &Machine) -> Result<&LinkName, LaunchError> {
     }
 }
 
-/// Opens every file of the VM as Firecracker will, so that a missing one is named by its field of the record.
+/// Opens a file of the VM as Firecracker will, without waiting for anybody should it be a FIFO.
+fn check_file(path: &str, write: bool) -> io::Result<()> {
+    let file = File::options().read(true).write(write).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let kind = file.metadata()?.file_type();
+    let usable = kind.is_file() || kind.is_block_device();
+    if usable { Ok(()) } else { Err(io::Error::other("it is neither a file nor a block device")) }
+}
+
+/// Opens every file of the VM, so that one that Firecracker could not use is named by its field of the record.
 fn check_files(machine: &Machine) -> Result<(), LaunchError> {
     let disk = &machine.disk;
     let upper = disk.upper_device.as_ref().map(|path| ("disk.upper_device", path, true));
@@ -56,8 +66,7 @@ fn check_files(machine: &Machine) -> Result<(), LaunchError> {
         ("disk.work_device", &disk.work_device, true),
     ];
     for (field, path, write) in fixed.into_iter().chain(upper) {
-        let opened = File::options().read(true).write(write).open(path);
-        opened.map_err(|source| LaunchError::File { field, path: path.clone(), source })?;
+        check_file(path, write).map_err(|source| LaunchError::File { field, path: path.clone(), source })?;
     }
     Ok(())
 }

@@ -1,0 +1,146 @@
+//! The arguments of `banger-ws`.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::cli::plumbing::Input;
+
+/// Copy a git checkout into a VM, run commands in the copy, and take what changed back as a patch
+///
+/// A stage of a banger pipeline: reads a record on stdin, writes its section "workspace", prints the record on stdout.
+#[derive(Debug, Parser)]
+#[command(name = super::TOOL, version, disable_help_subcommand = true)]
+pub struct Args {
+    #[command(subcommand)]
+    pub(super) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Say what of a checkout would travel, without any VM
+    Inspect(InspectArgs),
+    /// Copy a checkout into the guest
+    Prepare(PrepareArgs),
+    /// Run a command in the workspace
+    Exec(ExecArgs),
+    /// Write what changed in the workspace as a patch
+    Export(ExportArgs),
+    /// prepare, exec and export over one connection
+    Run(RunArgs),
+    /// Say what export would find: result.changed and result.files
+    Status(Input),
+    /// Compare the record with the guest
+    Check(Input),
+    /// Remove what transfers that were killed left in a state directory
+    Gc(GcArgs),
+    /// Say which version this is and which schemas it speaks
+    Version,
+}
+
+/// Which files travel.
+#[derive(Debug, clap::Args)]
+pub(super) struct Choice {
+    /// Take untracked files along; ignored ones never travel
+    #[arg(long)]
+    pub include_untracked: bool,
+    /// End each path of a list with a NUL byte and print nothing else
+    #[arg(long)]
+    pub null: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct InspectArgs {
+    /// A directory in the checkout
+    #[arg(value_name = "DIR", default_value = ".")]
+    pub dir: PathBuf,
+    /// List the files as well
+    #[arg(long)]
+    pub files: bool,
+    #[command(flatten)]
+    pub choice: Choice,
+}
+
+/// What goes in, and where to.
+#[derive(Debug, clap::Args)]
+pub(super) struct Source {
+    /// A directory in the checkout; all of the checkout travels
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub repo: PathBuf,
+    /// Where it goes in the guest [default: /root/NAME]
+    #[arg(long, value_name = "PATH")]
+    pub guest_path: Option<String>,
+    /// List what would travel and do nothing; needs no record
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub choice: Choice,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct PrepareArgs {
+    #[command(flatten)]
+    pub input: Input,
+    #[command(flatten)]
+    pub source: Source,
+}
+
+/// What comes out.
+#[derive(Debug, clap::Args)]
+pub(super) struct Products {
+    /// Write what changed as a patch to FILE ("-": stdout, and the command's output to stderr)
+    #[arg(long, value_name = "FILE")]
+    pub patch: Option<PathBuf>,
+    /// Write the record to FILE, and leave stdout and stderr to the command
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// Compare with this commit of the guest's instead of with what was sent
+    #[arg(long, value_name = "COMMIT")]
+    pub base_commit: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ExecArgs {
+    #[command(flatten)]
+    pub input: Input,
+    #[command(flatten)]
+    pub products: Products,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    pub input: Input,
+    #[command(flatten)]
+    pub source: Source,
+    #[command(flatten)]
+    pub products: Products,
+    /// The command and its arguments
+    #[arg(last = true, required_unless_present = "dry_run", value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ExportArgs {
+    #[command(flatten)]
+    pub input: Input,
+    /// Where the patch goes ("-": stdout)
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    pub output: PathBuf,
+    /// Write the record to FILE instead of to stdout
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// Compare with this commit of the guest's instead of with what was sent
+    #[arg(long, value_name = "COMMIT")]
+    pub base_commit: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct GcArgs {
+    /// The state directory
+    #[arg(long, env = "BANGER_STATE_DIR", value_name = "DIR", hide_env_values = true)]
+    pub state_dir: Option<PathBuf>,
+}

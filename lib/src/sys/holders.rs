@@ -1,0 +1,119 @@
+//! Which processes hold an exclusive flock(2), and ending them. A pid that was written down somewhere proves nothing: this looks
+//! at what the kernel says of each process's descriptors (proc_pid_fdinfo(5)).
+
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::poll;
+
+/// A process that holds the lock.
+#[derive(Debug)]
+pub struct Holder {
+    pid: i32,
+    pidfd: OwnedFd,
+}
+
+impl Holder {
+    /// Its number.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Kills it. One that has ended is no error.
+    ///
+    /// # Errors
+    /// Those of pidfd_send_signal(2).
+    pub fn kill(&self) -> io::Result<()> {
+        match pidfd_send_signal(&self.pidfd, Signal::KILL) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+/// The processes that hold an exclusive flock on `path`, this one excepted. Processes of other users are seen by root only. Give
+/// `hints`, process numbers, to look at those alone.
+///
+/// # Errors
+/// /proc or `path` cannot be read.
+pub fn of(path: &Path, hints: Option<&[i32]>) -> io::Result<Vec<Holder>> {
+    let file = fs::metadata(path)?;
+    let own = std::process::id().cast_signed();
+    let pids: Vec<i32> = match hints {
+        Some(pids) => pids.to_vec(),
+        None => fs::read_dir("/proc")?
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .collect(),
+    };
+    Ok(pids.into_iter().filter(|pid| *pid != own).filter_map(|pid| holder(pid, &file)).collect())
+}
+
+fn holder(pid: i32, file: &Metadata) -> Option<Holder> {
+    // The pidfd comes first: if the process lives after the look at /proc, then what was seen there is of that process.
+    let pidfd = pidfd_open(Pid::from_raw(pid).filter(|_| pid > 0)?, PidfdFlags::empty()).ok()?;
+    let holds = holds(pid, file);
+    (holds && !has_ended(&pidfd)).then_some(Holder { pid, pidfd })
+}
+
+fn holds(pid: i32, file: &Metadata) -> bool {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    entries.flatten().any(|entry| {
+        let same = fs::metadata(entry.path()).is_ok_and(|m| (m.dev(), m.ino()) == (file.dev(), file.ino()));
+        let info = Path::new("/proc").join(pid.to_string()).join("fdinfo").join(entry.file_name());
+        let exclusive =
+            |line: &str| line.starts_with("lock:") && line.contains("FLOCK") && line.contains("WRITE");
+        same && fs::read_to_string(info).is_ok_and(|text| text.lines().any(exclusive))
+    })
+}
+
+fn has_ended(pidfd: &OwnedFd) -> bool {
+    poll::wait(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(Instant::now())).is_ok_and(|n| n > 0)
+}
+
+/// Waits until all of `holders` have ended; `false` where one has not at `until`.
+///
+/// # Errors
+/// Those of poll(2).
+pub fn wait(holders: &[Holder], until: Instant) -> io::Result<bool> {
+    for holder in holders {
+        let fd = holder.pidfd.as_fd();
+        if poll::wait(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(until))? == 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_holder_is_found_with_and_without_a_hint_and_a_bystander_is_not() {
+        let temp = tempfile::NamedTempFile::new().unwrap();
+        let path = temp.path().to_owned();
+        let mut start =
+            super::super::exec::Exec::new("flock").arg(&path).arg("sleep").arg("30").command().unwrap();
+        let mut child = start.spawn().unwrap();
+        let until = Instant::now() + Duration::from_secs(5);
+        while of(&path, None).unwrap().len() < 2 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let holders = of(&path, None).unwrap();
+        assert_eq!(holders.len(), 2, "flock and the sleep that inherits: {holders:?}");
+        assert!(of(&path, Some(&[1, 0, -4])).unwrap().is_empty());
+        assert_eq!(of(&path, Some(&[child.id().cast_signed()])).unwrap().len(), 1);
+        holders.iter().for_each(|h| h.kill().unwrap());
+        child.wait().unwrap();
+        assert!(wait(&holders, until).unwrap());
+        assert!(of(&path, None).unwrap().is_empty());
+    }
+}

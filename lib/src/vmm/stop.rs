@@ -1,0 +1,108 @@
+//! `stop` and `kill`: through the supervisor, and without it where it does not do as it is told.
+
+use std::time::{Duration, Instant};
+
+use super::error::VmmError;
+use super::shutdown::Shutdown;
+use crate::state::dir::VmDir;
+use crate::state::handles::Handles;
+use crate::state::lock::{VmLock, is_alive};
+use crate::sys::holders::{self, Holder};
+use crate::sys::{http, unix};
+
+/// Every socket that a VM's processes may have made.
+pub const SOCKETS: [&str; 4] = ["agent.sock", "api.sock", "vsock.sock", "vsock.sock_1025"];
+
+/// How long the supervisor may take to answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
+/// How long killed processes may take to end.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// How a VM is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// The guest is asked, by its agent and then by its power button, and has this long for each.
+    Ask(Duration),
+    /// At once.
+    Kill,
+}
+
+/// Ends the VM of `dir`, which errors call `vm`; whether it ran. Afterwards no process and no socket of it is left, and its handles
+/// have no VMM.
+///
+/// # Errors
+/// [`VmmError`].
+pub fn stop(dir: &VmDir, vm: &str, manner: Manner, _lock: &VmLock) -> Result<bool, VmmError> {
+    let ran = is_alive(dir);
+    if ran {
+        end(dir, vm, manner)?;
+    }
+    clean(dir, vm)?;
+    let mut handles = Handles::load(dir);
+    let recorded = handles.vmm.take().is_some();
+    if recorded {
+        handles.save(dir)?;
+    }
+    Ok(ran || recorded)
+}
+
+/// Removes the sockets of a VM that does not run.
+fn clean(dir: &VmDir, vm: &str) -> Result<(), VmmError> {
+    match unix::remove(dir.path(), &SOCKETS) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(VmmError::End { vm: vm.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn end(dir: &VmDir, vm: &str, manner: Manner) -> Result<(), VmmError> {
+    let failed = |source| VmmError::End { vm: vm.to_owned(), source };
+    let holders = find(dir).map_err(failed)?;
+    let (path, body, patience) = match manner {
+        Manner::Kill => ("/v1/kill", String::new(), KILL_LIMIT / 2),
+        Manner::Ask(grace) => {
+            let body = format!("{{\"deadline_ms\":{}}}", grace.as_millis().min(u64::MAX.into()));
+            ("/v1/stop", body, Shutdown::longest(grace))
+        }
+    };
+    let told = unix::connect(&dir.agent_socket())
+        .and_then(|stream| http::exchange(stream, "POST", path, &body, Instant::now() + ANSWER_LIMIT));
+    let obeys = matches!(told, Ok((202, _)));
+    if obeys && holders::wait(&holders, soon(patience)).map_err(failed)? && !is_alive(dir) {
+        return Ok(());
+    }
+    kill(dir, vm, holders)
+}
+
+fn soon(limit: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(limit).unwrap_or(now + Duration::from_secs(3600))
+}
+
+/// Who holds the run lock: those that the handles name, or, where these do not, whoever it is.
+fn find(dir: &VmDir) -> std::io::Result<Vec<Holder>> {
+    let hints = Handles::load(dir).vmm.map(|vmm| [vmm.supervisor_pid, vmm.pid]);
+    if let Some(hints) = hints {
+        let holders = holders::of(&dir.run_lock(), Some(&hints))?;
+        if holders.len() == hints.len() {
+            return Ok(holders);
+        }
+    }
+    holders::of(&dir.run_lock(), None)
+}
+
+/// Kills whoever holds the run lock until nobody does.
+fn kill(dir: &VmDir, vm: &str, mut holders: Vec<Holder>) -> Result<(), VmmError> {
+    let failed = |source| VmmError::End { vm: vm.to_owned(), source };
+    let until = Instant::now() + KILL_LIMIT;
+    while is_alive(dir) {
+        holders.iter().try_for_each(Holder::kill).map_err(failed)?;
+        let ended = holders::wait(&holders, until).map_err(failed)?;
+        holders = holders::of(&dir.run_lock(), None).map_err(failed)?;
+        if !ended || (holders.is_empty() && is_alive(dir)) || Instant::now() >= until {
+            return Err(VmmError::Undead(vm.to_owned()));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,264 @@
+//! A git checkout on the host: where it is, what git says of it, and which of its files are there as they stand.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
+
+use super::error::WorkspaceError;
+use crate::sys::git::{self, Git};
+
+/// A checkout and what git is told about it.
+#[derive(Debug)]
+pub struct Checkout {
+    /// Its root.
+    pub root: PathBuf,
+    /// Its git directory (of the worktree, where there are several).
+    pub git_dir: PathBuf,
+    /// Where its objects are.
+    pub objects: PathBuf,
+    /// Its index; the file may be missing.
+    pub index: PathBuf,
+    /// The list of its shallow commits; the file may be missing.
+    pub shallow: PathBuf,
+    /// `info/` of the repository.
+    pub info: PathBuf,
+    /// `sha1` or `sha256`.
+    pub object_format: String,
+    /// git's configuration, keys in git's spelling (section and name lower-case), the last value of each.
+    pub config: BTreeMap<String, Vec<u8>>,
+    git: Git,
+    dir: OwnedFd,
+}
+
+/// Where HEAD stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// The commit; `None` on an unborn branch.
+    pub commit: Option<String>,
+    /// The branch without `refs/heads/`; `None` when detached.
+    pub branch: Option<OsString>,
+}
+
+/// One file of the working tree, as it was when it was looked at.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Relative to the root.
+    pub path: PathBuf,
+    /// Size, modes, times.
+    pub stat: Stat,
+}
+
+impl Entry {
+    /// Whether it is a symbolic link.
+    pub fn is_symlink(&self) -> bool {
+        FileType::from_raw_mode(self.stat.st_mode) == FileType::Symlink
+    }
+}
+
+/// What `git status` and the working tree say.
+#[derive(Debug, Default)]
+pub struct Status {
+    /// Paths that differ from HEAD or the index, or are unmerged.
+    pub changed: BTreeSet<PathBuf>,
+    /// Files that are neither tracked nor ignored; directories that are repositories of their own end in `/`.
+    pub untracked: BTreeSet<PathBuf>,
+}
+
+impl Checkout {
+    /// The checkout that holds `dir`.
+    pub fn open(dir: &Path) -> Result<Self, WorkspaceError> {
+        let dir = dir.canonicalize().map_err(|_| WorkspaceError::NoDirectory(dir.to_owned()))?;
+        if !dir.is_dir() {
+            return Err(WorkspaceError::NoDirectory(dir));
+        }
+        let bare = Git::at(&dir).exec(["rev-parse", "--is-bare-repository"]).run();
+        let bare = bare.map_err(|source| WorkspaceError::NotACheckout { dir: dir.clone(), source })?;
+        if git::line(&bare) == "true" {
+            return Err(WorkspaceError::Bare(dir));
+        }
+        let args = [
+            "rev-parse",
+            "--path-format=absolute",
+            "--show-toplevel",
+            "--absolute-git-dir",
+            "--git-path",
+            "objects",
+            "--git-path",
+            "index",
+            "--git-path",
+            "shallow",
+            "--git-path",
+            "info",
+            "--show-object-format",
+        ];
+        let said = Git::at(&dir).run(args);
+        let said = said.map_err(|source| WorkspaceError::NotACheckout { dir: dir.clone(), source })?;
+        let lines: Vec<&[u8]> = said.strip_suffix(b"\n").unwrap_or(&said).split(|b| *b == b'\n').collect();
+        let [root, git_dir, objects, index, shallow, info, format] = lines[..] else {
+            return Err(WorkspaceError::OddPath(dir));
+        };
+        let root = git::path(root);
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let handle = rustix::fs::open(&root, flags, Mode::empty())
+            .map_err(|e| WorkspaceError::io("open", &root)(e.into()))?;
+        let mut checkout = Self {
+            git: Git::at(&root),
+            git_dir: git::path(git_dir),
+            objects: git::path(objects),
+            index: git::path(index),
+            shallow: git::path(shallow),
+            info: git::path(info),
+            object_format: git::line(format),
+            config: BTreeMap::new(),
+            dir: handle,
+            root,
+        };
+        checkout.read_config()?;
+        Ok(checkout)
+    }
+
+    /// git in this checkout.
+    pub fn git(&self) -> &Git {
+        &self.git
+    }
+
+    /// Wraps a failure of git's.
+    pub fn git_error(&self) -> impl Fn(crate::sys::exec::ExecError) -> WorkspaceError + use<> {
+        let root = self.root.clone();
+        move |source| WorkspaceError::Git { root: root.clone(), source }
+    }
+
+    /// Reads the configuration, and turns off every filter driver in it: the bytes travel as they stand in the working tree,
+    /// and reading a checkout must not run a program that the checkout names.
+    fn read_config(&mut self) -> Result<(), WorkspaceError> {
+        let listed = self.git.run(["config", "-z", "--list"]).map_err(self.git_error())?;
+        for entry in git::split_nul(&listed) {
+            let at = entry.iter().position(|b| *b == b'\n').unwrap_or(entry.len());
+            let key = String::from_utf8_lossy(&entry[..at]).into_owned();
+            // A key without "=" means true.
+            let value = entry.get(at + 1..).unwrap_or(b"true").to_vec();
+            self.config.insert(key, value);
+        }
+        let drivers: BTreeSet<String> = self.config.keys().filter_map(|key| filter_driver(key)).collect();
+        for driver in drivers {
+            for (name, value) in [("clean", ""), ("smudge", ""), ("process", ""), ("required", "false")] {
+                self.git.setting(format!("filter.{driver}.{name}"), value);
+            }
+        }
+        Ok(())
+    }
+
+    /// A configuration value as a path, `~` expanded by git.
+    pub fn config_path(&self, key: &str) -> Option<PathBuf> {
+        self.config.get(key)?;
+        let said = self.git.run(["config", "--null", "--path", "--get", key]).ok()?;
+        git::split_nul(&said).next().map(git::path)
+    }
+
+    /// Where HEAD stands.
+    pub fn head(&self) -> Result<Head, WorkspaceError> {
+        let branch = self.git.exec(["symbolic-ref", "-q", "HEAD"]).output().map_err(self.git_error())?;
+        let branch = branch.stdout.strip_suffix(b"\n").and_then(|name| name.strip_prefix(b"refs/heads/"));
+        let branch = branch.map(|name| OsString::from_vec(name.to_vec()));
+        let args = ["rev-parse", "-q", "--verify", "HEAD^{commit}"];
+        let commit = self.git.exec(args).output().map_err(self.git_error())?;
+        let commit = commit.status.success().then(|| git::line(&commit.stdout));
+        Ok(Head { commit, branch })
+    }
+
+    /// Paths in the index that `git` points at: of files, and of submodules.
+    pub fn tracked(&self, git: &Git) -> Result<(BTreeSet<PathBuf>, BTreeSet<PathBuf>), WorkspaceError> {
+        let listed = git.run(["ls-files", "-z", "--stage"]).map_err(self.git_error())?;
+        let (mut files, mut submodules) = (BTreeSet::new(), BTreeSet::new());
+        for line in git::split_nul(&listed) {
+            let Some(tab) = line.iter().position(|b| *b == b'\t') else { continue };
+            let kind = if line.starts_with(b"160000 ") { &mut submodules } else { &mut files };
+            kind.insert(git::path(&line[tab + 1..]));
+        }
+        Ok((files, submodules))
+    }
+
+    /// What differs, by `git` that points at an index. Submodules are not looked into.
+    pub fn status(&self, git: &Git) -> Result<Status, WorkspaceError> {
+        let args = [
+            "status",
+            "--porcelain=v2",
+            "-z",
+            "--no-renames",
+            "--untracked-files=all",
+            "--ignore-submodules=all",
+        ];
+        let said = git.run(args).map_err(self.git_error())?;
+        let mut status = Status::default();
+        for line in git::split_nul(&said) {
+            // 1 XY sub mH mI mW hH hI path; u XY sub m1 m2 m3 mW h1 h2 h3 path; ? path (git-status(1)).
+            let fields = match line.first() {
+                Some(b'1') => 9,
+                Some(b'u') => 11,
+                Some(b'?') => 2,
+                _ => continue,
+            };
+            let Some(path) = line.splitn(fields, |b| *b == b' ').nth(fields - 1).map(git::path) else {
+                continue;
+            };
+            if fields == 2 {
+                status.untracked.insert(path)
+            } else {
+                status.changed.insert(path)
+            };
+        }
+        Ok(status)
+    }
+
+    /// Looks at `path`: a file or a symbolic link of the working tree, not reached through another link. `None` where nothing
+    /// of that kind is there, which git calls deleted.
+    pub fn look(&self, path: &Path) -> Result<Option<Entry>, WorkspaceError> {
+        let error = WorkspaceError::io("look at", self.root.join(path));
+        let Some(fd) = self.open_beneath(path, OFlags::PATH).map_err(error)? else { return Ok(None) };
+        let stat = rustix::fs::statat(&fd, c"", AtFlags::EMPTY_PATH)
+            .map_err(|e| WorkspaceError::io("look at", self.root.join(path))(e.into()))?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let counts = matches!(kind, FileType::RegularFile | FileType::Symlink);
+        Ok(counts.then(|| Entry { path: path.to_owned(), stat }))
+    }
+
+    /// Opens `path` below the root without following any link. `None` where it is not there.
+    pub fn open_beneath(&self, path: &Path, flags: OFlags) -> std::io::Result<Option<OwnedFd>> {
+        use rustix::io::Errno;
+        // A FIFO must not hold us up; openat2 refuses that flag beside O_PATH, which never blocks.
+        let patient = if flags.contains(OFlags::PATH) { OFlags::empty() } else { OFlags::NONBLOCK };
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | patient;
+        // A link as the last component is opened as itself (O_PATH | O_NOFOLLOW), one before it is ELOOP.
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let opened =
+            rustix::fs::openat2(&self.dir, path, flags, Mode::empty(), resolve | ResolveFlags::NO_SYMLINKS);
+        match opened {
+            Ok(fd) => Ok(Some(fd)),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Whether a directory is at `path`, not reached through a link.
+    pub fn has_dir(&self, path: &Path) -> bool {
+        self.open_beneath(path, OFlags::PATH | OFlags::DIRECTORY).is_ok_and(|fd| fd.is_some())
+    }
+
+    /// The name that the workspace has in the guest by default: the root's last component, control characters replaced.
+    pub fn name(&self) -> String {
+        let name = self.root.file_name().unwrap_or_else(|| self.root.as_os_str());
+        let name = String::from_utf8_lossy(name.as_bytes());
+        let name: String = name.chars().map(|c| if c.is_control() || c == '/' { '_' } else { c }).collect();
+        if name.is_empty() { "workspace".to_owned() } else { name }
+    }
+}
+
+/// `NAME` where `key` is `filter.NAME.something`.
+fn filter_driver(key: &str) -> Option<String> {
+    let rest = key.strip_prefix("filter.")?;
+    rest.rfind('.').map(|dot| rest[..dot].to_owned())
+}

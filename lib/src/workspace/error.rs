@@ -1,0 +1,159 @@
+//! What goes wrong with a workspace, on which object, and what to do about it.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use super::patch::PatchError;
+use crate::contract::{Coded, ErrorCode};
+use crate::sys::exec::ExecError;
+use crate::sys::ssh::SshError;
+
+/// A workspace operation that failed.
+#[derive(Debug, Error)]
+pub enum WorkspaceError {
+    /// The directory is not there.
+    #[error("there is no directory {0:?}")]
+    NoDirectory(PathBuf),
+    /// The directory is in no git checkout.
+    #[error("{dir:?} is not in a git checkout")]
+    NotACheckout {
+        /// The directory.
+        dir: PathBuf,
+        /// git's words.
+        #[source]
+        source: ExecError,
+    },
+    /// It is a bare repository.
+    #[error("{0:?} is a bare repository: it has no files to send")]
+    Bare(PathBuf),
+    /// Nothing is tracked and nothing was committed.
+    #[error("the git repository {0:?} is empty: nothing is committed or added")]
+    Empty(PathBuf),
+    /// Its path cannot be told from git's output.
+    #[error("the path of the git checkout {0:?} holds a newline")]
+    OddPath(PathBuf),
+    /// git failed.
+    #[error("git failed on the checkout {root:?}")]
+    Git {
+        /// The checkout's root.
+        root: PathBuf,
+        /// Why.
+        #[source]
+        source: ExecError,
+    },
+    /// A file or directory on the host could not be read or written.
+    #[error("cannot {action} {path:?}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file was written to while it was copied.
+    #[error("the file {0:?} changed while it was being copied")]
+    Moving(PathBuf),
+    /// The path in the guest cannot be used.
+    #[error("the guest path {0:?} is not an absolute path without \"..\" and control characters")]
+    GuestPath(String),
+    /// `--base-commit` is no commit id.
+    #[error("the base commit {0:?} is not a commit id")]
+    BaseCommit(String),
+    /// Something else is at the path in the guest.
+    #[error("{guest_path:?} in the guest holds something else")]
+    Occupied {
+        /// The path.
+        guest_path: String,
+    },
+    /// The workspace is not (or no longer) in the guest.
+    #[error("there is no workspace at {guest_path:?} in the guest")]
+    NotPrepared {
+        /// The path.
+        guest_path: String,
+    },
+    /// A script of ours failed in the guest.
+    #[error("{step} failed in the guest: {said}")]
+    Guest {
+        /// What it was to do.
+        step: &'static str,
+        /// The end of what it said on stderr, escaped.
+        said: String,
+    },
+    /// The connection failed.
+    #[error("cannot talk to the guest")]
+    Ssh {
+        /// Whether the VM no longer runs.
+        stopped: bool,
+        /// Why.
+        #[source]
+        source: SshError,
+    },
+    /// The guest's patch cannot be handed on.
+    #[error("the guest's patch is refused")]
+    Patch(#[source] PatchError),
+}
+
+impl WorkspaceError {
+    /// Wraps an I/O error.
+    pub fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
+fn ssh_code(error: &SshError) -> ErrorCode {
+    match error {
+        SshError::Interrupted(_) => ErrorCode::Interrupted,
+        SshError::Deadline { .. } => ErrorCode::Timeout,
+        SshError::HostKey(_) => ErrorCode::Denied,
+        _ => ErrorCode::Failed,
+    }
+}
+
+impl Coded for WorkspaceError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::NoDirectory(_) | Self::NotPrepared { .. } => ErrorCode::NotFound,
+            Self::NotACheckout { source: ExecError::NotFound(_), .. } => ErrorCode::Unsupported,
+            Self::NotACheckout { .. }
+            | Self::Bare(_)
+            | Self::Empty(_)
+            | Self::OddPath(_)
+            | Self::GuestPath(_)
+            | Self::BaseCommit(_) => ErrorCode::BadInput,
+            Self::Git { source: ExecError::NotFound(_), .. } => ErrorCode::Unsupported,
+            Self::Moving(_) | Self::Occupied { .. } => ErrorCode::Conflict,
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => ErrorCode::Denied,
+            Self::Ssh { source: SshError::Interrupted(_), .. } => ErrorCode::Interrupted,
+            Self::Ssh { stopped: true, .. } => ErrorCode::VmStopped,
+            Self::Ssh { source, .. } => ssh_code(source),
+            Self::Git { .. } | Self::Io { .. } | Self::Guest { .. } | Self::Patch(_) => ErrorCode::Failed,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::NoDirectory(_) => "give the directory of a git checkout",
+            Self::NotACheckout { source: ExecError::NotFound(_), .. }
+            | Self::Git { source: ExecError::NotFound(_), .. } => "install git",
+            Self::NotACheckout { source: ExecError::Status { stderr, .. }, .. }
+                if stderr.contains("dubious ownership") =>
+            {
+                "it belongs to another user: git config --global --add safe.directory DIR lets you use it"
+            }
+            Self::NotACheckout { .. } => {
+                "give the directory of a git checkout, or make one: git init && git add -A"
+            }
+            Self::Empty(_) => "add a file first: git add -A",
+            Self::Moving(_) => "run the command again when nothing writes to the checkout",
+            Self::Occupied { .. } => "give another --guest-path",
+            Self::NotPrepared { .. } => "run banger-ws prepare first",
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
