@@ -11,11 +11,12 @@
 //! # A killed build
 //!
 //! Everything is made in `images/.tmp-…`, under [`ImagesLock`], and renamed into place at the end. [`clean_leftovers`] removes what
-//! a killed build left there; every build and `gc` begin with it.
+//! a killed build left there; every build and `gc` begin with it. The lock lasts until mmdebstrap, too, has ended.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -146,7 +147,7 @@ pub fn build(
     let tmp = tmp.map_err(|source| BuildError::File { path: images, source })?;
     let archive = debian::archive(&request.suite, request.mirror.as_deref(), builder.etc_apt);
     progress("bootstrap", &format!("installing Debian {} from {}", request.suite, archive.uri));
-    let kernel_version = bootstrap(tmp.path(), request, &archive, builder, progress)?;
+    let kernel_version = bootstrap(tmp.path(), lock, request, &archive, builder, progress)?;
     progress("kernel", &format!("unpacking the kernel {kernel_version} and its modules"));
     kernel(tmp.path(), &kernel_version, builder.guest)?;
     progress("seeds", "making the empty filesystem");
@@ -175,6 +176,7 @@ pub fn build(
 /// Runs mmdebstrap with the hook; gives the kernel's version.
 fn bootstrap(
     tmp: &Path,
+    lock: &ImagesLock,
     request: &BuildRequest,
     archive: &debian::Archive,
     builder: &Builder,
@@ -199,6 +201,7 @@ fn bootstrap(
             ("BANGER_WORK_SIZE", request.size_bytes.to_string()),
         ],
         output: &output,
+        lock: lock.as_fd(),
         scratch: scratch.path(),
         root,
     };
@@ -252,7 +255,7 @@ impl Scratch {
             Self::Inside(path) => fs::remove_dir_all(path),
             Self::Outside(dir) => dir.close(),
         };
-        removed.map_err(|source| BuildError::File { path, source })
+        removed.map_err(|source| BuildError::Leftover { path, source })
     }
 }
 
@@ -329,10 +332,10 @@ pub fn clean_leftovers(state: &StateDir, _: &ImagesLock) -> Result<Vec<PathBuf>,
         }
         if let Ok(scratch) = fs::read_to_string(path.join(SCRATCH)) {
             let scratch = PathBuf::from(scratch);
-            mmdebstrap::remove_scratch(&scratch).map_err(mmdebstrap::BootstrapError::Program)?;
-            drop(fs::remove_dir(scratch));
+            mmdebstrap::remove_scratch(&scratch)
+                .map_err(|source| BuildError::Leftover { path: scratch, source })?;
         }
-        fs::remove_dir_all(&path).map_err(|source| BuildError::File { path: path.clone(), source })?;
+        fs::remove_dir_all(&path).map_err(|source| BuildError::Leftover { path: path.clone(), source })?;
         removed.push(path);
     }
     Ok(removed)

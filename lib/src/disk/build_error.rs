@@ -54,6 +54,15 @@ pub enum BuildError {
     /// A filesystem.
     #[error("cannot make the image's seeds")]
     Ext4(#[from] Ext4Error),
+    /// What an unfinished build left cannot be removed.
+    #[error("cannot remove {path:?}, which an unfinished build left")]
+    Leftover {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// A file.
     #[error("cannot write {path:?}")]
     File {

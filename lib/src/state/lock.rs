@@ -162,14 +162,20 @@ impl WorkspaceLock {
 /// Proof that this program alone changes images.
 #[derive(Debug)]
 pub struct ImagesLock {
-    _file: File,
+    file: File,
 }
 
 impl ImagesLock {
     /// Takes the lock without waiting.
     pub fn acquire(state: &StateDir, operation: &str) -> Result<Self, LockError> {
         let path = state.locks().join("images.lock");
-        lock_file(&path, "the image store", operation).map(|file| Self { _file: file })
+        lock_file(&path, "the image store", operation).map(|file| Self { file })
+    }
+}
+
+impl AsFd for ImagesLock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStderr, Command, ExitStatus, Stdio};
@@ -33,6 +34,9 @@ const ENDING: Duration = Duration::from_secs(15);
 /// Holds the number of the output directory's descriptor.
 pub const OUTPUT_VARIABLE: &str = "BANGER_OUTPUT_FD";
 
+/// Holds the number of the lock's descriptor, which nobody reads.
+const LOCK_VARIABLE: &str = "BANGER_IMAGES_LOCK_FD";
+
 /// Descriptors for the hook are numbered from here on: mmdebstrap has the shell redirect to descriptors of its own by number, and
 /// dash takes one digit only.
 const FIRST_DESCRIPTOR: i32 = 100;
@@ -58,6 +62,8 @@ pub struct Bootstrap<'a> {
     /// A directory with files that the hook writes: in a user namespace it could not come there by the path, so its descriptor's
     /// number is in the variable [`OUTPUT_VARIABLE`], for use as `/proc/self/fd/N/file`.
     pub output: &'a File,
+    /// A lock that is to last as long as anything of the run: killed in a user namespace, mmdebstrap takes its time to end.
+    pub lock: BorrowedFd<'a>,
     /// Where it works. In a user namespace its users, too, must be able to pass through it.
     pub scratch: &'a Path,
     /// Whether this process is root; else a user namespace is used.
@@ -108,10 +114,14 @@ impl Bootstrap<'_> {
         progress: &mut dyn FnMut(&str),
         interrupted: &dyn Fn() -> Option<i32>,
     ) -> Result<(), BootstrapError> {
-        let output = rustix::io::fcntl_dupfd_cloexec(self.output, FIRST_DESCRIPTOR);
-        let output = output.map_err(|errno| BootstrapError::Run(errno.into()))?;
+        let high = |fd: BorrowedFd| {
+            let duplicate = rustix::io::fcntl_dupfd_cloexec(fd, FIRST_DESCRIPTOR);
+            duplicate.map_err(|errno| BootstrapError::Run(errno.into()))
+        };
+        let (output, lock) = (high(self.output.as_fd())?, high(self.lock)?);
         let mut command = self.command()?;
         fd::hand_down(&mut command, &output, OUTPUT_VARIABLE);
+        fd::hand_down(&mut command, &lock, LOCK_VARIABLE);
         let mut child = command.spawn().map_err(BootstrapError::Run)?;
         let mut lines = Lines::new(child.stderr.take().expect("piped"));
         let mut last = Vec::new();
@@ -129,8 +139,7 @@ impl Bootstrap<'_> {
                 Next::End => break None,
             }
             if let Some(signal) = interrupted() {
-                // It may have ended by itself meanwhile.
-                let _ = kill_process(Pid::from_child(&child), self.end_signal());
+                self.end(Pid::from_child(&child));
                 lines.drain(ENDING).map_err(BootstrapError::Run)?;
                 break Some(signal);
             }
@@ -144,10 +153,14 @@ impl Bootstrap<'_> {
         }
     }
 
-    /// What ends it. As root it is the only way that is sure to reach all of a process namespace, and leaves nothing but files
-    /// below `scratch`; in a user namespace only mmdebstrap can remove those.
-    fn end_signal(&self) -> Signal {
-        if self.root { Signal::KILL } else { Signal::TERM }
+    /// Ends it before its time. As root all of it is in a process namespace of `unshare`'s, which ends with it and leaves nothing but
+    /// files below `scratch`. In a user namespace only mmdebstrap itself can remove those, but would first let its children finish.
+    fn end(&self, pid: Pid) {
+        if !self.root {
+            return end_descendants(pid);
+        }
+        // It may have ended by itself meanwhile.
+        let _ = kill_process(pid, Signal::KILL);
     }
 
     fn command(&self) -> Result<Command, BootstrapError> {
@@ -181,7 +194,7 @@ impl Bootstrap<'_> {
         }
         let mut command = exec.command().map_err(BootstrapError::Program)?;
         command.stdout(Stdio::null()).stderr(Stdio::piped());
-        end_with_parent(&mut command, self.end_signal().as_raw());
+        end_with_parent(&mut command, if self.root { libc::SIGKILL } else { libc::SIGTERM });
         Ok(command)
     }
 }
@@ -251,6 +264,18 @@ fn complaint(last: &[String]) -> String {
     escape_controls(&lines.join("; "))
 }
 
+/// Kills everything that `pid` started. This user may: to the owner of a user namespace its processes are its own.
+fn end_descendants(pid: Pid) {
+    let number = pid.as_raw_nonzero();
+    let children = std::fs::read_to_string(format!("/proc/{number}/task/{number}/children"));
+    let children = children.unwrap_or_default();
+    for child in children.split_whitespace().filter_map(|word| Pid::from_raw(word.parse().ok()?)) {
+        end_descendants(child);
+        // It may have ended by itself meanwhile.
+        let _ = kill_process(child, Signal::KILL);
+    }
+}
+
 /// Sends the child `signal` when the thread that starts it ends (prctl(2), PR_SET_PDEATHSIG): a killed build goes on for nobody.
 fn end_with_parent(command: &mut Command, signal: i32) {
     // SAFETY: the closure runs between fork and exec and only calls prctl, a plain system call.
@@ -262,13 +287,20 @@ fn end_with_parent(command: &mut Command, signal: i32) {
     }
 }
 
-/// Removes what a killed run in a user namespace left in `scratch`; its files belong to users that only such a namespace has.
-pub fn remove_scratch(scratch: &Path) -> Result<(), ExecError> {
-    let leftovers: Vec<PathBuf> =
-        std::fs::read_dir(scratch).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
-    if leftovers.is_empty() {
-        return Ok(());
+/// Removes the directory `scratch` of a killed run in a user namespace. Some of its files belong to users that only such a namespace
+/// has, others to this user, whose files the namespace may not touch: so first the one, then the other.
+pub fn remove_scratch(scratch: &Path) -> io::Result<()> {
+    let entries = match std::fs::read_dir(scratch) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let leftovers: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    if !leftovers.is_empty() {
+        let helper =
+            Exec::new("mmdebstrap").args(["--unshare-helper", "rm", "-rf", "--one-file-system", "--"]);
+        // It always leaves the topmost directories; whether all else is gone shows below.
+        drop(helper.args(leftovers).output());
     }
-    let helper = Exec::new("mmdebstrap").args(["--unshare-helper", "rm", "-rf", "--one-file-system", "--"]);
-    helper.args(leftovers).run().map(drop)
+    std::fs::remove_dir_all(scratch)
 }
