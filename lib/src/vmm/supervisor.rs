@@ -199,7 +199,9 @@ impl Supervisor {
 
     /// Brings the VMM to the point where guest code runs.
     fn boot(&mut self) -> Result<(), BootError> {
-        let booted = self.monitor.boot(&self.order.machine, self.process(), Instant::now() + BOOT_LIMIT);
+        // No longer than the guest may take altogether: whoever set a short deadline means it.
+        let limit = BOOT_LIMIT.min(Duration::from_secs(self.order.ready_limit_s));
+        let booted = self.monitor.boot(&self.order.machine, self.process(), Instant::now() + limit);
         let version = booted.map_err(|source| self.boot_failed(source))?;
         let (pid, spawn_us) = (self.vmm.id().cast_signed(), self.spawn_us);
         let (started_at, boot_us) = (now_rfc3339(), boottime_us());
