@@ -1,7 +1,5 @@
 //! A state directory with one planned VM whose network and disks are as if attached, and a fake Firecracker in PATH.
 
-#![allow(dead_code, reason = "the tests of the verbs follow")]
-
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -15,8 +13,8 @@ use crate::support;
 /// The VM's identifier.
 pub const ID: &str = "0123456789ab";
 
-/// Tests run where there is no KVM, and the fake needs none.
-pub const FORCE: &str = "--force-kvm";
+/// With `kvm`: tests run where there is no KVM, and the fake needs none.
+pub const ACCEL: &str = "--accel";
 
 /// Whether the process of this number is there and no zombie.
 pub fn alive(pid: &Value) -> bool {
@@ -135,7 +133,7 @@ impl Stage {
         sockets.map(|e| e.file_name().to_string_lossy().into_owned()).collect()
     }
 
-    /// All files below the state directory, sorted.
+    /// All files below the state directory, sorted. Lock files are left out: they stay where they were made.
     pub fn files(&self) -> Vec<String> {
         let mut names = Vec::new();
         let mut dirs = vec![self.dir().ancestors().nth(2).expect("…/vms/<id>").to_owned()];
@@ -145,6 +143,7 @@ impl Stage {
                 dirs.extend(entry.file_type().is_ok_and(|t| t.is_dir()).then(|| entry.path()));
             }
         }
+        names.retain(|name| !name.ends_with(".lock"));
         names.sort();
         names
     }

@@ -72,7 +72,7 @@ pub enum LaunchError {
         source: io::Error,
     },
     /// A request failed.
-    #[error("Firecracker does not start the VM")]
+    #[error(transparent)]
     Request(#[from] RequestError),
     /// It ended before it had answered. The status is not known here: see [`EndedError`].
     #[error("Firecracker ended before {request}")]
@@ -151,7 +151,7 @@ impl Coded for LaunchError {
                 "install a release of 1.14 or newer from github.com/firecracker-microvm/firecracker, or use banger-qemu"
             }
             Self::NoKvm { .. } => {
-                "use banger-qemu, which needs none, or give --force-kvm where you know better"
+                "use banger-qemu, which needs none, or give --accel kvm where you know better"
             }
             Self::Vcpus(_) => "plan the VM with another --vcpus",
             Self::File { .. } => "run banger-disk check, or banger-disk detach and banger-disk attach again",
@@ -164,9 +164,9 @@ impl Coded for LaunchError {
     }
 }
 
-/// A Firecracker that ended by itself before the VM ran.
+/// What is known of a Firecracker that ended by itself before the VM ran.
 #[derive(Debug, Error)]
-#[error("Firecracker ended with {status}{}{}", meaning(.status), last_words(.log))]
+#[error("{}", why(.status, .log))]
 pub struct EndedError {
     /// How it ended.
     pub status: ExitStatus,
@@ -174,25 +174,28 @@ pub struct EndedError {
     pub log: String,
 }
 
-/// What the status means, as part of a sentence.
-fn meaning(status: &ExitStatus) -> String {
-    let known = status.code().and_then(explain::exit_status);
-    known.map(|(meaning, _)| format!(": {meaning}")).unwrap_or_default()
+/// The last line of `log` that tells a reason rather than that it ends.
+fn last_words(log: &str) -> Option<String> {
+    let mut lines = log.lines().rev().map(str::trim);
+    let telling = lines.find(|line| !line.is_empty() && !line.contains("Firecracker exiting"));
+    telling.map(|line| line.chars().take(400).collect())
 }
 
-/// The last line of `log` that tells a reason rather than that it ends.
-fn last_words(log: &str) -> String {
-    let lines = log.lines().rev().map(str::trim);
-    let telling = lines.into_iter().find(|l| !l.is_empty() && !l.contains("Firecracker exiting"));
-    telling
-        .map(|line| format!("; its log ends: {}", line.chars().take(400).collect::<String>()))
-        .unwrap_or_default()
+/// What the status means and what Firecracker said last.
+fn why(status: &ExitStatus, log: &str) -> String {
+    let meaning = status.code().and_then(explain::exit_status).map(|(meaning, _)| meaning);
+    match (meaning, last_words(log)) {
+        (Some(meaning), Some(words)) => format!("{meaning}; Firecracker's log ends: {words}"),
+        (Some(meaning), None) => meaning.to_owned(),
+        (None, Some(words)) => format!("Firecracker's log ends: {words}"),
+        (None, None) => "Firecracker's log is empty".to_owned(),
+    }
 }
 
 impl EndedError {
     /// Whether more is known than that it ended.
-    pub fn is_known(&self) -> bool {
-        self.known().is_some()
+    pub fn tells_something(&self) -> bool {
+        self.known().is_some() || last_words(&self.log).is_some()
     }
 
     fn known(&self) -> Option<Known> {

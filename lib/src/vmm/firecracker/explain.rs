@@ -205,41 +205,42 @@ pub fn exit_status(status: i32) -> Option<(&'static str, Known)> {
     Some(match status {
         // #2044
         148 => (
-            "it used a system call that its seccomp filter forbids",
+            "Firecracker used a system call that its seccomp filter forbids",
             failed("a Firecracker built against glibc does that: install the official static build"),
         ),
         149 => (
-            "a page of its memory could not be had (SIGBUS)",
+            "Firecracker could not have a page of its memory (SIGBUS)",
             failed(
                 "a disk of the VM was truncated, or the file system under it is full: free space and run banger-disk check",
             ),
         ),
         150 => (
-            "it crashed (SIGSEGV)",
+            "Firecracker crashed (SIGSEGV)",
             failed("that is a bug in Firecracker: its log says more (banger vm logs)"),
         ),
         151 => (
-            "a file grew beyond the limit (SIGXFSZ)",
+            "a file of Firecracker's grew beyond the limit (SIGXFSZ)",
             failed("raise the limit of file sizes (ulimit -f) of this user"),
         ),
         152 => (
-            "its configuration was wrong",
+            "Firecracker calls its configuration wrong",
             failed(
                 "run banger-fc check and look at its log (banger vm logs): the Firecracker may be another build",
             ),
         ),
         153 => (
-            "it did not understand its arguments",
+            "Firecracker does not understand its arguments",
             Known {
                 code: ErrorCode::Unsupported,
                 hint: "this Firecracker is older than 1.14 or another build: install an official release",
             },
         ),
-        154 => {
-            ("it used up its processor time (SIGXCPU)", failed("raise the limit (ulimit -t) of this user"))
-        }
+        154 => (
+            "Firecracker used up its processor time (SIGXCPU)",
+            failed("raise the limit (ulimit -t) of this user"),
+        ),
         157 => (
-            "it ran an instruction that this processor lacks (SIGILL)",
+            "Firecracker ran an instruction that this processor lacks (SIGILL)",
             Known { code: ErrorCode::Unsupported, hint: "install a build for this processor" },
         ),
         _ => return None,

@@ -145,6 +145,6 @@ impl Monitor for Firecracker {
 
     fn explain_end(&self, status: ExitStatus, log: &str) -> Option<MonitorError> {
         let ended = EndedError { status, log: log.to_owned() };
-        if ended.is_known() { Some(Box::new(ended)) } else { None }
+        if ended.tells_something() { Some(Box::new(ended)) } else { None }
     }
 }
