@@ -367,3 +367,23 @@ fn version_names_the_vmm() {
     let world = World::new("");
     assert_eq!(world.ok(&["version"], &json!({}))["vmm"], "9.9.9");
 }
+
+#[test]
+fn gc_says_what_it_cannot_end() {
+    let world = World::new("");
+    let record = world.start();
+    let state = world.state().to_str().unwrap().to_owned();
+    let lock = fs::File::options()
+        .create(true)
+        .append(true)
+        .open(world.state().join(format!("locks/vm-{ID}.lock")))
+        .unwrap();
+    lock.lock().unwrap();
+    let list = json!({ "schema": "banger.vms/1", "state_id": "89abcdef", "items": [] });
+    let error = support::assert_error(&world.run(&["gc", "--state-dir", &state], &list), 4, "busy");
+    assert_eq!(error["error"]["details"]["errors"].as_array().unwrap().len(), 1, "{error}");
+    support::assert_error(&world.run(&["stop"], &record), 4, "busy");
+    drop(lock);
+    world.ok(&["stop"], &record);
+    world.assert_clean();
+}

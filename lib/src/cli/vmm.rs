@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use super::Failure;
@@ -18,6 +18,7 @@ use super::plumbing::{self, Input};
 use crate::contract::error::escape_controls;
 use crate::contract::record::{Accel, VmmKind};
 use crate::contract::{Coded, Document, ErrorCode, Fault};
+use crate::state::db::Store;
 use crate::state::dir::{StateDir, VmDir};
 use crate::state::lock::is_alive;
 use crate::sys::clock::Timeline;
@@ -28,6 +29,9 @@ use crate::vmm::shutdown::Shutdown;
 use crate::vmm::stop::Manner;
 use crate::vmm::talk::{MAX_LINE, Order};
 use crate::vmm::{firecracker, gc, qemu, start, status, stop, supervisor};
+
+/// The schema of a list of VMs.
+const VMS_SCHEMA: &str = "banger.vms/1";
 
 /// The stage that runs a VM under QEMU
 #[derive(Debug, Parser)]
@@ -133,7 +137,7 @@ pub fn main(kind: VmmKind) -> ExitCode {
         Verb::Check(input) => {
             plumbing::record_verb(tool, "check", &input, |document, _| run_check(&*monitor, document))
         }
-        Verb::Gc(args) => run_gc(tool, &args),
+        Verb::Gc(args) => plumbing::value_verb(tool, "gc", || run_gc(tool, &args)),
         Verb::Version => plumbing::value_verb(tool, "version", || Ok(version(&*monitor, tool))),
         Verb::Supervise => supervise(tool),
     }
@@ -153,10 +157,14 @@ enum EdgeError {
     Accel(String),
     #[error("VM {vm} differs from its record: {difference}")]
     Check { vm: String, difference: &'static str },
-    #[error("the list on stdin is not valid")]
+    #[error("no list of VMs came on stdin")]
+    NoList,
+    #[error("the input is not a list of VMs")]
     List(#[source] serde_json::Error),
-    #[error("the list's schema is {0:?}; this program speaks \"banger.vms/1\"")]
+    #[error("the list's schema is {0:?}; this verb speaks {VMS_SCHEMA:?}")]
     ListSchema(String),
+    #[error("cannot remove everything: {}", .errors.iter().map(Fault::human_line).collect::<Vec<_>>().join("; "))]
+    Leftovers { removed: Vec<String>, errors: Vec<Fault> },
 }
 
 impl Coded for EdgeError {
@@ -164,8 +172,19 @@ impl Coded for EdgeError {
         match self {
             Self::Accel(_) => ErrorCode::Unsupported,
             Self::Check { .. } => ErrorCode::Conflict,
+            Self::NoList => ErrorCode::NoInput,
             Self::List(_) => ErrorCode::BadInput,
+            Self::Leftovers { errors, .. } => errors.first().map_or(ErrorCode::Failed, |fault| fault.code),
             Self::ListSchema(_) => ErrorCode::UnsupportedSchema,
+        }
+    }
+
+    fn details(&self) -> Map<String, Value> {
+        match self {
+            Self::Leftovers { removed, errors } => {
+                Map::from_iter([("removed".to_owned(), json!(removed)), ("errors".to_owned(), json!(errors))])
+            }
+            _ => Map::new(),
         }
     }
 }
@@ -267,18 +286,21 @@ fn run_check(monitor: &dyn Monitor, document: &mut Document) -> Result<bool, Fai
     }
 }
 
-fn run_gc(tool: &'static str, args: &Gc) -> ExitCode {
-    let mut worst = ExitCode::SUCCESS;
-    let exit = plumbing::value_verb(tool, "gc", || {
-        let (state_id, keep) = listed(&args.input.read()?)?;
-        let swept = gc::sweep(&StateDir::at(&args.state_dir), &state_id, &keep)?;
-        if let Some(error) = swept.errors.first() {
-            worst = ExitCode::from(error.code().exit_status());
-        }
-        let errors: Vec<Fault> = swept.errors.iter().map(|error| Fault::new(error, tool, "gc")).collect();
-        Ok(json!({ "schema": "banger.gc/1", "tool": tool, "removed": swept.removed, "errors": errors }))
-    });
-    if exit == ExitCode::SUCCESS { worst } else { exit }
+fn run_gc(tool: &'static str, args: &Gc) -> Result<Value, Failure> {
+    let (state_id, keep) = listed(&args.input.read()?)?;
+    let state = StateDir::at(&args.state_dir);
+    let store = Store::open_existing(&state)?;
+    // Planned after the list was made. A database that cannot be read keeps everything.
+    let is_recorded = |id: &VmId| {
+        let vms = store.as_ref().map(Store::vms);
+        vms.is_some_and(|vms| vms.map_or(true, |rows| rows.iter().any(|row| row.vm.id == *id)))
+    };
+    let gc::Swept { removed, errors } = gc::sweep(&state, &state_id, &keep, &is_recorded)?;
+    let errors: Vec<Fault> = errors.iter().map(|error| Fault::new(error, tool, "gc")).collect();
+    if !errors.is_empty() {
+        return Err(EdgeError::Leftovers { removed, errors }.into());
+    }
+    Ok(json!({ "schema": "banger.gc/1", "tool": tool, "removed": removed, "errors": errors }))
 }
 
 /// The state id and the VMs that are to stay.
@@ -293,9 +315,12 @@ fn listed(bytes: &[u8]) -> Result<(String, HashSet<VmId>), Failure> {
     struct Item {
         id: VmId,
     }
+    if bytes.trim_ascii().is_empty() {
+        return Err(EdgeError::NoList.into());
+    }
     let list: List = serde_json::from_slice(bytes).map_err(EdgeError::List)?;
-    if list.schema != "banger.vms/1" {
-        return Err(EdgeError::ListSchema(list.schema).into());
+    if list.schema != VMS_SCHEMA {
+        return Err(EdgeError::ListSchema(list.schema.chars().take(60).collect()).into());
     }
     Ok((list.state_id, list.items.into_iter().map(|item| item.id).collect()))
 }

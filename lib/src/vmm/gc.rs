@@ -66,11 +66,17 @@ pub struct Swept {
     pub errors: Vec<GcError>,
 }
 
-/// Compares the VMs under `state` with those that are to stay.
+/// Compares the VMs under `state` with those that are to stay: those of `keep`, and those of which `is_recorded` says, once nobody
+/// else works on them, that they are the state directory's own.
 ///
 /// # Errors
 /// [`GcError::Read`], [`GcError::OtherState`].
-pub fn sweep(state: &StateDir, state_id: &str, keep: &HashSet<VmId>) -> Result<Swept, GcError> {
+pub fn sweep(
+    state: &StateDir,
+    state_id: &str,
+    keep: &HashSet<VmId>,
+    is_recorded: &dyn Fn(&VmId) -> bool,
+) -> Result<Swept, GcError> {
     let mut swept = Swept::default();
     let found = std::fs::read_to_string(state.state_id()).unwrap_or_default();
     if !found.trim().is_empty() && found.trim() != state_id {
@@ -83,8 +89,9 @@ pub fn sweep(state: &StateDir, state_id: &str, keep: &HashSet<VmId>) -> Result<S
     };
     let ids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<VmId>().ok());
     for id in ids {
-        let dir = VmDir::at(state.vm(&id));
-        if let Err(error) = sweep_one(state, &id, &dir, keep.contains(&id), &mut swept.removed) {
+        if let Err(error) =
+            sweep_one(state, &id, &|| keep.contains(&id) || is_recorded(&id), &mut swept.removed)
+        {
             swept.errors.push(error);
         }
     }
@@ -94,18 +101,18 @@ pub fn sweep(state: &StateDir, state_id: &str, keep: &HashSet<VmId>) -> Result<S
 fn sweep_one(
     state: &StateDir,
     id: &VmId,
-    dir: &VmDir,
-    stays: bool,
+    stays: &dyn Fn() -> bool,
     removed: &mut Vec<String>,
 ) -> Result<(), GcError> {
+    let dir = &VmDir::at(state.vm(id));
     let sockets: Vec<_> = SOCKETS.iter().map(|name| dir.path().join(name)).filter(|p| is_there(p)).collect();
     let alive = is_alive(dir);
-    if (stays && alive) || (!alive && sockets.is_empty()) {
+    if (alive && stays()) || (!alive && sockets.is_empty()) {
         return Ok(());
     }
     let lock = VmLock::acquire(state, id, "gc")?;
     // It may have been started between the look and the lock.
-    if stays && is_alive(dir) {
+    if is_alive(dir) && stays() {
         return Ok(());
     }
     stop(dir, id.as_str(), Manner::Kill, &lock)?;
