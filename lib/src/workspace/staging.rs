@@ -132,8 +132,8 @@ impl Staging {
         let head = checkout.head()?;
         let (mut paths, submodules) = checkout.tracked(&git)?;
         let status = checkout.status(&git)?;
-        let untracked = include_untracked && !status.untracked.is_empty();
-        if paths.is_empty() && head.commit.is_none() && !untracked {
+        let nothing_loose = !include_untracked || status.untracked.is_empty();
+        if paths.is_empty() && head.commit.is_none() && nothing_loose {
             return Err(WorkspaceError::Empty(checkout.root.clone()));
         }
         let mut left_behind = status.untracked.len();
