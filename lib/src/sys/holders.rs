@@ -57,7 +57,8 @@ pub fn of(path: &Path, hints: Option<&[i32]>) -> io::Result<Vec<Holder>> {
 
 fn holder(pid: i32, file: &Metadata) -> Option<Holder> {
     // The pidfd comes first: if the process lives after the look at /proc, then what was seen there is of that process.
-    let pidfd = pidfd_open(Pid::from_raw(pid).filter(|_| pid > 0)?, PidfdFlags::empty()).ok()?;
+    let known = (pid > 0).then(|| Pid::from_raw(pid)).flatten()?;
+    let pidfd = pidfd_open(known, PidfdFlags::empty()).ok()?;
     let holds = holds(pid, file);
     (holds && !has_ended(&pidfd)).then_some(Holder { pid, pidfd })
 }

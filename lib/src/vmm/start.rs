@@ -72,7 +72,7 @@ pub fn start(
     let result = startup.run(timeline);
     // Either way the supervisor now sees the end of the socket; unless it was told to keep the VM it undoes everything.
     if result.is_err() {
-        startup.wait_for_undo();
+        startup.undo();
     }
     result
 }
@@ -121,7 +121,11 @@ impl Startup {
         let vmm = self.section(pid, version, started_at, ready_at);
         self.record(&vmm)?;
         self.socket.write_all(KEEP).map_err(|source| failed(&self.order.machine, source))?;
-        Ok(vmm)
+        // It may have ended since it was ready.
+        match self.news()? {
+            News::Kept => Ok(vmm),
+            other => Err(self.failure(other)),
+        }
     }
 
     fn failure(&self, news: News) -> MonitorError {
@@ -191,7 +195,7 @@ impl Startup {
     }
 
     /// Waits until the supervisor has undone everything; one that does not end is killed, and the VMM dies with it.
-    fn wait_for_undo(&mut self) {
+    fn undo(&mut self) {
         // The peer may be gone already.
         drop(self.socket.shutdown(Half::Both));
         let pid = rustix::process::Pid::from_child(&self.supervisor);
@@ -204,6 +208,12 @@ impl Startup {
             drop(self.supervisor.kill());
         }
         drop(self.supervisor.wait());
+        let dir = self.order.machine.dir();
+        let mut handles = Handles::load(&dir);
+        if handles.vmm.take().is_some() {
+            // What the file says then is seen through: nobody holds the run lock.
+            drop(handles.save(&dir));
+        }
     }
 }
 

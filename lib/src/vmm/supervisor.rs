@@ -346,6 +346,7 @@ impl Supervisor {
         }
         match self.phase {
             Phase::Ready if self.parent_said == KEEP => {
+                self.tell(&News::Kept);
                 (self.phase, self.parent) = (Phase::Kept, None);
                 None
             }

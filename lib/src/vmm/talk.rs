@@ -51,6 +51,8 @@ pub enum News {
         /// What the guest says its boot cost, converted to the host's clock.
         steps: Vec<Timing>,
     },
+    /// [`KEEP`] was heard: from here on the VM lives until it is ended.
+    Kept,
     /// It did not work out, and everything was undone.
     Failed {
         /// Why.
