@@ -54,6 +54,7 @@ pub fn gc(context: &Context) -> Result<ExitCode> {
     let mut stages = vec![
         Stage::new("banger-qemu", "gc").arg("--state-dir").arg(context.state.root()),
         Stage::new("banger-disk", "gc").arg("--state-dir").arg(context.state.root()),
+        Stage::new("banger-ws", "gc").arg("--state-dir").arg(context.state.root()),
     ];
     // Without a tap ever made there is nothing that only root could remove.
     if tap {
