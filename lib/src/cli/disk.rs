@@ -4,15 +4,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use thiserror::Error;
 
 use super::plumbing::{self, Input};
 use super::progress::ProgressArgs;
-use super::{Failure, lock};
+use super::{Failure, collect, lock};
 use crate::contract::image::{IMAGE_SCHEMA, IMAGES_SCHEMA, ImageList};
-use crate::contract::record::Vm;
+use crate::contract::record::{VMS_SCHEMA, Vm};
 use crate::contract::{Coded, Document, ErrorCode, Fault};
 use crate::disk::attach::{self, Attach};
 use crate::disk::build::{self, BuildRequest, Builder};
@@ -26,13 +25,10 @@ use crate::state::lock::ImagesLock;
 use crate::sys::clock::Timeline;
 use crate::sys::git_identity;
 use crate::sys::signal::Interrupts;
-use crate::types::{ImageName, VmId, VmName};
+use crate::types::{ImageName, VmName};
 
 /// This program.
 const TOOL: &str = "banger-disk";
-
-/// The schema of a list of VMs.
-const VMS_SCHEMA: &str = "banger.vms/1";
 
 /// Images, and the disks of VMs
 #[derive(Debug, Parser)]
@@ -316,79 +312,13 @@ fn save(document: &Document, vm: &Vm) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The VMs that are to stay. Items may carry more than their id.
-#[derive(Debug, Deserialize)]
-struct Stay {
-    schema: String,
-    items: Vec<StayItem>,
-}
-
-#[derive(Debug, Deserialize)]
-struct StayItem {
-    id: VmId,
-}
-
-/// Why a list of VMs cannot be used, or what a collection left behind.
-#[derive(Debug, Error)]
-enum GcError {
-    #[error("no list of VMs came on stdin")]
-    Empty,
-    #[error("the input is not a list of VMs")]
-    Json(#[source] serde_json::Error),
-    #[error("the list's schema is {0:?}; this verb speaks {VMS_SCHEMA:?}")]
-    Schema(String),
-    #[error("cannot remove everything: {}", said(.errors))]
-    Leftovers { removed: Vec<String>, errors: Vec<Fault> },
-}
-
-/// What went wrong, for people.
-fn said(errors: &[Fault]) -> String {
-    errors.iter().map(Fault::human_line).collect::<Vec<_>>().join("; ")
-}
-
-impl Coded for GcError {
-    fn details(&self) -> Map<String, Value> {
-        match self {
-            Self::Leftovers { removed, errors } => Map::from_iter([
-                ("removed".to_owned(), to_value(removed)),
-                ("errors".to_owned(), to_value(errors)),
-            ]),
-            _ => Map::new(),
-        }
-    }
-    fn code(&self) -> ErrorCode {
-        match self {
-            Self::Leftovers { errors, .. } => errors.first().map_or(ErrorCode::Failed, |fault| fault.code),
-            Self::Empty => ErrorCode::NoInput,
-            Self::Json(_) => ErrorCode::BadInput,
-            Self::Schema(_) => ErrorCode::UnsupportedSchema,
-        }
-    }
-}
-
 fn gc(args: &GcArgs) -> Result<Value, Failure> {
-    let bytes = args.input.bytes()?;
-    if bytes.trim_ascii().is_empty() {
-        return Err(GcError::Empty.into());
-    }
-    let stay: Stay = serde_json::from_slice(&bytes).map_err(GcError::Json)?;
-    if stay.schema != VMS_SCHEMA {
-        return Err(GcError::Schema(stay.schema.chars().take(60).collect()).into());
-    }
+    let (_, keep) = collect::listed(&args.input)?;
     let state = args.state.dir()?;
-    let keep = stay.items.into_iter().map(|item| item.id).collect();
-    let store = Store::open_existing(&state)?;
-    // A database that cannot be read keeps everything.
-    let is_recorded = |id: &VmId| {
-        let vms = store.as_ref().map(Store::vms);
-        vms.is_some_and(|vms| vms.map_or(true, |rows| rows.iter().any(|row| row.vm.id == *id)))
-    };
+    let is_recorded = collect::recorded(&state)?;
     let gc::Collected { removed, errors } = gc::collect(&state, &keep, &is_recorded);
-    let errors: Vec<Fault> = errors.iter().map(|error| Fault::new(&**error, TOOL, "gc")).collect();
-    if !errors.is_empty() {
-        return Err(GcError::Leftovers { removed, errors }.into());
-    }
-    Ok(json!({ "schema": "banger.gc/1", "tool": TOOL, "removed": removed, "errors": errors }))
+    let errors = errors.iter().map(|error| Fault::new(&**error, TOOL, "gc")).collect();
+    collect::account(TOOL, removed, errors)
 }
 
 fn to_value(record: &impl serde::Serialize) -> Value {

@@ -1,29 +1,22 @@
 //! `banger-netd`: its verbs.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use rustix::thread::{CapabilitySet, capabilities};
-use serde::Deserialize;
-use serde_json::{Value, json};
-use thiserror::Error;
+use serde_json::Value;
 
-use super::Failure;
 use super::plumbing::{self, Input};
+use super::{Failure, collect};
 use crate::contract::record::NetMode;
-use crate::contract::{Coded, Document, ErrorCode};
+use crate::contract::{Document, Fault};
 use crate::net::caller::Caller;
 use crate::net::request::{Names, TapRequest};
 use crate::net::{NetError, attach, check, detach, dns, gc, user};
 use crate::sys::clock::Timeline;
-use crate::types::{StateId, VmId};
 
 const TOOL: &str = "banger-netd";
-
-/// The schema of a list of VMs.
-const VMS_SCHEMA: &str = "banger.vms/1";
 
 /// Attach a VM to the network and detach it again
 ///
@@ -104,58 +97,9 @@ fn run_check(document: &mut Document, _: &mut Timeline) -> Result<bool, Failure>
     Ok(false)
 }
 
-/// The VMs that are to stay. Items may carry more than their id.
-#[derive(Debug, Deserialize)]
-struct Stay {
-    state_id: StateId,
-    items: Vec<StayItem>,
-}
-
-#[derive(Debug, Deserialize)]
-struct StayItem {
-    id: VmId,
-}
-
-/// Why a list of VMs cannot be used.
-#[derive(Debug, Error)]
-enum StayError {
-    #[error("no list of VMs came on stdin")]
-    Empty,
-    #[error("the input is not a list of VMs")]
-    Json(#[source] serde_json::Error),
-    #[error("the list's schema is {0:?}; this verb speaks {VMS_SCHEMA:?}")]
-    Schema(String),
-}
-
-impl Coded for StayError {
-    fn code(&self) -> ErrorCode {
-        match self {
-            Self::Empty => ErrorCode::NoInput,
-            Self::Json(_) => ErrorCode::BadInput,
-            Self::Schema(_) => ErrorCode::UnsupportedSchema,
-        }
-    }
-}
-
-fn read_stay(input: &Input) -> Result<Stay, Failure> {
-    let bytes = input.bytes()?;
-    if bytes.trim_ascii().is_empty() {
-        return Err(StayError::Empty.into());
-    }
-    let value: Value = serde_json::from_slice(&bytes).map_err(StayError::Json)?;
-    let schema = value.get("schema").and_then(Value::as_str).unwrap_or("missing");
-    if schema != VMS_SCHEMA {
-        return Err(StayError::Schema(schema.chars().take(60).collect()).into());
-    }
-    Ok(serde_json::from_value(value).map_err(StayError::Json)?)
-}
-
 fn run_gc(input: &Input) -> Result<Value, Failure> {
-    let stay = read_stay(input)?;
-    let keep: BTreeSet<VmId> = stay.items.into_iter().map(|item| item.id).collect();
-    let gc::Collected { removed, errors } = gc::collect(&stay.state_id, &keep, &caller()?)?;
-    if !errors.is_empty() {
-        return Err(NetError::Leftovers { removed, errors }.into());
-    }
-    Ok(json!({ "schema": "banger.gc/1", "tool": TOOL, "removed": removed, "errors": errors }))
+    let (state_id, keep) = collect::listed(input)?;
+    let gc::Collected { removed, errors } = gc::collect(&state_id, &keep, &caller()?)?;
+    let errors = errors.iter().map(|error| Fault::new(error, TOOL, "gc")).collect();
+    collect::account(TOOL, removed, errors)
 }

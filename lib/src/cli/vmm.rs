@@ -1,6 +1,5 @@
 //! `banger-fc` and `banger-qemu`: their verbs, which are the same.
 
-use std::collections::HashSet;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -9,29 +8,24 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 use thiserror::Error;
 
-use super::Failure;
 use super::lock::{LOCK_FD_VARIABLE, state_of, vm_lock};
 use super::plumbing::{self, Input};
+use super::{Failure, collect};
 use crate::contract::error::escape_controls;
 use crate::contract::record::{Accel, VmmKind};
 use crate::contract::{Coded, Document, ErrorCode, Fault};
-use crate::state::db::Store;
 use crate::state::dir::{StateDir, VmDir};
 use crate::state::lock::is_alive;
 use crate::sys::clock::Timeline;
 use crate::sys::exec::Exec;
-use crate::types::VmId;
 use crate::vmm::monitor::{Machine, Monitor, MonitorError};
 use crate::vmm::shutdown::Shutdown;
 use crate::vmm::stop::Manner;
 use crate::vmm::talk::{MAX_LINE, Order};
 use crate::vmm::{firecracker, gc, qemu, start, status, stop, supervisor};
-
-/// The schema of a list of VMs.
-const VMS_SCHEMA: &str = "banger.vms/1";
 
 /// The stage that runs a VM under QEMU
 #[derive(Debug, Parser)]
@@ -157,14 +151,6 @@ enum EdgeError {
     Accel(String),
     #[error("VM {vm} differs from its record: {difference}")]
     Check { vm: String, difference: &'static str },
-    #[error("no list of VMs came on stdin")]
-    NoList,
-    #[error("the input is not a list of VMs")]
-    List(#[source] serde_json::Error),
-    #[error("the list's schema is {0:?}; this verb speaks {VMS_SCHEMA:?}")]
-    ListSchema(String),
-    #[error("cannot remove everything: {}", .errors.iter().map(Fault::human_line).collect::<Vec<_>>().join("; "))]
-    Leftovers { removed: Vec<String>, errors: Vec<Fault> },
 }
 
 impl Coded for EdgeError {
@@ -172,19 +158,6 @@ impl Coded for EdgeError {
         match self {
             Self::Accel(_) => ErrorCode::Unsupported,
             Self::Check { .. } => ErrorCode::Conflict,
-            Self::NoList => ErrorCode::NoInput,
-            Self::List(_) => ErrorCode::BadInput,
-            Self::Leftovers { errors, .. } => errors.first().map_or(ErrorCode::Failed, |fault| fault.code),
-            Self::ListSchema(_) => ErrorCode::UnsupportedSchema,
-        }
-    }
-
-    fn details(&self) -> Map<String, Value> {
-        match self {
-            Self::Leftovers { removed, errors } => {
-                Map::from_iter([("removed".to_owned(), json!(removed)), ("errors".to_owned(), json!(errors))])
-            }
-            _ => Map::new(),
         }
     }
 }
@@ -287,42 +260,12 @@ fn run_check(monitor: &dyn Monitor, document: &mut Document) -> Result<bool, Fai
 }
 
 fn run_gc(tool: &'static str, args: &Gc) -> Result<Value, Failure> {
-    let (state_id, keep) = listed(&args.input.read()?)?;
+    let (state_id, keep) = collect::listed(&args.input)?;
     let state = StateDir::at(&args.state_dir);
-    let store = Store::open_existing(&state)?;
-    // Planned after the list was made. A database that cannot be read keeps everything.
-    let is_recorded = |id: &VmId| {
-        let vms = store.as_ref().map(Store::vms);
-        vms.is_some_and(|vms| vms.map_or(true, |rows| rows.iter().any(|row| row.vm.id == *id)))
-    };
+    let is_recorded = collect::recorded(&state)?;
     let gc::Swept { removed, errors } = gc::sweep(&state, &state_id, &keep, &is_recorded)?;
-    let errors: Vec<Fault> = errors.iter().map(|error| Fault::new(error, tool, "gc")).collect();
-    if !errors.is_empty() {
-        return Err(EdgeError::Leftovers { removed, errors }.into());
-    }
-    Ok(json!({ "schema": "banger.gc/1", "tool": tool, "removed": removed, "errors": errors }))
-}
-
-/// The state id and the VMs that are to stay.
-fn listed(bytes: &[u8]) -> Result<(String, HashSet<VmId>), Failure> {
-    #[derive(serde::Deserialize)]
-    struct List {
-        schema: String,
-        state_id: String,
-        items: Vec<Item>,
-    }
-    #[derive(serde::Deserialize)]
-    struct Item {
-        id: VmId,
-    }
-    if bytes.trim_ascii().is_empty() {
-        return Err(EdgeError::NoList.into());
-    }
-    let list: List = serde_json::from_slice(bytes).map_err(EdgeError::List)?;
-    if list.schema != VMS_SCHEMA {
-        return Err(EdgeError::ListSchema(list.schema.chars().take(60).collect()).into());
-    }
-    Ok((list.state_id, list.items.into_iter().map(|item| item.id).collect()))
+    let errors = errors.iter().map(|error| Fault::new(error, tool, "gc")).collect();
+    collect::account(tool, removed, errors)
 }
 
 fn version(monitor: &dyn Monitor, tool: &str) -> Value {

@@ -10,6 +10,9 @@ use crate::types::{ImageName, LinkName, MacAddr, StateId, VmId, VmName};
 /// The schema of a VM's record.
 pub const VM_SCHEMA: &str = "banger.vm/1";
 
+/// The schema of a list of VMs.
+pub const VMS_SCHEMA: &str = "banger.vms/1";
+
 /// The sections, in the order in which they are written.
 pub const SECTIONS: [&str; 6] = ["vm", "net", "disk", "vmm", "workspace", "result"];
 

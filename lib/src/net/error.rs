@@ -81,13 +81,14 @@ pub enum NetError {
         /// Every difference.
         differences: Vec<String>,
     },
-    /// `gc` could not remove everything.
-    #[error("{} of the state directory's network objects could not be removed", .errors.len())]
-    Leftovers {
-        /// What was removed all the same.
-        removed: Vec<String>,
-        /// What failed.
-        errors: Vec<String>,
+    /// `gc` could not remove something.
+    #[error("cannot remove the {object}")]
+    Kept {
+        /// The object, in words.
+        object: String,
+        /// Why not.
+        #[source]
+        source: Box<NetError>,
     },
     /// Something of the host cannot be read or written.
     #[error("cannot {what}")]
@@ -160,7 +161,8 @@ impl Coded for NetError {
             Self::Overlap { .. } | Self::Differs { .. } | Self::AddressTaken(_) => ErrorCode::Conflict,
             Self::Foreign { .. } | Self::Mismatch { .. } => ErrorCode::Conflict,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => ErrorCode::Denied,
-            Self::Io { .. } | Self::Leftovers { .. } => ErrorCode::Failed,
+            Self::Io { .. } => ErrorCode::Failed,
+            Self::Kept { source, .. } => source.code(),
             Self::Link(error) => error.code(),
             Self::Nft(error) => error.code(),
             Self::Lock(error) => error.code(),
@@ -180,7 +182,6 @@ impl Coded for NetError {
             Self::Foreign { link, tag } => json!({ "link": link, "tag": tag }),
             Self::AddressTaken(address) => json!({ "address": address }),
             Self::Mismatch { differences, .. } => json!({ "differences": differences }),
-            Self::Leftovers { removed, errors } => json!({ "removed": removed, "errors": errors }),
             Self::Undo(undo) => {
                 let mut details = undo.error.details();
                 details.insert("undo_errors".into(), json!(undo.undo_errors));

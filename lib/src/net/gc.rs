@@ -19,15 +19,15 @@ use crate::types::{StateId, VmId};
 pub struct Collected {
     /// Objects, in words.
     pub removed: Vec<String>,
-    /// Errors, each on one line.
-    pub errors: Vec<String>,
+    /// One per object that resisted.
+    pub errors: Vec<NetError>,
 }
 
 impl Collected {
     fn note(&mut self, object: String, result: Result<(), NetError>) {
         match result {
             Ok(()) => self.removed.push(object),
-            Err(error) => self.errors.push(format!("{object}: {}", error.line())),
+            Err(error) => self.errors.push(NetError::Kept { object, source: Box::new(error) }),
         }
     }
 }
@@ -91,7 +91,7 @@ fn collect_rules(state: &StateId, keep: &BTreeSet<VmId>, used: bool, collected: 
     let table = state.nft_table();
     let tables = match Tables::read(&table) {
         Err(error) if error.is_missing_program() => return,
-        Err(error) => return collected.errors.push(NetError::from(error).line()),
+        Err(error) => return collected.errors.push(NetError::from(error)),
         Ok(tables) => tables,
     };
     if !used && tables.exist() {

@@ -1,6 +1,6 @@
 //! `gc`: ends what runs and is not to, and removes sockets whose VM does not run.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use super::stop::{Manner, SOCKETS, stop};
 use crate::contract::{Coded, ErrorCode};
 use crate::state::dir::{StateDir, VmDir};
 use crate::state::lock::{LockError, VmLock, is_alive};
-use crate::types::VmId;
+use crate::types::{StateId, VmId};
 
 /// What went wrong with one VM, or with all.
 #[derive(Debug, Error)]
@@ -73,14 +73,14 @@ pub struct Swept {
 /// [`GcError::Read`], [`GcError::OtherState`].
 pub fn sweep(
     state: &StateDir,
-    state_id: &str,
-    keep: &HashSet<VmId>,
+    state_id: &StateId,
+    keep: &BTreeSet<VmId>,
     is_recorded: &dyn Fn(&VmId) -> bool,
 ) -> Result<Swept, GcError> {
     let mut swept = Swept::default();
     let found = std::fs::read_to_string(state.state_id()).unwrap_or_default();
-    if !found.trim().is_empty() && found.trim() != state_id {
-        let (listed, found) = (state_id.to_owned(), found.trim().to_owned());
+    if !found.trim().is_empty() && found.trim() != state_id.as_str() {
+        let (listed, found) = (state_id.to_string(), found.trim().to_owned());
         return Err(GcError::OtherState { listed, path: state.root().to_owned(), found });
     }
     let entries = match std::fs::read_dir(state.vms()) {
