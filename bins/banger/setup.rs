@@ -36,7 +36,7 @@ const QEMU_PACKAGES: [Option<&str>; 4] = if cfg!(target_arch = "aarch64") {
 };
 
 /// Everything that banger runs on the host.
-pub const NEEDED: [Needed; 8] = [
+pub const NEEDED: [Needed; 9] = [
     Needed {
         program: QEMU,
         purpose: "runs VMs where there is no Firecracker or no KVM",
@@ -48,6 +48,12 @@ pub const NEEDED: [Needed; 8] = [
         purpose: "builds Debian images",
         required: true,
         packages: [Some("mmdebstrap"), Some("mmdebstrap"), None, Some("mmdebstrap")],
+    },
+    Needed {
+        program: "mount",
+        purpose: "builds Debian images",
+        required: true,
+        packages: [Some("mount"), Some("util-linux"), Some("util-linux"), Some("util-linux")],
     },
     Needed { program: "mke2fs", purpose: "makes disks", required: true, packages: [Some("e2fsprogs"); 4] },
     Needed {

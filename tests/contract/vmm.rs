@@ -349,7 +349,7 @@ fn gc_ends_what_is_not_listed() {
     let mut wrong = list(json!([]));
     wrong["state_id"] = json!("00000000");
     support::assert_error(&world.run(&["gc", "--state-dir", &state], &wrong), 1, "conflict");
-    support::assert_error(&world.run(&["gc", "--state-dir", &state], &json!({})), 2, "bad-input");
+    support::assert_error(&world.run(&["gc", "--state-dir", &state], &json!({})), 2, "unsupported-schema");
     let report = gc(&list(json!([])));
     assert_eq!(report["removed"][0], format!("VM {ID}"), "{report}");
     world.assert_clean();

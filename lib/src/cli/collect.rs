@@ -69,12 +69,12 @@ pub fn listed(input: &Input) -> Result<(StateId, BTreeSet<VmId>), Failure> {
     if bytes.trim_ascii().is_empty() {
         return Err(CollectError::Empty.into());
     }
-    let value: Value = serde_json::from_slice(&bytes).map_err(CollectError::Json)?;
+    let value: Map<String, Value> = serde_json::from_slice(&bytes).map_err(CollectError::Json)?;
     let schema = value.get("schema").and_then(Value::as_str).unwrap_or("missing");
     if schema != VMS_SCHEMA {
         return Err(CollectError::Schema(schema.chars().take(60).collect()).into());
     }
-    let list: List = serde_json::from_value(value).map_err(CollectError::Json)?;
+    let list: List = serde_json::from_value(Value::Object(value)).map_err(CollectError::Json)?;
     Ok((list.state_id, list.items.into_iter().map(|item| item.id).collect()))
 }
 

@@ -17,6 +17,9 @@ use super::fd;
 use crate::contract::error::escape_controls;
 
 /// How many of its last lines an error keeps.
+/// How many lines of the program that failed below mmdebstrap an error keeps.
+const CAUSE_LINES: usize = 3;
+
 const KEPT_LINES: usize = 12;
 
 /// How much of a line an error keeps, bytes.
@@ -256,12 +259,19 @@ impl Lines {
     }
 }
 
-/// What mmdebstrap says went wrong: its errors if it has any, else all of its last lines.
+/// What mmdebstrap says went wrong: its errors, after the last lines of the program that failed below it; or else all of its last
+/// lines.
 fn complaint(last: &[String]) -> String {
-    let errors: Vec<_> = last.iter().filter(|line| line.starts_with("E: ")).map(|line| line.trim()).collect();
-    let all = last.iter().map(|line| line.trim()).filter(|line| !line.is_empty());
-    let lines = if errors.is_empty() { all.collect() } else { errors };
-    escape_controls(&lines.join("; "))
+    let lines: Vec<_> = last.iter().map(|line| line.trim()).filter(|line| !line.is_empty()).collect();
+    let Some(first) = lines.iter().position(|line| line.starts_with("E: ")) else {
+        return escape_controls(&lines.join("; "));
+    };
+    let (before, after) = lines.split_at(first);
+    let own = |line: &&&str| ["I: ", "W: ", "done"].iter().any(|mark| line.starts_with(mark));
+    let cause: Vec<_> = before.iter().rev().take_while(|line| !own(line)).take(CAUSE_LINES).collect();
+    let errors = after.iter().filter(|line| line.starts_with("E: "));
+    let told: Vec<_> = cause.into_iter().rev().chain(errors).copied().collect();
+    escape_controls(&told.join("; "))
 }
 
 /// Kills everything that `pid` started. This user may: to the owner of a user namespace its processes are its own.
@@ -303,4 +313,20 @@ pub fn remove_scratch(scratch: &Path) -> io::Result<()> {
         drop(helper.args(leftovers).output());
     }
     std::fs::remove_dir_all(scratch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_complaint_begins_with_what_the_failed_program_said() {
+        let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+        let said = lines(
+            "I: running hook\nsh: 3: mount: not found\nE: command failed\nI: main() received\nE: mmdebstrap failed",
+        );
+        assert_eq!(complaint(&said), "sh: 3: mount: not found; E: command failed; E: mmdebstrap failed");
+        assert_eq!(complaint(&lines("I: a\nE: b")), "E: b");
+        assert_eq!(complaint(&lines("unshare: no\n")), "unshare: no");
+    }
 }
