@@ -146,6 +146,6 @@ pub fn ssh(context: &Context, args: &args::Ssh) -> Result<ExitCode> {
 }
 
 /// `text` as one word of a POSIX shell.
-fn shell_quoted(text: &str) -> String {
+pub fn shell_quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
 }

@@ -124,7 +124,7 @@ fn undo(
     let mut document = document.clone();
     let mut errors = Vec::new();
     for (_, inverse) in stages.iter().rev() {
-        match inverse.run_record(context, &document, lock) {
+        match inverse.clone().steadfast().run_record(context, &document, lock) {
             Ok(next) => document = next,
             Err(error) => errors.push(error.into_fault(inverse.program, "undo").human_line()),
         }
@@ -151,7 +151,9 @@ pub fn run_stop(context: &Context, row: &VmRow, lock: &VmLock, force: bool) -> R
         Stage::new("banger-disk", "detach"),
         Stage::new("banger-netd", "detach").privileged(tap),
     ];
-    for stage in &stages {
+    for stage in stages {
+        // Waiting for a guest to shut down may be given up; cutting its power and what follows may not.
+        let stage = if force { stage.steadfast() } else { stage };
         document = stage.run_record(context, &document, lock)?;
     }
     // banger-netd is privileged and writes nothing here, so that the network is gone is ours to note.
@@ -165,7 +167,7 @@ pub fn run_delete(context: &Context, store: &mut Store, row: &VmRow, lock: &VmLo
     if dir.exists() {
         run_stop(context, row, lock, true)?;
     } else if row.vm.net_mode == NetMode::Tap {
-        let detach = Stage::new("banger-netd", "detach").privileged(true);
+        let detach = Stage::new("banger-netd", "detach").privileged(true).steadfast();
         detach.run_record(context, &document(row), lock)?;
     }
     let remove = |source| LifecycleError::Remove { vm: row.vm.name.to_string(), path: dir.clone(), source };

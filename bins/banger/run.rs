@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use banger_lib::cli::Failure;
+use banger_lib::cli::report::RecordTo;
 use banger_lib::contract::record::Vm;
 use banger_lib::contract::{Coded, Document, ErrorCode};
 use banger_lib::state::db::{Life, Store, VmRow};
@@ -102,6 +103,7 @@ fn check_outputs(context: &Context, args: &Run) -> Result<()> {
         if !parent.is_dir() {
             return Err(RunError::NoDirectory(path.clone()).into());
         }
+        atomic::check_writable(&atomic::place_of(path))?;
     }
     Ok(())
 }
@@ -187,7 +189,7 @@ fn finish(context: &Context, args: &Run, store: &mut Store, row: VmRow, ran: Ran
         timings::print(&ran.document)?;
     }
     if let Some(path) = &args.record {
-        atomic::write(path, format!("{}\n", ran.document.to_value()).as_bytes(), 0o644)?;
+        RecordTo::File(path.clone()).deliver(&ran.document.to_value())?;
     }
     if context.json {
         context::emit(&ran.document.to_value());
@@ -246,8 +248,10 @@ fn after_failure(context: &Context, args: &Run, store: &mut Store, row: &VmRow, 
             return error.into();
         }
         let name = &row.vm.name;
+        let copy = lifecycle::document(row).workspace().ok().flatten().map(|workspace| workspace.guest_path);
+        let copy = exec::shell_quoted(copy.as_deref().unwrap_or("/root"));
         context.say(format!(
-            "{name} stays, with the work in it; get it out: banger vm exec {name} --patch FILE -- true; delete it: banger vm delete --force {name}"
+            "{name} stays, with the work in it; get the patch: banger vm exec {name} --patch FILE -- true; or the files: banger vm ssh {name} -- tar -cC {copy} . > FILE.tar; then delete it: banger vm delete --force {name}"
         ));
         return failure;
     }

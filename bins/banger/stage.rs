@@ -76,11 +76,13 @@ pub struct Stage {
     pub args: Vec<OsString>,
     /// Whether it needs root.
     pub privileged: bool,
+    /// Whether it runs to its end whatever signal comes, as what cleans up must.
+    pub steadfast: bool,
 }
 
 impl Stage {
     pub fn new(program: &'static str, verb: &str) -> Self {
-        Self { program, args: vec![verb.into()], privileged: false }
+        Self { program, args: vec![verb.into()], privileged: false, steadfast: false }
     }
 
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
@@ -90,6 +92,12 @@ impl Stage {
 
     pub fn privileged(mut self, needed: bool) -> Self {
         self.privileged = needed;
+        self
+    }
+
+    /// Has Ctrl-C ignored while it runs: what removes a VM is bounded in time, and stopped half-way it would leave the rest.
+    pub fn steadfast(mut self) -> Self {
+        self.steadfast = true;
         self
     }
 
@@ -163,7 +171,11 @@ impl Stage {
                 let lines = channel.into_lines();
                 scope.spawn(move || lines.for_each(|message| progress.tell(context, &message)));
             }
-            let ended = wait(interrupts, &mut child);
+            let ended = if self.steadfast {
+                wait_whatever_comes(interrupts, &mut child)
+            } else {
+                wait(interrupts, &mut child)
+            };
             (reader.join().expect("the reader does not panic"), ended)
         });
         let (status, signal) = ended.map_err(spawn)?;
@@ -223,6 +235,15 @@ pub fn wait(interrupts: &Interrupts, child: &mut Child) -> io::Result<(ExitStatu
     }
     signal_group(child, Signal::SIGKILL);
     child.wait().map(|status| (status, Some(signal)))
+}
+
+/// Waits for `child`; signals that come are taken and change nothing.
+fn wait_whatever_comes(interrupts: &Interrupts, child: &mut Child) -> io::Result<(ExitStatus, Option<i32>)> {
+    loop {
+        if let Ended::Child(status) = interrupts.wait(child)? {
+            return Ok((status, None));
+        }
+    }
 }
 
 /// The absolute path of a program that is installed beside this one.

@@ -1,5 +1,8 @@
 //! Killed commands, Ctrl-C, and two at once.
 
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::FileTypeExt;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -61,5 +64,73 @@ fn a_checkout_that_cannot_travel_makes_no_vm() {
         "{}",
         said(&output)
     );
+    home.assert_clean();
+}
+
+#[test]
+fn an_interrupt_while_the_vm_is_removed_leaves_nothing() {
+    let Some(home) = Home::new() else { return };
+    let repo = home.repo("repo");
+    let mut run = home.banger(&["vm", "run", "--rm", repo.to_str().unwrap(), "--", "echo", "done"]);
+    let mut child = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = [0; 5];
+    child.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    // A signal every few milliseconds until it has ended: some come while the disks and the network go.
+    while child.try_wait().unwrap().is_none() {
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    home.assert_clean();
+}
+
+#[test]
+fn a_patch_that_cannot_be_written_is_found_before_the_boot() {
+    let Some(home) = Home::new() else { return };
+    let repo = home.repo("repo");
+    for option in ["--patch", "--record"] {
+        let args = ["vm", "run", option, "/proc/x", repo.to_str().unwrap(), "--", "true"];
+        let output = home.run(&args);
+        assert_eq!(output.status.code(), Some(125), "{}", said(&output));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!stderr.contains("booting") && stderr.contains("cannot write \"/proc/x\""), "{stderr}");
+    }
+    home.assert_clean();
+}
+
+#[test]
+fn devices_and_links_are_written_to_and_never_replaced() {
+    let Some(home) = Home::new() else { return };
+    let repo = home.repo("repo");
+    let (node, link) = (home.path("null"), home.path("link.json"));
+    support::run(support::command("mknod").arg(&node).args(["c", "1", "3"]), b"");
+    std::os::unix::fs::symlink("real.json", &link).unwrap();
+    fs::write(home.path("real.json"), "").unwrap();
+    let files = ["--patch", node.to_str().unwrap(), "--record", link.to_str().unwrap()];
+    let args = [&["vm", "run", "--rm"], &files[..], &[repo.to_str().unwrap(), "--", "touch", "new"]].concat();
+    let output = home.run(&args);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("tar:"), "{}", said(&output));
+    assert!(fs::symlink_metadata(&node).unwrap().file_type().is_char_device());
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert!(fs::read_to_string(&link).unwrap().contains("banger.vm/1"));
+    home.assert_clean();
+}
+
+#[test]
+fn a_command_can_be_run_beside_the_one_that_runs() {
+    let Some(home) = Home::new() else { return };
+    let repo = home.repo("repo");
+    let mut run =
+        home.banger(&["vm", "run", "--rm", "--name", "dev1", repo.to_str().unwrap(), "--", "sh", "-c"]);
+    run.arg("echo here > here; echo ready; sleep 600").stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = run.spawn().unwrap();
+    let mut ready = [0; 6];
+    child.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+    let beside = home.run(&["vm", "exec", "dev1", "--", "cat", "here"]);
+    assert_eq!(beside.stdout, b"here\n", "{}", said(&beside));
+    // Nor does the long command hold up what ends it.
+    assert!(home.run(&["vm", "delete", "--force", "dev1"]).status.success());
+    assert_eq!(child.wait().unwrap().code(), Some(125));
     home.assert_clean();
 }

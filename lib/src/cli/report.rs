@@ -1,6 +1,5 @@
 //! Where the record of a verb goes whose stdout may belong to something else: a guest command's output, or a patch.
 
-use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -36,15 +35,8 @@ impl RecordTo {
                 // Nobody reads: there is no one to tell. The caller's status still stands.
                 drop(io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()));
             }
-            Self::File(path) if fs::metadata(path).is_ok_and(|m| !m.is_file()) => {
-                drop(
-                    fs::OpenOptions::new()
-                        .write(true)
-                        .open(path)
-                        .and_then(|mut f| f.write_all(text.as_bytes())),
-                );
-            }
-            Self::File(path) => atomic::write(path, text.as_bytes(), 0o644)?,
+            Self::File(path) if atomic::is_special(path) => atomic::write_through(path, text.as_bytes())?,
+            Self::File(path) => atomic::write(&atomic::place_of(path), text.as_bytes(), 0o644)?,
             Self::Nowhere => {}
         }
         Ok(())

@@ -24,7 +24,7 @@ pub enum RecordError {
     #[error("the record is not one JSON object")]
     Json(#[source] serde_json::Error),
     /// The schema is another one.
-    #[error("the record's schema is {0:?}; this program speaks {VM_SCHEMA:?}")]
+    #[error("the record's schema is {0}; this program speaks {VM_SCHEMA:?}")]
     Schema(String),
     /// A section that the program reads is missing or null.
     #[error("the record has no section {0:?}")]

@@ -1,10 +1,11 @@
 //! Files that are there whole or not at all: written beside their place, flushed, renamed.
 
-use std::fs::{File, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use rustix::fs::{Access, access};
 use thiserror::Error;
 
 use crate::contract::{Coded, ErrorCode};
@@ -31,7 +32,43 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), WriteFileError>
         file.persist(path).map_err(|e| e.error)?;
         File::open(dir)?.sync_all()
     };
-    attempt().map_err(|source| WriteFileError { path: path.to_owned(), source })
+    attempt().map_err(|source| WriteFileError { path: path.to_owned(), source: bare(source) })
+}
+
+/// Where a file that a person named is: a symbolic link is followed, so that what it leads to is replaced and not the link.
+pub fn place_of(path: &Path) -> PathBuf {
+    let is_link = fs::symlink_metadata(path).is_ok_and(|m| m.is_symlink());
+    // /dev/stdout leads to a pipe, which has no other name: it stays what it is.
+    if is_link { fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()) } else { path.to_owned() }
+}
+
+/// Whether `path` is a device, a pipe or a socket: something to write to, and never to be replaced by a file.
+pub fn is_special(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir())
+}
+
+/// Writes `bytes` to what is already there at `path`, as [`is_special`] tells.
+pub fn write_through(path: &Path, mut bytes: impl io::Read) -> Result<(), WriteFileError> {
+    let mut attempt = || io::copy(&mut bytes, &mut OpenOptions::new().write(true).open(path)?);
+    attempt().map(drop).map_err(|source| WriteFileError { path: path.to_owned(), source })
+}
+
+/// Whether [`write`] could make `path`; nothing of it stays. Asked before work whose outcome is to go there.
+pub fn check_writable(path: &Path) -> Result<(), WriteFileError> {
+    let attempt = || {
+        if is_special(path) {
+            return Ok(access(path, Access::WRITE_OK)?);
+        }
+        let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        tempfile::Builder::new().prefix(".banger-").tempfile_in(dir).map(drop)
+    };
+    attempt().map_err(|source| WriteFileError { path: path.to_owned(), source: bare(source) })
+}
+
+/// The system's error, without the name of the temporary file, which says nothing to anybody.
+fn bare(error: io::Error) -> io::Error {
+    let inner = error.get_ref().and_then(|e| e.source()).and_then(|e| e.downcast_ref::<io::Error>());
+    inner.and_then(io::Error::raw_os_error).map_or(error, io::Error::from_raw_os_error)
 }
 
 impl Coded for WriteFileError {
@@ -40,5 +77,36 @@ impl Coded for WriteFileError {
             io::ErrorKind::PermissionDenied => ErrorCode::Denied,
             _ => ErrorCode::Failed,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn a_place_is_found_wanting_before_anything_is_written() {
+        let error = check_writable(Path::new("/proc/x")).unwrap_err();
+        let source = error.source().expect("the system's reason").to_string();
+        assert!(!source.contains(".banger-"), "{source}");
+        let dir = tempfile::tempdir().unwrap();
+        check_writable(&dir.path().join("p")).unwrap();
+        check_writable(Path::new("/dev/null")).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn links_are_followed_and_devices_are_no_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link, dangling) = (dir.path().join("f"), dir.path().join("l"), dir.path().join("d"));
+        fs::write(&file, "x").unwrap();
+        std::os::unix::fs::symlink("f", &link).unwrap();
+        std::os::unix::fs::symlink("gone", &dangling).unwrap();
+        assert_eq!(place_of(&link), fs::canonicalize(&file).unwrap());
+        assert_eq!(place_of(&dangling), dangling);
+        assert!(is_special(Path::new("/dev/null")) && !is_special(&link) && !is_special(dir.path()));
+        write_through(Path::new("/dev/full"), &b"x"[..]).unwrap_err();
     }
 }

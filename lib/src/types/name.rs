@@ -87,10 +87,12 @@ impl FromStr for ImageName {
         if text.len() > 64 {
             return Err(ParseNameError::new("the image name", text, "it is longer than 64 characters"));
         }
-        text.split('.').try_for_each(|label| {
-            check_label("the image name", label)
-                .map_err(|e| ParseNameError::new("the image name", text, e.reason))
-        })?;
+        let wrong = |reason| ParseNameError::new("the image name", text, reason);
+        if !text.is_empty() && text.split('.').any(str::is_empty) {
+            return Err(wrong("begin and end with a letter or a digit, and put a '.' between others only"));
+        }
+        text.split('.')
+            .try_for_each(|label| check_label("the image name", label).map_err(|e| wrong(e.reason)))?;
         Ok(Self(text.to_owned()))
     }
 }
@@ -161,7 +163,8 @@ mod tests {
     #[test]
     fn image_and_link_names() {
         assert!("debian-12.4".parse::<ImageName>().is_ok());
-        assert!("../x".parse::<ImageName>().is_err());
+        let dots = "../x".parse::<ImageName>().unwrap_err().to_string();
+        assert!(!dots.contains("empty"), "{dots}");
         assert!("bgt0123456789ab".parse::<LinkName>().is_ok());
         assert!("bgt0123456789abc".parse::<LinkName>().is_err());
     }

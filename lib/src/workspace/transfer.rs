@@ -31,7 +31,7 @@ if [ -e "$p" ] || [ -L "$p" ]; then
     fi
 fi
 if [ -z "$same" ]; then
-    if mkdir -p -- "$p" && tar -xpf - -C "$p" && [ -f "$p/.git/HEAD" ]; then :; else
+    if mkdir -p -- "$p" && TAR_OPTIONS=--warning=no-timestamp tar -xpf - -C "$p" && [ -f "$p/.git/HEAD" ]; then :; else
         rm -rf -- "$p"; say failed; exit 0
     fi
 fi

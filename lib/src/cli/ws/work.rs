@@ -1,5 +1,6 @@
 //! The verbs that talk to a guest.
 
+use std::cell::Cell;
 use std::fs::{File, Permissions};
 use std::io::{self, Seek, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -21,7 +22,7 @@ use crate::state::lock::WorkspaceLock;
 use crate::sys::clock::{Timeline, now_rfc3339};
 use crate::sys::signal::Interrupts;
 use crate::sys::ssh::Exit;
-use crate::sys::{fd, landlock};
+use crate::sys::{atomic, fd, landlock};
 use crate::workspace::checkout::Checkout;
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::guest::{Endpoint, Guest};
@@ -70,10 +71,10 @@ impl Job {
 
     /// Gives up what the rest of the work does not need: a guest that takes over this process finds a process that can read
     /// the checkout and the state, and write the products and the VM's own files.
-    fn confine(&mut self, read: &[&Path], products: &[&Path]) -> Result<(), Failure> {
+    fn confine(&mut self, read: &[&Path], products: &[PathBuf]) -> Result<(), Failure> {
         let (dir, locks) = (PathBuf::from(&self.vm.paths.dir), self.state.locks());
         let mut write = vec![dir.as_path(), locks.as_path(), Path::new("/dev/null")];
-        write.extend(products.iter().filter(|p| **p != Path::new("-")).map(|p| directory_of(p)));
+        write.extend(products.iter().map(|p| if atomic::is_special(p) { p } else { directory_of(p) }));
         let port = self.endpoint.port();
         self.timeline.step("confine", || landlock::confine(read, &write, port))?;
         Ok(())
@@ -216,6 +217,15 @@ pub(super) fn prepare(args: &PrepareArgs) -> ExitCode {
     })
 }
 
+/// The files that a verb is to write, links followed, once it is known that they can be written.
+fn places(files: &[Option<&PathBuf>]) -> Result<Vec<PathBuf>, Failure> {
+    let files = files.iter().flatten().filter(|path| path.as_path() != Path::new("-"));
+    files
+        .map(|path| atomic::place_of(path))
+        .map(|path| Ok(atomic::check_writable(&path).map(|()| path)?))
+        .collect()
+}
+
 /// Where stdout and the record go, by the options of `exec` and `run`.
 fn destinations(products: &Products) -> Result<(RecordTo, bool), UsageError> {
     let patch_to_stdout = products.patch.as_deref() == Some(Path::new("-"));
@@ -247,7 +257,7 @@ pub(super) fn exec(args: &ExecArgs) -> ExitCode {
     report("exec", &to, true, &args.input, |job| {
         let workspace = job.document.required_workspace()?;
         let base = base_commit(products.base_commit.as_deref(), &workspace)?;
-        let files: Vec<&Path> = products.patch.iter().chain(&products.record).map(PathBuf::as_path).collect();
+        let files = places(&[products.patch.as_ref(), products.record.as_ref()])?;
         job.confine(&[], &files)?;
         let guest = job.timeline.step("connect", || Guest::connect(&job.endpoint, &job.interrupts))?;
         let mut live = Live::new(&job.interrupts, all_to_stderr, || {});
@@ -281,21 +291,27 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
         }
         let staged = Staged::new(job, source)?;
         staged.notice();
-        let files: Vec<&Path> = products.patch.iter().chain(&products.record).map(PathBuf::as_path).collect();
+        let files = places(&[products.patch.as_ref(), products.record.as_ref()])?;
         job.confine(&[&staged.checkout.root], &files)?;
         let guest = job.timeline.step("connect", || Guest::connect(&job.endpoint, &job.interrupts))?;
         // The lock lasts while bytes move, never while the command runs.
-        let mut live = Live::new(&job.interrupts, all_to_stderr, move || drop(lock));
+        // What was copied is noted before it, so that others can run commands beside it.
+        let (workspace, dir) = (staged.workspace(), job.dir());
+        let noted = Cell::new(Ok(()));
+        let note = || Handles { workspace: Some(workspace.clone()), ..Handles::load(&dir) }.save(&dir);
+        let on_ready = || {
+            noted.set(note());
+            drop(lock);
+        };
+        let mut live = Live::new(&job.interrupts, all_to_stderr, on_ready);
         let (shipment, path) = (staged.shipment(), &staged.guest_path);
         let command = Some(args.command.as_slice());
         let ran = transfer::send_and_run(&guest, &shipment, path, command, &mut live, &mut job.timeline);
         job.started = guest.has_started();
         drop(live);
         let mut outcome = outcome_of(&ran?.exit);
-        let workspace = staged.workspace();
+        noted.into_inner()?;
         job.document.set_workspace(Some(&workspace));
-        let dir = job.dir();
-        Handles { workspace: Some(workspace), ..Handles::load(&dir) }.save(&dir)?;
         if let Some(patch) = &products.patch {
             let _lock = job.lock("run")?;
             let base = products.base_commit.as_ref().unwrap_or(&staged.base_commit);
@@ -317,8 +333,7 @@ pub(super) fn export(args: &ExportArgs) -> ExitCode {
         let _lock = job.lock("export")?;
         let workspace = job.document.required_workspace()?;
         let base = base_commit(args.base_commit.as_deref(), &workspace)?;
-        let files: Vec<&Path> =
-            std::iter::once(&args.output).chain(&args.record).map(PathBuf::as_path).collect();
+        let files = places(&[Some(&args.output), args.record.as_ref()])?;
         job.confine(&[], &files)?;
         let guest = job.timeline.step("connect", || Guest::connect(&job.endpoint, &job.interrupts))?;
         let into = Destination { path: &args.output, dir: job.dir(), interrupts: &job.interrupts };
@@ -389,10 +404,12 @@ fn take_patch(
     outcome: &mut Outcome,
 ) -> Result<(), Failure> {
     let to_stdout = into.path == Path::new("-");
-    let dir = if to_stdout { into.dir.path() } else { directory_of(into.path) };
+    let place = atomic::place_of(into.path);
+    let beside = !to_stdout && !atomic::is_special(&place);
+    let dir = if beside { directory_of(&place) } else { into.dir.path() };
     let error = |what: &'static str| WorkspaceError::io(what, into.path);
     // The mode that open(2) of a new file has: the umask takes its share.
-    let mode = Permissions::from_mode(if to_stdout { 0o600 } else { 0o666 });
+    let mode = Permissions::from_mode(if beside { 0o666 } else { 0o600 });
     let temp = tempfile::Builder::new().prefix(".banger-").permissions(mode).tempfile_in(dir);
     let mut temp = temp.map_err(error("write"))?;
     let mut out = io::BufWriter::with_capacity(64 << 10, temp.as_file_mut());
@@ -402,9 +419,12 @@ fn take_patch(
     if to_stdout {
         temp.as_file_mut().rewind().map_err(error("read"))?;
         copy_to_stdout(temp.as_file_mut(), into.interrupts).map_err(error("write"))?;
+    } else if !beside {
+        temp.as_file_mut().rewind().map_err(error("read"))?;
+        atomic::write_through(&place, temp.as_file_mut())?;
     } else {
         temp.as_file().sync_all().map_err(error("write"))?;
-        temp.persist(into.path).map_err(|e| error("write")(e.error))?;
+        temp.persist(&place).map_err(|e| error("write")(e.error))?;
         File::open(dir).and_then(|d| d.sync_all()).map_err(error("write"))?;
     }
     outcome.patch_file = Some(into.path.to_string_lossy().into_owned());
