@@ -27,6 +27,8 @@ pub enum ContextError {
     NoStateDir,
     #[error("the state directory {0:?} is not an absolute path and the working directory is not to be had")]
     RelativeStateDir(PathBuf, #[source] io::Error),
+    #[error("the state directory {0:?} has a name that is not UTF-8, which records cannot hold")]
+    OddStateDir(PathBuf),
     #[error("cannot watch for signals")]
     Signals(#[source] io::Error),
     #[error("interrupted by signal {0}; what had been made was removed")]
@@ -36,10 +38,14 @@ pub enum ContextError {
 impl Coded for ContextError {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::NoStateDir | Self::RelativeStateDir(..) => ErrorCode::Usage,
+            Self::NoStateDir | Self::RelativeStateDir(..) | Self::OddStateDir(_) => ErrorCode::Usage,
             Self::Signals(_) => ErrorCode::Failed,
             Self::Interrupted(_) => ErrorCode::Interrupted,
         }
+    }
+    fn hint(&self) -> Option<String> {
+        let of_place = matches!(self, Self::NoStateDir | Self::RelativeStateDir(..) | Self::OddStateDir(_));
+        of_place.then(|| "give --state-dir DIR".into())
     }
 }
 
@@ -56,6 +62,9 @@ impl Context {
     pub fn new(banger: &Banger) -> Result<Self> {
         let root = banger.state_dir.clone().or_else(default_state_dir).ok_or(ContextError::NoStateDir)?;
         let root = std::path::absolute(&root).map_err(|e| ContextError::RelativeStateDir(root, e))?;
+        if root.to_str().is_none() {
+            return Err(ContextError::OddStateDir(root).into());
+        }
         let state = StateDir::at(root);
         Ok(Self { state, json: banger.json, explain: banger.explain, interrupts: OnceLock::new() })
     }

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use banger_lib::contract::error::Fault;
 use banger_lib::contract::record::NetMode;
 use banger_lib::state::db::{Store, VmRow};
 use banger_lib::state::lock::{LockError, SessionLock, VmLock};
@@ -12,15 +13,28 @@ use crate::lifecycle;
 use crate::stage::Stage;
 
 /// Deletes the VMs whose making was cut short, or whose `vm run --rm` was killed. A VM whose command lives is left alone.
-pub fn sweep(context: &Context, store: &mut Store) -> Result<Vec<String>> {
-    let mut removed = Vec::new();
+/// One that cannot be removed is told of and given, and stands in nobody's way.
+pub fn sweep(context: &Context, store: &mut Store) -> Result<(Vec<String>, Vec<Fault>)> {
+    let (mut removed, mut errors) = (Vec::new(), Vec::new());
     for row in store.suspects()? {
-        if sweep_one(context, store, &row)? {
-            context.say(format!("removed {}, left by a command that was killed", row.vm.name));
-            removed.push(row.vm.name.to_string());
+        let name = &row.vm.name;
+        match sweep_one(context, store, &row) {
+            Ok(true) => {
+                context.say(format!("removed {name}, left by a command that was killed"));
+                removed.push(name.to_string());
+            }
+            Ok(false) => {}
+            Err(failure) => {
+                let fault = failure.into_fault("banger", "gc");
+                context.say(format!(
+                    "cannot remove {name}, left by a command that was killed: {}",
+                    fault.human_line()
+                ));
+                errors.push(fault);
+            }
         }
     }
-    Ok(removed)
+    Ok((removed, errors))
 }
 
 fn sweep_one(context: &Context, store: &mut Store, row: &VmRow) -> Result<bool> {
@@ -43,7 +57,8 @@ pub fn gc(context: &Context) -> Result<ExitCode> {
             &json!({ "schema": "banger.gc/1", "tool": "banger", "removed": [], "errors": [] }),
         ));
     };
-    let mut removed: Vec<Value> = sweep(context, &mut store)?.into_iter().map(Value::from).collect();
+    let (swept, mut errors) = sweep(context, &mut store)?;
+    let mut removed: Vec<Value> = swept.into_iter().map(Value::from).collect();
     let rows = store.vms()?;
     let list = json!({
         "schema": "banger.vms/1",
@@ -61,7 +76,6 @@ pub fn gc(context: &Context) -> Result<ExitCode> {
         stages.push(Stage::new("banger-netd", "gc").privileged(true));
     }
     let input = list.to_string();
-    let mut errors = Vec::new();
     for stage in stages {
         match stage.run(context, input.as_bytes(), None) {
             Ok(report) => removed.extend(report["removed"].as_array().cloned().unwrap_or_default()),

@@ -1,5 +1,6 @@
 //! `banger vm run`: boot, copy, run, bring back.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -13,6 +14,7 @@ use banger_lib::sys::atomic;
 use banger_lib::sys::clock::Timeline;
 use banger_lib::sys::random;
 use banger_lib::types::VmId;
+use banger_lib::workspace::transfer::check_guest_path;
 use serde_json::Value;
 use thiserror::Error;
 
@@ -32,6 +34,8 @@ pub enum RunError {
     IsDirectory(PathBuf),
     #[error("--json and --patch - both want stdout")]
     Stdout,
+    #[error("the command's word {0:?} is not UTF-8, and can be sent to no guest")]
+    OddWord(OsString),
 }
 
 impl Coded for RunError {
@@ -45,6 +49,7 @@ impl Coded for RunError {
 
 pub fn run(context: &Context, args: Run) -> Result<ExitCode> {
     check_outputs(context, &args)?;
+    check_inputs(&args)?;
     if context.explain {
         return explain(&args);
     }
@@ -106,6 +111,14 @@ fn check_outputs(context: &Context, args: &Run) -> Result<()> {
         atomic::check_writable(&atomic::place_of(path))?;
     }
     Ok(())
+}
+
+/// What the guest is to be told, checked before there is one.
+fn check_inputs(args: &Run) -> Result<()> {
+    if let Some(word) = args.command.iter().find(|word| word.to_str().is_none()) {
+        return Err(RunError::OddWord(word.clone()).into());
+    }
+    Ok(args.guest_path.as_deref().map_or(Ok(()), check_guest_path)?)
 }
 
 /// The stage that copies in, runs and copies out, but for the command.
@@ -248,6 +261,12 @@ fn after_failure(context: &Context, args: &Run, store: &mut Store, row: &VmRow, 
             return error.into();
         }
         let name = &row.vm.name;
+        if !lifecycle::runs(&row.vm) {
+            context.say(format!(
+                "{name} does not run any more; what had reached its disks: banger vm start {name}, then banger vm ssh {name}; delete it: banger vm delete --force {name}"
+            ));
+            return failure;
+        }
         let copy = lifecycle::document(row).workspace().ok().flatten().map(|workspace| workspace.guest_path);
         let copy = exec::shell_quoted(copy.as_deref().unwrap_or("/root"));
         context.say(format!(

@@ -1,5 +1,6 @@
 //! The state directory through the programs: empty, newer, damaged, two side by side.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::Output;
 
@@ -68,4 +69,39 @@ fn an_image_whose_file_is_gone_is_named() {
     std::fs::remove_file(state.path().join("images/debian/vmlinuz")).unwrap();
     let error = assert_error(&banger(state.path(), &["vm", "plan", "dev1"]), 3, "not-found");
     assert!(error["error"]["message"].as_str().unwrap().contains("vmlinuz"), "{error}");
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_one_is_named() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    for verb in ["ps", "gc"] {
+        let output = banger(&file, &[verb, "--json"]);
+        let message = assert_error(&output, 1, "failed")["error"]["message"].to_string();
+        assert!(message.contains("cannot use the state directory"), "{message}");
+    }
+    let odd = temp.path().join(std::ffi::OsStr::from_bytes(b"x\xff"));
+    let output = banger(&odd, &["vm", "run", "--json", "/", "--", "true"]);
+    assert_error(&output, 125, "usage");
+    assert!(!odd.exists());
+}
+
+#[test]
+fn a_damaged_database_says_what_to_do() {
+    let temp = tempfile::tempdir().unwrap();
+    std::fs::write(temp.path().join("state.db"), [b'x'; 4096]).unwrap();
+    let error = assert_error(&banger(temp.path(), &["ps", "--json"]), 1, "failed");
+    assert!(error["error"]["hint"].as_str().unwrap().contains("state.db"), "{error}");
+}
+
+#[test]
+fn what_no_guest_could_be_told_is_refused_before_there_is_one() {
+    let state = support::state_with_fake_image();
+    let odd = std::ffi::OsStr::from_bytes(b"\xff");
+    let mut run_odd = command(env!("CARGO_BIN_EXE_banger"));
+    run_odd.args(["vm", "run", "--json", "/", "--"]).arg(odd).env("BANGER_STATE_DIR", state.path());
+    assert_error(&run(&mut run_odd, b""), 125, "usage");
+    let output = banger(state.path(), &["vm", "run", "--json", "--guest-path", "../x", "/", "--", "true"]);
+    assert_error(&output, 125, "bad-input");
 }

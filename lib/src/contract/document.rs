@@ -52,6 +52,9 @@ impl Coded for RecordError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Empty => Some("begin a pipeline with: banger vm plan NAME".into()),
+            Self::Schema(_) => {
+                Some("use programs of one version throughout a pipeline: banger --version".into())
+            }
             Self::Missing("vm") => Some("a record comes from: banger vm plan NAME".into()),
             Self::Missing("net") => Some("run banger-netd attach before this stage".into()),
             Self::Missing("disk") => Some("run banger-disk attach before this stage".into()),
@@ -247,6 +250,11 @@ mod tests {
         assert_eq!(code(b"[]"), ErrorCode::BadInput);
         assert_eq!(code(b"{} {}"), ErrorCode::BadInput);
         assert_eq!(code(b"{\"schema\":\"banger.vm/2\"}"), ErrorCode::UnsupportedSchema);
+        let newer = Document::parse(b"{\"schema\":\"banger.vm/2\"}").unwrap_err();
+        assert_eq!(
+            newer.to_string(),
+            "the record's schema is \"banger.vm/2\"; this program speaks \"banger.vm/1\""
+        );
         assert_eq!(code(b"{}"), ErrorCode::UnsupportedSchema);
         assert_eq!(code(&vec![b' '; MAX_RECORD_BYTES as usize + 1]), ErrorCode::BadInput);
         let deep = [vec![b'['; 100_000], vec![b']'; 100_000]].concat();

@@ -120,6 +120,9 @@ impl Coded for StoreError {
             Self::Directory { .. } => {
                 Some("choose another place with --state-dir or BANGER_STATE_DIR".into())
             }
+            Self::Sql { source, .. } if is_damaged(source) => Some(
+                "the file state.db in the state directory is damaged: put a copy of it back, or move it away and run banger gc".into(),
+            ),
             Self::SubnetFull(_) => Some("delete VMs that are not needed: banger ps".into()),
             _ => None,
         }
@@ -131,6 +134,11 @@ fn is_busy(error: &rusqlite::Error) -> bool {
         error.sqlite_error_code(),
         Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked)
     )
+}
+
+fn is_damaged(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error_code();
+    matches!(code, Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt))
 }
 
 fn sql(action: &'static str) -> impl Fn(rusqlite::Error) -> StoreError {
@@ -194,7 +202,12 @@ impl Store {
 
     /// Opens the database if there is one; a state directory that nothing was ever made in stays untouched.
     pub fn open_existing(state: &StateDir) -> Result<Option<Self>, StoreError> {
-        if state.database().exists() { Self::open(state).map(Some) } else { Ok(None) }
+        let path = state.database();
+        match path.try_exists() {
+            Ok(true) => Self::open(state).map(Some),
+            Ok(false) => Ok(None),
+            Err(source) => Err(StoreError::Directory { path: state.root().to_owned(), source }),
+        }
     }
 
     /// The state directory's identifier.

@@ -65,10 +65,12 @@ pub fn check_writable(path: &Path) -> Result<(), WriteFileError> {
     attempt().map_err(|source| WriteFileError { path: path.to_owned(), source: bare(source) })
 }
 
-/// The system's error, without the name of the temporary file, which says nothing to anybody.
+/// The reason without the name of the temporary file, which tempfile adds and which says nothing to anybody.
 fn bare(error: io::Error) -> io::Error {
-    let inner = error.get_ref().and_then(|e| e.source()).and_then(|e| e.downcast_ref::<io::Error>());
-    inner.and_then(io::Error::raw_os_error).map_or(error, io::Error::from_raw_os_error)
+    match error.kind() {
+        kind if error.raw_os_error().is_none() && kind != io::ErrorKind::Other => kind.into(),
+        _ => error,
+    }
 }
 
 impl Coded for WriteFileError {

@@ -160,9 +160,11 @@ impl Coded for BootError {
             let log = &self.evidence().console_log;
             match self {
                 Self::NotReady { .. } => {
-                    Some(format!("see {log}; a slow host may need a longer --ready-timeout"))
+                    Some(format!(
+                        "see {log} (--keep keeps it after a failed start); a slow host may need a longer --ready-timeout"
+                    ))
                 }
-                _ => Some(format!("see {log}")),
+                _ => Some(format!("see {log} (--keep keeps it after a failed start)")),
             }
         })
     }
