@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{ExitCode, Stdio};
@@ -106,14 +107,6 @@ pub fn ssh(context: &Context, args: &args::Ssh) -> Result<ExitCode> {
     let net = document.net()?.filter(|_| lifecycle::runs(&row.vm));
     let net = net.ok_or_else(|| LifecycleError::Stopped(row.vm.name.to_string()))?;
     let dir = VmDir::at(&row.vm.paths.dir);
-    let option = |name: &str, value: &OsStr| {
-        let mut text = OsString::from(format!("{name}="));
-        // ssh splits values at spaces unless they are quoted (ssh_config(5)).
-        text.push("\"");
-        text.push(value);
-        text.push("\"");
-        text
-    };
     let path = |path: &Path| path.as_os_str().to_owned();
     let guest_path = document.workspace()?.map(|workspace| workspace.guest_path);
     let mut exec = Exec::new("ssh").args(["-F", "none", "-p"]).arg(net.ssh_port.to_string());
@@ -126,7 +119,7 @@ pub fn ssh(context: &Context, args: &args::Ssh) -> Result<ExitCode> {
         ("PreferredAuthentications", "publickey".into()),
         ("LogLevel", "ERROR".into()),
     ] {
-        exec = exec.arg("-o").arg(option(name, &value));
+        exec = exec.arg("-o").arg(ssh_option(name, &value));
     }
     exec = exec.arg(format!("root@{}", net.ssh_host));
     if args.command.is_empty() {
@@ -145,7 +138,34 @@ pub fn ssh(context: &Context, args: &args::Ssh) -> Result<ExitCode> {
     Err(StageError::Exec(ExecError::Spawn { program: "ssh".into(), source }).into())
 }
 
+/// An option of ssh whose value is one word: it splits values at spaces unless they are quoted, and expands what follows a `%`
+/// (ssh_config(5)).
+fn ssh_option(name: &str, value: &OsStr) -> OsString {
+    let mut text = format!("{name}=\"").into_bytes();
+    for byte in value.as_bytes() {
+        match byte {
+            b'"' | b'\\' => text.push(b'\\'),
+            b'%' => text.push(b'%'),
+            _ => {}
+        }
+        text.push(*byte);
+    }
+    text.push(b'"');
+    OsString::from_vec(text)
+}
+
 /// `text` as one word of a POSIX shell.
 pub fn shell_quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_for_ssh_stay_one_word() {
+        let value = ssh_option("IdentityFile", OsStr::new("/a b/\"c\\%d"));
+        assert_eq!(value, "IdentityFile=\"/a b/\\\"c\\\\%%d\"");
+    }
 }

@@ -3,12 +3,13 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use banger_lib::cli::Failure;
 use banger_lib::cli::report::RecordTo;
 use banger_lib::contract::record::Vm;
 use banger_lib::contract::{Coded, Document, ErrorCode};
-use banger_lib::state::db::{Life, Store, VmRow};
+use banger_lib::state::db::{Life, Store, StoreError, VmRow};
 use banger_lib::state::lock::{SessionLock, VmLock};
 use banger_lib::sys::atomic;
 use banger_lib::sys::clock::Timeline;
@@ -24,6 +25,9 @@ use crate::exec::{self, Ran};
 use crate::plan::{self, Wanted};
 use crate::stage::Stage;
 use crate::{gc, image, lifecycle, setup, timings, vmm};
+
+/// How long a VM whose connection broke may take to be gone.
+const GOING_DOWN: Duration = Duration::from_secs(2);
 
 /// Arguments of `vm run` that cannot work together or at all; found before anything is made.
 #[derive(Debug, Error)]
@@ -256,22 +260,15 @@ fn after_failure(context: &Context, args: &Run, store: &mut Store, row: &VmRow, 
         Failure::Passed(fault) => fault.details.get("command_ran") == Some(&Value::Bool(true)),
         Failure::Own(_) => false,
     };
+    if was_deleted(context, store, row) {
+        context.say(format!("{} was deleted while it ran", row.vm.name));
+        return failure;
+    }
     if args.keep || work_inside {
         if let Err(error) = store.set_life(&row.vm.id, Life { creating: false, ephemeral: false }) {
             return error.into();
         }
-        let name = &row.vm.name;
-        if !lifecycle::runs(&row.vm) {
-            context.say(format!(
-                "{name} does not run any more; what had reached its disks: banger vm start {name}, then banger vm ssh {name}; delete it: banger vm delete --force {name}"
-            ));
-            return failure;
-        }
-        let copy = lifecycle::document(row).workspace().ok().flatten().map(|workspace| workspace.guest_path);
-        let copy = exec::shell_quoted(copy.as_deref().unwrap_or("/root"));
-        context.say(format!(
-            "{name} stays, with the work in it; get the patch: banger vm exec {name} --patch FILE -- true; or the files: banger vm ssh {name} -- tar -cC {copy} . > FILE.tar; then delete it: banger vm delete --force {name}"
-        ));
+        say_how_to_get_it_out(context, row);
         return failure;
     }
     match VmLock::acquire(&context.state, &row.vm.id, "banger vm run") {
@@ -279,4 +276,40 @@ fn after_failure(context: &Context, args: &Run, store: &mut Store, row: &VmRow, 
         Err(error) => context.say(format!("{} is left: {error}", row.vm.name)),
     }
     failure
+}
+
+/// Whether another command deleted the VM, or is about to: it is waited for.
+fn was_deleted(context: &Context, store: &mut Store, row: &VmRow) -> bool {
+    let gone = |store: &Store| matches!(store.vm(row.vm.id.as_str()), Err(StoreError::NotFound(_)));
+    let until = Instant::now() + GOING_DOWN;
+    while !gone(store) && Instant::now() < until {
+        // A guest that goes down closes its connections before it is gone, and whoever ended it holds the lock until all is done.
+        if !lifecycle::runs(&row.vm)
+            && let Ok(lock) = VmLock::acquire(&context.state, &row.vm.id, "banger vm run")
+        {
+            if gone(store) {
+                // Taking the lock has made its file again.
+                drop(lock.remove_files(&context.state, &row.vm.id));
+            }
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    gone(store)
+}
+
+/// Says how to get at the work in a VM that stays.
+fn say_how_to_get_it_out(context: &Context, row: &VmRow) {
+    let name = &row.vm.name;
+    if !lifecycle::runs(&row.vm) {
+        context.say(format!(
+            "{name} does not run any more; what had reached its disks: banger vm start {name}, then banger vm ssh {name}; delete it: banger vm delete --force {name}"
+        ));
+        return;
+    }
+    let copy = lifecycle::document(row).workspace().ok().flatten().map(|workspace| workspace.guest_path);
+    let copy = exec::shell_quoted(copy.as_deref().unwrap_or("/root"));
+    context.say(format!(
+        "{name} stays, with the work in it; get the patch: banger vm exec {name} --patch FILE -- true; or the files: banger vm ssh {name} -- tar -cC {copy} . > FILE.tar; then delete it: banger vm delete --force {name}"
+    ));
 }

@@ -123,7 +123,7 @@ fn a_command_can_be_run_beside_the_one_that_runs() {
     let repo = home.repo("repo");
     let mut run =
         home.banger(&["vm", "run", "--rm", "--name", "dev1", repo.to_str().unwrap(), "--", "sh", "-c"]);
-    run.arg("echo here > here; echo ready; sleep 600").stdout(Stdio::piped()).stderr(Stdio::null());
+    run.arg("echo here > here; echo ready; sleep 600").stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = run.spawn().unwrap();
     let mut ready = [0; 6];
     child.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
@@ -131,6 +131,46 @@ fn a_command_can_be_run_beside_the_one_that_runs() {
     assert_eq!(beside.stdout, b"here\n", "{}", said(&beside));
     // Nor does the long command hold up what ends it.
     assert!(home.run(&["vm", "delete", "--force", "dev1"]).status.success());
-    assert_eq!(child.wait().unwrap().code(), Some(125));
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(125), "{}", said(&output));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("was deleted while it ran"),
+        "{}",
+        said(&output)
+    );
+    home.assert_clean();
+}
+
+#[test]
+fn a_vm_whose_work_cannot_be_exported_stays_and_says_how_to_get_it_out() {
+    let Some(home) = Home::new() else { return };
+    let repo = home.repo("repo");
+    let args = ["vm", "run", "--rm", "--name", "dev1", "--patch", "p", repo.to_str().unwrap(), "--"];
+    let output = home.run(&[&args[..], &["sh", "-c", "echo work > work; rm -rf .git"]].concat());
+    assert_eq!(output.status.code(), Some(125), "{}", said(&output));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let way = "tar -cC '/root/repo' .";
+    assert!(stderr.contains("dev1 stays") && stderr.contains(way), "{stderr}");
+    assert!(!home.path("p").exists());
+    let files = home.run(&["vm", "ssh", "dev1", "--", way]);
+    assert!(String::from_utf8_lossy(&files.stdout).contains("./work\0"), "{}", said(&files));
+    assert!(home.run(&["vm", "delete", "--force", "dev1"]).status.success());
+    home.assert_clean();
+}
+
+#[test]
+fn a_stop_ends_the_command_and_the_run_tells_that_the_vm_is_down() {
+    let Some(home) = Home::new() else { return };
+    let repo = home.repo("repo");
+    let mut run = home.banger(&["vm", "run", "--rm", "--name", "dev1", repo.to_str().unwrap(), "--"]);
+    run.args(["sh", "-c", "echo ready; sleep 600"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = run.spawn().unwrap();
+    let mut ready = [0; 6];
+    child.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+    assert!(home.run(&["vm", "stop", "dev1"]).status.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(125), "{}", said(&output));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("banger vm start dev1"), "{}", said(&output));
+    assert!(home.run(&["vm", "delete", "dev1"]).status.success());
     home.assert_clean();
 }

@@ -49,6 +49,13 @@ pub fn last_lines(text: &str) -> Vec<String> {
     lines[skipped..].iter().map(cut).collect()
 }
 
+/// How the console ends, for a person: the line before the last often tells why.
+fn last_words(evidence: &Evidence) -> String {
+    let lines = last_lines(&evidence.console);
+    let last = &lines[lines.len().saturating_sub(2)..];
+    if last.is_empty() { String::new() } else { format!("; the console ends with {:?}", last.join(" / ")) }
+}
+
 /// The kernel's last words in `console`, if it panicked.
 pub fn panic_in(console: &str) -> Option<String> {
     let line = console.lines().rev().find(|l| l.contains("Kernel panic - not syncing"))?;
@@ -60,7 +67,7 @@ pub fn panic_in(console: &str) -> Option<String> {
 #[derive(Debug, Error)]
 pub enum BootError {
     /// The VMM ended.
-    #[error("the VMM ended during the boot with {status}")]
+    #[error("the VMM ended during the boot with {status}{}", last_words(.evidence))]
     Ended {
         /// How.
         status: ExitStatus,
