@@ -291,15 +291,17 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
         let ran = transfer::send_and_run(&guest, &shipment, path, command, &mut live, &mut job.timeline);
         job.started = guest.has_started();
         drop(live);
+        // Also when the connection broke under the command: what it did is taken out with exec and export, which need this.
+        if job.started {
+            let (workspace, dir) = (staged.workspace(), job.dir());
+            job.document.set_workspace(Some(&workspace));
+            Handles { workspace: Some(workspace), ..Handles::load(&dir) }.save(&dir)?;
+        }
         let mut outcome = outcome_of(&ran?.exit);
-        let workspace = staged.workspace();
-        job.document.set_workspace(Some(&workspace));
-        let dir = job.dir();
-        Handles { workspace: Some(workspace), ..Handles::load(&dir) }.save(&dir)?;
         if let Some(patch) = &products.patch {
             let _lock = job.lock("run")?;
             let base = products.base_commit.as_ref().unwrap_or(&staged.base_commit);
-            let into = Destination { path: patch, dir, interrupts: &job.interrupts };
+            let into = Destination { path: patch, dir: job.dir(), interrupts: &job.interrupts };
             take_patch(&guest, path, base, &into, &mut job.timeline, &mut outcome)?;
         }
         Ok(outcome)
