@@ -83,6 +83,9 @@ fn the_work_of_a_command_whose_reader_went_away_can_be_had() {
     let mut child = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut first = [0];
     std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut first).unwrap();
+    // The command runs, and another one can be run beside it.
+    let output = home.run(&["vm", "exec", "broken", "--", "cat", "new"]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "more\n", "{}", said(&output));
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(125), "{}", said(&output));

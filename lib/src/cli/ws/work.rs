@@ -284,24 +284,26 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
         let files: Vec<&Path> = products.patch.iter().chain(&products.record).map(PathBuf::as_path).collect();
         job.confine(&[&staged.checkout.root], &files)?;
         let guest = job.timeline.step("connect", || Guest::connect(&job.endpoint, &job.interrupts))?;
-        // The lock lasts while bytes move, never while the command runs.
-        let mut live = Live::new(&job.interrupts, all_to_stderr, move || drop(lock));
+        let (workspace, dir) = (staged.workspace(), job.dir());
+        let mut noted = Ok(());
+        // The lock lasts while bytes move, never while the command runs. By then exec and export find the workspace, also
+        // when the connection breaks under the command.
+        let mut live = Live::new(&job.interrupts, all_to_stderr, || {
+            noted = Handles { workspace: Some(workspace.clone()), ..Handles::load(&dir) }.save(&dir);
+            drop(lock);
+        });
         let (shipment, path) = (staged.shipment(), &staged.guest_path);
         let command = Some(args.command.as_slice());
         let ran = transfer::send_and_run(&guest, &shipment, path, command, &mut live, &mut job.timeline);
         job.started = guest.has_started();
         drop(live);
-        // Also when the connection broke under the command: what it did is taken out with exec and export, which need this.
-        if job.started {
-            let (workspace, dir) = (staged.workspace(), job.dir());
-            job.document.set_workspace(Some(&workspace));
-            Handles { workspace: Some(workspace), ..Handles::load(&dir) }.save(&dir)?;
-        }
         let mut outcome = outcome_of(&ran?.exit);
+        noted?;
+        job.document.set_workspace(Some(&workspace));
         if let Some(patch) = &products.patch {
             let _lock = job.lock("run")?;
             let base = products.base_commit.as_ref().unwrap_or(&staged.base_commit);
-            let into = Destination { path: patch, dir: job.dir(), interrupts: &job.interrupts };
+            let into = Destination { path: patch, dir, interrupts: &job.interrupts };
             take_patch(&guest, path, base, &into, &mut job.timeline, &mut outcome)?;
         }
         Ok(outcome)
