@@ -413,8 +413,11 @@ pub struct Completion {
 /// Prints the completion script.
 pub fn completion(args: &Completion) -> ExitCode {
     let mut command = Banger::command();
-    clap_complete::generate(args.shell, &mut command, "banger", &mut std::io::stdout());
-    ExitCode::SUCCESS
+    // Not straight to stdout: clap_complete panics when the reader goes away.
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut command, "banger", &mut script);
+    let written = std::io::Write::write_all(&mut std::io::stdout(), &script);
+    written.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use banger_lib::contract::ErrorCode;
-use banger_lib::sys::{exec, kvm};
+use banger_lib::sys::mmdebstrap::SUBUID_FIX;
+use banger_lib::sys::{exec, kvm, mmdebstrap};
 use serde_json::{Value, json};
 
 use crate::args::Doctor;
@@ -29,6 +30,7 @@ pub fn doctor(context: &Context, args: &Doctor) -> Result<ExitCode> {
     }
     let mut checks: Vec<Check> = setup::NEEDED.iter().map(check_program).collect();
     checks.extend([check_kvm(), check_firecracker(), check_tun(), check_state(context)]);
+    checks.extend(check_subuid());
     let well = checks.iter().all(|check| check.state != "missing");
     if context.json {
         context::emit(&record(&checks, fix.as_deref(), well));
@@ -85,6 +87,19 @@ fn check_tun() -> Check {
         Err(error) => ("note", format!("/dev/net/tun: {error}: VMs get user networking")),
     };
     Check { name: "tap".into(), state, detail }
+}
+
+/// Whether an ordinary user may build images; root always may, and without newuidmap(1) that is said already.
+fn check_subuid() -> Option<Check> {
+    let uid = rustix::process::geteuid();
+    exec::find_program("newuidmap".as_ref()).filter(|_| !uid.is_root())?;
+    let user = nix::unistd::User::from_uid(uid.as_raw().into()).ok().flatten().map(|user| user.name);
+    let user = user.unwrap_or_default();
+    let (state, detail) = match mmdebstrap::check_user_namespace(&user, uid.as_raw()) {
+        Ok(()) => ("ok", "/etc/subuid gives this user a range".to_owned()),
+        Err(error) => ("note", format!("{error}; as root: {SUBUID_FIX} {user}")),
+    };
+    Some(Check { name: "subuid".into(), state, detail })
 }
 
 fn check_state(context: &Context) -> Check {

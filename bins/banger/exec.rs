@@ -19,7 +19,7 @@ use crate::args;
 use crate::context::{self, Context, ContextError, Result};
 use crate::lifecycle::{self, LifecycleError};
 use crate::stage::{self, Stage, StageError};
-use crate::{list, plan};
+use crate::{list, plan, run};
 
 /// The variable with the descriptor of the session lock: banger-ws holds it as long as it runs, also when `banger` is killed.
 const SESSION_FD_VARIABLE: &str = "BANGER_SESSION_FD";
@@ -77,6 +77,7 @@ pub fn run_in_guest(
 
 /// `banger vm exec`.
 pub fn exec(context: &Context, args: &args::Exec) -> Result<ExitCode> {
+    run::check_command(&args.command)?;
     let (_, row) = lifecycle::find(context, &args.vm)?;
     let mut stage = Stage::new("banger-ws", "exec");
     if let Some(patch) = &args.patch {
@@ -93,7 +94,11 @@ pub fn exec(context: &Context, args: &args::Exec) -> Result<ExitCode> {
     if !lifecycle::runs(&row.vm) {
         return Err(LifecycleError::Stopped(row.vm.name.to_string()).into());
     }
-    let ran = run_in_guest(context, stage, &args.command, &list::current(&row)?, None)?;
+    let document = list::current(&row)?;
+    if document.workspace()?.is_none() {
+        return Err(LifecycleError::NoWorkspace(row.vm.name.to_string()).into());
+    }
+    let ran = run_in_guest(context, stage, &args.command, &document, None)?;
     if context.json {
         context::emit(&ran.document.to_value());
     }

@@ -27,6 +27,8 @@ pub enum LifecycleError {
     Runs(String),
     #[error("VM {0} does not run")]
     Stopped(String),
+    #[error("no checkout has been copied into VM {0}")]
+    NoWorkspace(String),
     #[error("cannot remove the directory {path:?} of VM {vm}")]
     Remove {
         vm: String,
@@ -41,6 +43,7 @@ impl Coded for LifecycleError {
         match self {
             Self::Runs(_) => ErrorCode::InUse,
             Self::Stopped(_) => ErrorCode::VmStopped,
+            Self::NoWorkspace(_) => ErrorCode::NotFound,
             Self::Remove { .. } => ErrorCode::Failed,
         }
     }
@@ -48,6 +51,9 @@ impl Coded for LifecycleError {
         match self {
             Self::Runs(name) => Some(format!("stop it first (banger vm stop {name}), or give --force")),
             Self::Stopped(name) => Some(format!("start it: banger vm start {name}")),
+            Self::NoWorkspace(name) => Some(format!(
+                "copy one: banger vm show {name} --record | banger-ws prepare --repo .; or go in without: banger vm ssh {name}"
+            )),
             Self::Remove { .. } => None,
         }
     }

@@ -15,6 +15,7 @@ use banger_lib::sys::atomic;
 use banger_lib::sys::clock::Timeline;
 use banger_lib::sys::random;
 use banger_lib::types::VmId;
+use banger_lib::workspace::guest::quote;
 use banger_lib::workspace::transfer::check_guest_path;
 use serde_json::Value;
 use thiserror::Error;
@@ -28,6 +29,8 @@ use crate::{gc, image, lifecycle, setup, timings, vmm};
 
 /// How long a VM whose connection broke may take to be gone.
 const GOING_DOWN: Duration = Duration::from_secs(2);
+/// How long a guest's command may be, quoted: what libssh2 puts in one packet, less what runs it.
+const MAX_COMMAND: usize = 24 << 10;
 
 /// Arguments of `vm run` that cannot work together or at all; found before anything is made.
 #[derive(Debug, Error)]
@@ -36,6 +39,8 @@ pub enum RunError {
     NoDirectory(PathBuf),
     #[error("{0:?} is a directory; a file is needed")]
     IsDirectory(PathBuf),
+    #[error("the command is {0} bytes long; {MAX_COMMAND} is the most that can be sent")]
+    LongCommand(usize),
     #[error("--json and --patch - both want stdout")]
     Stdout,
     #[error("the command's word {0:?} is not UTF-8, and can be sent to no guest")]
@@ -47,13 +52,18 @@ impl Coded for RunError {
         ErrorCode::Usage
     }
     fn hint(&self) -> Option<String> {
-        matches!(self, Self::Stdout).then(|| "give --patch FILE, or --record FILE instead of --json".into())
+        match self {
+            Self::Stdout => Some("give --patch FILE, or --record FILE instead of --json".into()),
+            Self::LongCommand(_) => Some("put it in a file that is tracked, and run that".into()),
+            _ => None,
+        }
     }
 }
 
 pub fn run(context: &Context, args: Run) -> Result<ExitCode> {
     check_outputs(context, &args)?;
     check_inputs(&args)?;
+    check_command(&args.command)?;
     if context.explain {
         return explain(&args);
     }
@@ -96,6 +106,13 @@ pub fn run(context: &Context, args: Run) -> Result<ExitCode> {
         Ok(ran) => finish(context, &args, &mut store, row, ran),
         Err(failure) => Err(after_failure(context, &args, &mut store, &row, failure)),
     }
+}
+
+/// Refuses a command that is too long for its way to the guest.
+pub fn check_command(words: &[OsString]) -> Result<()> {
+    let lossy: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+    let length = quote(lossy.iter().map(AsRef::as_ref)).len();
+    if length > MAX_COMMAND { Err(RunError::LongCommand(length).into()) } else { Ok(()) }
 }
 
 /// Where output is to go, checked before anything is made.
@@ -152,8 +169,8 @@ fn inspect(context: &Context, args: &Run) -> Result<Value> {
 fn notice(context: &Context, args: &Run, travels: &Value) {
     let untracked = travels["untracked_count"].as_u64().unwrap_or(0);
     if untracked > 0 && !args.include_untracked {
-        let files = if untracked == 1 { "file stays" } else { "files stay" };
-        context.say(format!("{untracked} untracked {files} behind (--include-untracked takes them along)"));
+        let (files, them) = if untracked == 1 { ("file stays", "it") } else { ("files stay", "them") };
+        context.say(format!("{untracked} untracked {files} behind (--include-untracked takes {them} along)"));
     }
 }
 
@@ -264,7 +281,9 @@ fn after_failure(context: &Context, args: &Run, store: &mut Store, row: &VmRow, 
         context.say(format!("{} was deleted while it ran", row.vm.name));
         return failure;
     }
-    if args.keep || work_inside {
+    // With --rm and no --patch the caller wants nothing out of the VM, whatever became of the command.
+    let wanted = !args.rm || args.patch.is_some();
+    if args.keep || (work_inside && wanted) {
         if let Err(error) = store.set_life(&row.vm.id, Life { creating: false, ephemeral: false }) {
             return error.into();
         }

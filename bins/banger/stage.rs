@@ -225,16 +225,25 @@ pub fn wait(interrupts: &Interrupts, child: &mut Child) -> io::Result<(ExitStatu
         Ended::Child(status) => return Ok((status, None)),
         Ended::Signal(signal) => signal,
     };
+    let ended = end(child);
+    // timeout(1) signals its child and then the whole group. What came while the stage ended is the same interruption: it
+    // must not end the undoing that follows.
+    while interrupts.pending().is_some() {}
+    ended.map(|status| (status, Some(signal)))
+}
+
+/// Ends `child` and its group: SIGTERM, and SIGKILL when [`GRACE`] has passed.
+fn end(child: &mut Child) -> io::Result<ExitStatus> {
     signal_group(child, Signal::SIGTERM);
     let until = Instant::now() + GRACE;
     while Instant::now() < until {
         if let Some(status) = child.try_wait()? {
-            return Ok((status, Some(signal)));
+            return Ok(status);
         }
         std::thread::sleep(Duration::from_millis(20));
     }
     signal_group(child, Signal::SIGKILL);
-    child.wait().map(|status| (status, Some(signal)))
+    child.wait()
 }
 
 /// Waits for `child`; signals that come are taken and change nothing.

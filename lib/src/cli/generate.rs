@@ -108,7 +108,10 @@ fn entry(out: &mut String, argument: &Arg) {
     }
     let defaults: Vec<_> = argument.get_default_values().iter().map(|v| v.to_string_lossy()).collect();
     if !defaults.is_empty() && argument.get_action().takes_values() && !argument.is_hide_default_value_set() {
-        sentences.push(format!("Default: `{}`.", defaults.join(" ")));
+        let default = defaults.join(" ");
+        // A full stop behind the directory "." would make it another one.
+        let stop = if default.ends_with('.') { "" } else { "." };
+        sentences.push(format!("Default: `{default}`{stop}"));
     }
     sentences.extend(told);
     if let Some(variable) = argument.get_env() {

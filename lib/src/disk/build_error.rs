@@ -103,7 +103,7 @@ impl Coded for BuildError {
                     .into(),
             ),
             Self::Bootstrap(BootstrapError::NoUserNamespace(_)) => {
-                Some("install uidmap and add a range with usermod --add-subuids, or build as root".into())
+                Some(format!("install uidmap, and as root: {} USER", crate::sys::mmdebstrap::SUBUID_FIX))
             }
             Self::Image(error) => error.hint(),
             Self::InUse(error) => error.hint(),

@@ -113,7 +113,7 @@ impl Coded for StoreError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::NameTaken { name, .. } => {
-                Some(format!("choose another --name, or delete it: banger vm delete {name}"))
+                Some(format!("choose another --name, or delete it: banger vm delete --force {name}"))
             }
             Self::NotFound(_) => Some("banger ps lists what is there".into()),
             Self::TooNew { .. } => Some("use the newer banger, or another --state-dir".into()),

@@ -98,6 +98,9 @@ pub enum BootstrapError {
     },
 }
 
+/// What root runs, with the user's name behind it, to give a user a range.
+pub const SUBUID_FIX: &str = "usermod --add-subuids 1000000-1065535 --add-subgids 1000000-1065535";
+
 /// Whether this user can use mmdebstrap's user namespaces: newuidmap(1) and a range in /etc/subuid.
 pub fn check_user_namespace(user: &str, uid: u32) -> Result<(), BootstrapError> {
     if find_program("newuidmap".as_ref()).is_none() {

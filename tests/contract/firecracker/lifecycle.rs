@@ -116,9 +116,9 @@ fn a_state_directory_may_be_deeper_than_a_socket_address_is_long() {
 fn what_a_crash_left_is_no_obstacle() {
     let stage = Stage::new(&[]);
     let started = assert_changed(&stage.run(&["start", ACCEL, "kvm"], &stage.record), true);
-    let mut kill = support::command("kill");
-    let pids = [&started["vmm"]["supervisor_pid"], &started["vmm"]["pid"]].map(Value::to_string);
-    assert!(kill.arg("-KILL").args(&pids).status().unwrap().success());
+    // The VMM first: it does not outlive its supervisor, so the other way round there may be nothing left to kill.
+    let pids = [&started["vmm"]["pid"], &started["vmm"]["supervisor_pid"]].map(Value::to_string);
+    assert!(support::command("kill").arg("-KILL").args(&pids).status().unwrap().success());
     let until = Instant::now() + Duration::from_secs(10);
     while alive(&started["vmm"]["pid"]) || alive(&started["vmm"]["supervisor_pid"]) {
         assert!(Instant::now() < until, "SIGKILL ends both");

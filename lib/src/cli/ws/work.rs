@@ -1,6 +1,5 @@
 //! The verbs that talk to a guest.
 
-use std::cell::Cell;
 use std::fs::{File, Permissions};
 use std::io::{self, Seek, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -294,23 +293,21 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
         let files = places(&[products.patch.as_ref(), products.record.as_ref()])?;
         job.confine(&[&staged.checkout.root], &files)?;
         let guest = job.timeline.step("connect", || Guest::connect(&job.endpoint, &job.interrupts))?;
-        // The lock lasts while bytes move, never while the command runs.
-        // What was copied is noted before it, so that others can run commands beside it.
         let (workspace, dir) = (staged.workspace(), job.dir());
-        let noted = Cell::new(Ok(()));
-        let note = || Handles { workspace: Some(workspace.clone()), ..Handles::load(&dir) }.save(&dir);
-        let on_ready = || {
-            noted.set(note());
+        let mut noted = Ok(());
+        // The lock lasts while bytes move, never while the command runs. By then exec and export find the workspace, also
+        // when the connection breaks under the command.
+        let mut live = Live::new(&job.interrupts, all_to_stderr, || {
+            noted = Handles { workspace: Some(workspace.clone()), ..Handles::load(&dir) }.save(&dir);
             drop(lock);
-        };
-        let mut live = Live::new(&job.interrupts, all_to_stderr, on_ready);
+        });
         let (shipment, path) = (staged.shipment(), &staged.guest_path);
         let command = Some(args.command.as_slice());
         let ran = transfer::send_and_run(&guest, &shipment, path, command, &mut live, &mut job.timeline);
         job.started = guest.has_started();
         drop(live);
         let mut outcome = outcome_of(&ran?.exit);
-        noted.into_inner()?;
+        noted?;
         job.document.set_workspace(Some(&workspace));
         if let Some(patch) = &products.patch {
             let _lock = job.lock("run")?;
