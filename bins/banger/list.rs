@@ -62,6 +62,11 @@ pub fn current(row: &VmRow) -> Result<Document> {
     Ok(document)
 }
 
+/// How the VM ended; `None` while it runs and where it was never started.
+pub fn ended(row: &VmRow) -> Option<VmmExit> {
+    current(row).ok()?.vmm().ok()??.exit
+}
+
 fn observed(row: &VmRow, vmm: Vmm) -> Vmm {
     if lifecycle::runs(&row.vm) {
         return Vmm { state: VmmState::Running, exit: None, ..vmm };
@@ -138,6 +143,10 @@ pub fn logs(context: &Context, args: &Logs) -> Result<ExitCode> {
         Err(source) => return Err(LogError::Read { path, source }.into()),
     };
     let mut stdout = io::stdout().lock();
+    if file.metadata().is_ok_and(|metadata| metadata.len() == 0) {
+        let whose = if args.vmm { "its VMM" } else { "its guest, whose kernel is told to be quiet," };
+        context.say(format!("{} has an empty log: {whose} has printed nothing", row.vm.name));
+    }
     for line in BufReader::new(file).split(b'\n') {
         let line = line.map_err(|source| LogError::Read { path: path.clone(), source })?;
         let text = String::from_utf8_lossy(&line);

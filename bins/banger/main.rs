@@ -19,7 +19,7 @@ mod vmm;
 
 use std::process::ExitCode;
 
-use banger_lib::cli::plumbing::{self, NothingToRun};
+use banger_lib::cli::plumbing::{self, NothingToRun, UsageError};
 
 use args::{Banger, Command, VmCommand};
 use context::Context;
@@ -30,13 +30,29 @@ fn main() -> ExitCode {
         Err(NothingToRun::Printed(exit)) => return exit,
         Err(NothingToRun::Wrong(error)) => {
             let (verb, json) = asked_for();
-            return context::report(error.into(), verb, json);
+            return context::report(behind_dashes(error, verb).into(), verb, json);
         }
     };
     let verb = banger.command.verb();
     match Context::new(&banger).and_then(|context| dispatch(&context, banger.command)) {
         Ok(exit) => exit,
         Err(failure) => context::report(failure, verb, banger.json),
+    }
+}
+
+/// The commonest mistake of all, explained: the guest's command without the two dashes before it.
+fn behind_dashes(error: UsageError, verb: &str) -> UsageError {
+    let UsageError(text) = &error;
+    let stray_word = text.starts_with("unexpected argument '") && !text.starts_with("unexpected argument '-");
+    let about_command = stray_word || text.contains("<COMMAND>");
+    match verb {
+        "vm run" if about_command => {
+            UsageError(format!("{text}; the command goes behind --, as in: banger vm run . -- make"))
+        }
+        "vm exec" if about_command => {
+            UsageError(format!("{text}; the command goes behind --, as in: banger vm exec VM -- make"))
+        }
+        _ => error,
     }
 }
 

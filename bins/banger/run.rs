@@ -25,7 +25,7 @@ use crate::context::{self, Context, Result};
 use crate::exec::{self, Ran};
 use crate::plan::{self, Wanted};
 use crate::stage::Stage;
-use crate::{gc, image, lifecycle, setup, timings, vmm};
+use crate::{gc, image, lifecycle, list, setup, timings, vmm};
 
 /// How long a VM whose connection broke may take to be gone.
 const GOING_DOWN: Duration = Duration::from_secs(2);
@@ -280,6 +280,9 @@ fn after_failure(context: &Context, args: &Run, store: &mut Store, row: &VmRow, 
     if was_deleted(context, store, row) {
         context.say(format!("{} was deleted while it ran", row.vm.name));
         return failure;
+    }
+    if let Some(exit) = list::ended(row) {
+        context.say(format!("{} ended: {}", row.vm.name, exit.message));
     }
     // With --rm and no --patch the caller wants nothing out of the VM, whatever became of the command.
     let wanted = !args.rm || args.patch.is_some();

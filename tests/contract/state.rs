@@ -38,6 +38,21 @@ fn own_failures_of_run_and_exec_are_125() {
 }
 
 #[test]
+fn a_command_without_its_dashes_is_explained() {
+    let temp = tempfile::tempdir().unwrap();
+    for (args, explained) in [
+        (&["vm", "run", "make", "test"][..], true),
+        (&["vm", "run", "."], true),
+        (&["vm", "exec", "x", "make"], true),
+        (&["vm", "run", "--frob", "--", "true"], false),
+    ] {
+        let output = banger(temp.path(), args);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(said.contains("goes behind --"), explained, "{args:?}: {said}");
+    }
+}
+
+#[test]
 fn two_state_directories_have_names_and_subnets_of_their_own() {
     let (one, two) = (support::state_with_fake_image(), support::state_with_fake_image());
     let plan = |state: &Path| record(&banger(state, &["vm", "plan", "same", "--net", "tap"]));
