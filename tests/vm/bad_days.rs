@@ -229,3 +229,15 @@ fn a_stop_ends_the_command_and_the_run_tells_that_the_vm_is_down() {
     assert!(home.run(&["vm", "delete", "dev1"]).status.success());
     home.assert_clean();
 }
+
+#[test]
+fn a_kernel_panic_is_told_as_one_and_leaves_nothing() {
+    let Some(home) = Home::new() else { return };
+    let repo = home.repo("repo");
+    let script = "echo before; echo c > /proc/sysrq-trigger; sleep 60";
+    let output = home.run(&["vm", "run", "--rm", repo.to_str().unwrap(), "--", "sh", "-c", script]);
+    assert_eq!(output.status.code(), Some(125), "{}", said(&output));
+    assert_eq!(output.stdout, b"before\n", "{}", said(&output));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("Kernel panic"), "{}", said(&output));
+    home.assert_clean();
+}

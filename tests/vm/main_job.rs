@@ -1,6 +1,8 @@
 //! The main job: a checkout in, a command, its exit code and a patch out.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::home::{Home, git, said};
@@ -134,6 +136,37 @@ fn json_reports_the_exit_code_and_accounts_for_every_stage() {
     let tools: std::collections::BTreeSet<&str> = timings.iter().filter_map(|t| t["tool"].as_str()).collect();
     for tool in ["banger", "banger-netd", "banger-disk", "banger-qemu", "banger-guest", "banger-ws"] {
         assert!(tools.contains(tool), "{tool} is not in {tools:?}");
+    }
+    home.assert_clean();
+}
+
+#[test]
+fn odd_file_names_arrive_intact_and_come_back() {
+    let Some(home) = Home::new() else { return };
+    let repo = home.repo("it's a \"repo\"");
+    let names: [&[u8]; 6] =
+        [b"new\nline", b"quo'te\"s", b"not-utf8-\xff\xfe", b"-rf", b"sp ace\t", b"back\\slash"];
+    for name in names {
+        fs::write(repo.join(OsStr::from_bytes(name)), "one\n").unwrap();
+    }
+    git(&repo, &["add", "-A"]);
+    git(&repo, &["commit", "-qm", "odd names"]);
+    let script = r#"git status --porcelain; for file in ./*; do echo two >> "$file"; done"#;
+    let mut run = home.banger(&[
+        "vm",
+        "run",
+        "--rm",
+        "--guest-path",
+        "/root/odd",
+        "--patch",
+        "p",
+        repo.to_str().unwrap(),
+    ]);
+    let output = support::run(run.args(["--", "sh", "-c", script]), b"");
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), &b""[..]), "{}", said(&output));
+    git(&repo, &["apply", home.path("p").to_str().unwrap()]);
+    for name in names {
+        assert_eq!(fs::read_to_string(repo.join(OsStr::from_bytes(name))).unwrap(), "one\ntwo\n", "{name:?}");
     }
     home.assert_clean();
 }
