@@ -365,6 +365,7 @@ pub enum ImageCommand {
     /// Build an image
     Build(ImageBuild),
     /// List images
+    #[command(visible_alias = "list")]
     Ls,
     /// Show one image
     Show(ImageOne),
