@@ -2,22 +2,15 @@
 
 use std::process::ExitCode;
 
+use banger_lib::cli::plumbing;
 use banger_lib::contract::ErrorCode;
+use banger_lib::contract::reply::{Check, CheckState, Checkup, DOCTOR_SCHEMA};
 use banger_lib::sys::mmdebstrap::SUBUID_FIX;
 use banger_lib::sys::{exec, kvm, mmdebstrap};
-use serde_json::{Value, json};
 
 use crate::args::Doctor;
 use crate::context::{self, Context, Result};
 use crate::{setup, table};
-
-/// One finding.
-struct Check {
-    name: String,
-    /// `ok`, `note` (works, but less well) or `missing` (the main job fails).
-    state: &'static str,
-    detail: String,
-}
 
 pub fn doctor(context: &Context, args: &Doctor) -> Result<ExitCode> {
     if args.setup && !context.explain {
@@ -31,12 +24,14 @@ pub fn doctor(context: &Context, args: &Doctor) -> Result<ExitCode> {
     let mut checks: Vec<Check> = setup::NEEDED.iter().map(check_program).collect();
     checks.extend([check_kvm(), check_firecracker(), check_tun(), check_state(context)]);
     checks.extend(check_subuid());
-    let well = checks.iter().all(|check| check.state != "missing");
+    let well = checks.iter().all(|check| check.state != CheckState::Missing);
     if context.json {
-        context::emit(&record(&checks, fix.as_deref(), well));
+        let schema = DOCTOR_SCHEMA.to_owned();
+        context::emit(&plumbing::value(&Checkup { schema, ok: well, items: checks, fix }));
     } else {
-        let rows =
-            checks.iter().map(|check| vec![check.state.to_owned(), check.name.clone(), check.detail.clone()]);
+        let rows = checks
+            .iter()
+            .map(|check| vec![check.state.as_str().to_owned(), check.name.clone(), check.detail.clone()]);
         context::print(&table::table(&["STATE", "WHAT", "DETAIL"], rows));
         if let Some(fix) = fix {
             context.say(format!("to install what is missing: banger doctor --setup, or: {fix}"));
@@ -45,35 +40,27 @@ pub fn doctor(context: &Context, args: &Doctor) -> Result<ExitCode> {
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::from(ErrorCode::Unsupported.exit_status()) })
 }
 
-fn record(checks: &[Check], fix: Option<&str>, well: bool) -> Value {
-    let items: Vec<Value> = checks
-        .iter()
-        .map(|check| json!({ "name": check.name, "state": check.state, "detail": check.detail }))
-        .collect();
-    json!({ "schema": "banger.doctor/1", "ok": well, "items": items, "fix": fix })
-}
-
 fn check_program(needed: &setup::Needed) -> Check {
     let (state, detail) = match exec::find_program(needed.program.as_ref()) {
-        Some(path) => ("ok", path.display().to_string()),
-        None if needed.required => ("missing", needed.purpose.to_owned()),
-        None => ("note", format!("not installed: {}", needed.purpose)),
+        Some(path) => (CheckState::Ok, path.display().to_string()),
+        None if needed.required => (CheckState::Missing, needed.purpose.to_owned()),
+        None => (CheckState::Note, format!("not installed: {}", needed.purpose)),
     };
     Check { name: needed.program.to_owned(), state, detail }
 }
 
 fn check_kvm() -> Check {
     let (state, detail) = match kvm::usable() {
-        Ok(()) => ("ok", "hardware virtualization".to_owned()),
-        Err(reason) => ("note", format!("{reason}: VMs run in software, several times slower")),
+        Ok(()) => (CheckState::Ok, "hardware virtualization".to_owned()),
+        Err(reason) => (CheckState::Note, format!("{reason}: VMs run in software, several times slower")),
     };
     Check { name: "kvm".into(), state, detail }
 }
 
 fn check_firecracker() -> Check {
     let (state, detail) = match exec::find_program("firecracker".as_ref()) {
-        Some(path) => ("ok", path.display().to_string()),
-        None => ("note", "not installed: QEMU is used".to_owned()),
+        Some(path) => (CheckState::Ok, path.display().to_string()),
+        None => (CheckState::Note, "not installed: QEMU is used".to_owned()),
     };
     Check { name: "firecracker".into(), state, detail }
 }
@@ -82,9 +69,9 @@ fn check_tun() -> Check {
     let opened = std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun");
     let root = rustix::process::geteuid().is_root();
     let (state, detail) = match opened {
-        Ok(_) if root => ("ok", "VMs get a tap".to_owned()),
-        Ok(_) => ("note", "VMs get user networking; --net tap goes through sudo".to_owned()),
-        Err(error) => ("note", format!("/dev/net/tun: {error}: VMs get user networking")),
+        Ok(_) if root => (CheckState::Ok, "VMs get a tap".to_owned()),
+        Ok(_) => (CheckState::Note, "VMs get user networking; --net tap goes through sudo".to_owned()),
+        Err(error) => (CheckState::Note, format!("/dev/net/tun: {error}: VMs get user networking")),
     };
     Check { name: "tap".into(), state, detail }
 }
@@ -96,8 +83,8 @@ fn check_subuid() -> Option<Check> {
     let user = nix::unistd::User::from_uid(uid.as_raw().into()).ok().flatten().map(|user| user.name);
     let user = user.unwrap_or_default();
     let (state, detail) = match mmdebstrap::check_user_namespace(&user, uid.as_raw()) {
-        Ok(()) => ("ok", "/etc/subuid gives this user a range".to_owned()),
-        Err(error) => ("note", format!("{error}; as root: {SUBUID_FIX} {user}")),
+        Ok(()) => (CheckState::Ok, "/etc/subuid gives this user a range".to_owned()),
+        Err(error) => (CheckState::Note, format!("{error}; as root: {SUBUID_FIX} {user}")),
     };
     Some(Check { name: "subuid".into(), state, detail })
 }
@@ -107,7 +94,9 @@ fn check_state(context: &Context) -> Check {
     let existing = root.ancestors().find(|path| path.exists()).unwrap_or(root);
     let detail = root.display().to_string();
     match rustix::fs::access(existing, rustix::fs::Access::WRITE_OK) {
-        Ok(()) => Check { name: "state".into(), state: "ok", detail },
-        Err(errno) => Check { name: "state".into(), state: "missing", detail: format!("{detail}: {errno}") },
+        Ok(()) => Check { name: "state".into(), state: CheckState::Ok, detail },
+        Err(errno) => {
+            Check { name: "state".into(), state: CheckState::Missing, detail: format!("{detail}: {errno}") }
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use banger_lib::contract::error::Fault;
-use banger_lib::contract::record::NetMode;
+use banger_lib::contract::record::{NetMode, VMS_SCHEMA};
 use banger_lib::state::db::{Store, VmRow};
 use banger_lib::state::lock::{LockError, SessionLock, VmLock};
 use serde_json::{Value, json};
@@ -61,7 +61,7 @@ pub fn gc(context: &Context) -> Result<ExitCode> {
     let mut removed: Vec<Value> = swept.into_iter().map(Value::from).collect();
     let rows = store.vms()?;
     let list = json!({
-        "schema": "banger.vms/1",
+        "schema": VMS_SCHEMA,
         "state_id": store.state_id(),
         "items": rows.iter().map(|row| json!({ "id": row.vm.id, "name": row.vm.name })).collect::<Vec<_>>(),
     });

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use banger_lib::contract::error::escape_controls;
-use banger_lib::contract::record::{Vmm, VmmExit, VmmState};
+use banger_lib::contract::record::{VMS_SCHEMA, Vmm, VmmExit, VmmState};
 use banger_lib::contract::{Coded, Document, ErrorCode};
 use banger_lib::state::db::{Store, VmRow};
 use banger_lib::state::dir::VmDir;
@@ -86,7 +86,7 @@ pub fn list(context: &Context) -> Result<ExitCode> {
     let rows = Store::open_existing(&context.state)?.map_or(Ok(Vec::new()), |store| store.vms())?;
     if context.json {
         let items: Result<Vec<Value>> = rows.iter().map(|row| Ok(current(row)?.to_value())).collect();
-        return Ok(context::emit(&json!({ "schema": "banger.vms/1", "items": items? })));
+        return Ok(context::emit(&json!({ "schema": VMS_SCHEMA, "items": items? })));
     }
     let lines: Result<Vec<Vec<String>>> = rows.iter().map(line).collect();
     Ok(context::print(&table::table(

@@ -217,7 +217,7 @@ fn a_vm_whose_work_cannot_be_exported_stays_and_says_how_to_get_it_out() {
 fn a_stop_ends_the_command_and_the_run_tells_that_the_vm_is_down() {
     let Some(home) = Home::new() else { return };
     let repo = home.repo("repo");
-    let mut run = home.banger(&["vm", "run", "--rm", "--name", "dev1", repo.to_str().unwrap(), "--"]);
+    let mut run = home.banger(&["vm", "run", "--name", "dev1", repo.to_str().unwrap(), "--"]);
     run.args(["sh", "-c", "echo ready; sleep 600"]).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = run.spawn().unwrap();
     let mut ready = [0; 6];

@@ -7,8 +7,9 @@ use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use super::Failure;
-use super::plumbing::Input;
+use super::plumbing::{self, Input};
 use crate::contract::record::VMS_SCHEMA;
+use crate::contract::reply::Collected;
 use crate::contract::{Coded, ErrorCode, Fault};
 use crate::state::db::{Store, StoreError};
 use crate::state::dir::StateDir;
@@ -93,5 +94,5 @@ pub fn account(tool: &str, removed: Vec<String>, errors: Vec<Fault>) -> Result<V
     if !errors.is_empty() {
         return Err(CollectError::Leftovers { removed, errors }.into());
     }
-    Ok(json!({ "schema": "banger.gc/1", "tool": tool, "removed": removed, "errors": [] }))
+    Ok(plumbing::value(&Collected::new(tool, removed, errors)))
 }

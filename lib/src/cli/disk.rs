@@ -180,10 +180,8 @@ pub fn main(guest: &'static [u8]) -> ExitCode {
 /// The schemas of this program's own besides those of every stage.
 fn version() -> Value {
     let mut version = plumbing::version(TOOL);
-    if let Some(schemas) = version["schemas"].as_array_mut() {
-        schemas.extend([IMAGE_SCHEMA, IMAGES_SCHEMA, VMS_SCHEMA].map(Value::from));
-    }
-    version
+    version.schemas.extend([IMAGE_SCHEMA, IMAGES_SCHEMA, VMS_SCHEMA].map(str::to_owned));
+    plumbing::value(&version)
 }
 
 impl StateArgs {

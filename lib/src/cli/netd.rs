@@ -53,7 +53,9 @@ pub fn main() -> ExitCode {
         Verb::Detach(input) => plumbing::record_verb(TOOL, "detach", &input, run_detach),
         Verb::Check(input) => plumbing::record_verb(TOOL, "check", &input, run_check),
         Verb::Gc(input) => plumbing::value_verb(TOOL, "gc", || run_gc(&input)),
-        Verb::Version => plumbing::value_verb(TOOL, "version", || Ok(plumbing::version(TOOL))),
+        Verb::Version => {
+            plumbing::value_verb(TOOL, "version", || Ok(plumbing::value(&plumbing::version(TOOL))))
+        }
     }
 }
 

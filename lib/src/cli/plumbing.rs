@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 use thiserror::Error;
 
 use super::{Failure, generate};
 use crate::contract::record::{MAX_RECORD_BYTES, VM_SCHEMA};
+use crate::contract::reply::{VERSION_SCHEMA, Version};
 use crate::contract::{Coded, Document, ErrorCode, ErrorRecord, Fault, error};
 use crate::sys::clock::Timeline;
 
@@ -203,11 +205,17 @@ pub fn fail(failure: Failure, tool: &str, verb: &str) -> ExitCode {
 }
 
 /// The answer to `version`: the program's version and the schemas it speaks.
-pub fn version(tool: &str) -> Value {
-    json!({
-        "schema": "banger.version/1",
-        "tool": tool,
-        "version": env!("CARGO_PKG_VERSION"),
-        "schemas": [VM_SCHEMA, error::ERROR_SCHEMA],
-    })
+pub fn version(tool: &str) -> Version {
+    Version {
+        schema: VERSION_SCHEMA.to_owned(),
+        tool: tool.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        schemas: vec![VM_SCHEMA.to_owned(), error::ERROR_SCHEMA.to_owned()],
+        vmm: None,
+    }
+}
+
+/// A reply as a JSON value.
+pub fn value(reply: &impl Serialize) -> Value {
+    serde_json::to_value(reply).expect("replies have string keys only")
 }

@@ -270,8 +270,8 @@ fn run_gc(tool: &'static str, args: &Gc) -> Result<Value, Failure> {
 
 fn version(monitor: &dyn Monitor, tool: &str) -> Value {
     let mut version = plumbing::version(tool);
-    version["vmm"] = monitor.version().map_or(Value::Null, |text| escape_controls(&text).into());
-    version
+    version.vmm = monitor.version().ok().map(|text| escape_controls(&text));
+    plumbing::value(&version)
 }
 
 /// The supervisor: its order comes through the socket that is its stdin.

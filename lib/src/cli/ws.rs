@@ -34,6 +34,8 @@ pub fn main() -> ExitCode {
         Verb::Status(input) => work::status(&input),
         Verb::Check(input) => work::check(&input),
         Verb::Gc(args) => inspect::gc(&args),
-        Verb::Version => plumbing::value_verb(TOOL, "version", || Ok(plumbing::version(TOOL))),
+        Verb::Version => {
+            plumbing::value_verb(TOOL, "version", || Ok(plumbing::value(&plumbing::version(TOOL))))
+        }
     }
 }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::error::ErrorRecord;
 use super::image::{ImageList, ImageRecord};
-use super::record;
+use super::{record, reply};
 
 /// File name and content of every schema.
 pub fn all() -> Vec<(&'static str, Value)> {
@@ -14,7 +14,29 @@ pub fn all() -> Vec<(&'static str, Value)> {
         ("banger.error.1.json", schemars::schema_for!(ErrorRecord).to_value()),
         ("banger.image.1.json", schemars::schema_for!(ImageRecord).to_value()),
         ("banger.images.1.json", schemars::schema_for!(ImageList).to_value()),
+        ("banger.vms.1.json", vms()),
+        ("banger.version.1.json", schemars::schema_for!(reply::Version).to_value()),
+        ("banger.gc.1.json", schemars::schema_for!(reply::Collected).to_value()),
+        ("banger.doctor.1.json", schemars::schema_for!(reply::Checkup).to_value()),
+        ("banger.checkout.1.json", schemars::schema_for!(reply::CheckoutReply).to_value()),
     ]
+}
+
+/// A list of VMs: whole records from `banger ps`, at least an id each where a `gc` reads it.
+fn vms() -> Value {
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": record::VMS_SCHEMA,
+        "description": "The VMs of a state directory; see banger-json(7)",
+        "type": "object",
+        "required": ["schema", "items"],
+        "properties": {
+            "schema": { "const": record::VMS_SCHEMA },
+            "state_id": { "type": "string", "pattern": "^[0-9a-f]{8}$" },
+            "items": { "type": "array", "items": { "type": "object" } },
+        },
+        "additionalProperties": true,
+    })
 }
 
 /// The record: known sections strict, further keys allowed.

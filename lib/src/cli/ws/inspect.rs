@@ -6,12 +6,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use thiserror::Error;
 
 use super::TOOL;
 use super::args::{Choice, GcArgs, InspectArgs};
 use crate::cli::{Failure, plumbing};
+use crate::contract::reply::{CHECKOUT_SCHEMA, CheckoutReply, Collected};
 use crate::contract::{Coded, ErrorCode};
 use crate::state::dir::StateDir;
 use crate::state::lock::WorkspaceLock;
@@ -40,25 +41,21 @@ pub(super) fn list(verb: &str, dir: &Path, choice: &Choice, files: bool) -> Exit
 }
 
 fn describe(checkout: &Checkout, selection: &Selection, files: bool) -> Value {
-    let branch = selection.head.branch.as_ref().map(|b| b.to_string_lossy());
-    let mut value = json!({
-        "schema": "banger.checkout/1",
-        "root": checkout.root.to_string_lossy(),
-        "head_commit": selection.head.commit,
-        "branch": branch,
-        "file_count": selection.entries.len(),
-        "size_bytes": selection.size_bytes(),
-        "dirty": !selection.status.changed.is_empty(),
-        "changed_count": selection.status.changed.len(),
-        "untracked_count": selection.status.untracked.len(),
-        "submodule_count": selection.submodules.len(),
-        "left_behind_count": selection.left_behind,
-    });
-    if files {
-        let names: Vec<_> = selection.entries.iter().map(|e| e.path.to_string_lossy()).collect();
-        value["files"] = json!(names);
-    }
-    value
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    plumbing::value(&CheckoutReply {
+        schema: CHECKOUT_SCHEMA.to_owned(),
+        root: text(&checkout.root),
+        head_commit: selection.head.commit.clone(),
+        branch: selection.head.branch.as_ref().map(|branch| branch.to_string_lossy().into_owned()),
+        file_count: selection.entries.len(),
+        size_bytes: selection.size_bytes(),
+        dirty: !selection.status.changed.is_empty(),
+        changed_count: selection.status.changed.len(),
+        untracked_count: selection.status.untracked.len(),
+        submodule_count: selection.submodules.len(),
+        left_behind_count: selection.left_behind,
+        files: files.then(|| selection.entries.iter().map(|entry| text(&entry.path)).collect()),
+    })
 }
 
 fn print_null(selection: &Selection) -> ExitCode {
@@ -120,7 +117,7 @@ pub(super) fn gc(args: &GcArgs) -> ExitCode {
         if !errors.is_empty() {
             return Err(GcError::Left(errors).into());
         }
-        Ok(json!({ "schema": "banger.gc/1", "tool": TOOL, "removed": removed, "errors": errors }))
+        Ok(plumbing::value(&Collected::new(TOOL, removed, Vec::new())))
     })
 }
 

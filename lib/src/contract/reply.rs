@@ -1,0 +1,127 @@
+//! What verbs without a record answer: versions, collections, checkups, checkouts.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::error::Fault;
+
+/// The schema of [`Version`].
+pub const VERSION_SCHEMA: &str = "banger.version/1";
+/// The schema of [`Collected`].
+pub const GC_SCHEMA: &str = "banger.gc/1";
+/// The schema of [`Checkup`].
+pub const DOCTOR_SCHEMA: &str = "banger.doctor/1";
+/// The schema of [`CheckoutReply`].
+pub const CHECKOUT_SCHEMA: &str = "banger.checkout/1";
+
+/// The answer to `version`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Version {
+    /// Always [`VERSION_SCHEMA`].
+    pub schema: String,
+    /// The program.
+    pub tool: String,
+    /// Its version.
+    pub version: String,
+    /// The schemas that it reads and writes.
+    pub schemas: Vec<String>,
+    /// The VMM's own version; `null` where it is not installed or the program has none.
+    pub vmm: Option<String>,
+}
+
+/// The answer to `gc`: what was removed. Where something could not be, the program fails, and its error's details hold both lists.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Collected {
+    /// Always [`GC_SCHEMA`].
+    pub schema: String,
+    /// The program.
+    pub tool: String,
+    /// Objects, in words.
+    pub removed: Vec<String>,
+    /// What could not be removed: of `banger gc`, which goes on to the next program; empty otherwise.
+    pub errors: Vec<Fault>,
+}
+
+impl Collected {
+    /// The answer of `tool`.
+    pub fn new(tool: &str, removed: Vec<String>, errors: Vec<Fault>) -> Self {
+        Self { schema: GC_SCHEMA.to_owned(), tool: tool.to_owned(), removed, errors }
+    }
+}
+
+/// How a thing of the host is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckState {
+    /// There, and good.
+    Ok,
+    /// The main job works without it, but less well.
+    Note,
+    /// The main job fails without it.
+    Missing,
+}
+
+impl CheckState {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Note => "note",
+            Self::Missing => "missing",
+        }
+    }
+}
+
+/// One finding of `banger doctor`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Check {
+    /// What was looked at.
+    pub name: String,
+    /// How it is.
+    pub state: CheckState,
+    /// Where it is, or what it would be good for.
+    pub detail: String,
+}
+
+/// The answer to `banger doctor`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Checkup {
+    /// Always [`DOCTOR_SCHEMA`].
+    pub schema: String,
+    /// Whether nothing is missing.
+    pub ok: bool,
+    /// The findings.
+    pub items: Vec<Check>,
+    /// The command that installs what is missing; `null` where nothing is, or no package manager is known.
+    pub fix: Option<String>,
+}
+
+/// The answer to `banger-ws inspect`: what of a checkout would travel. Bytes of names that are not UTF-8 are replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CheckoutReply {
+    /// Always [`CHECKOUT_SCHEMA`].
+    pub schema: String,
+    /// The checkout's root.
+    pub root: String,
+    /// The commit that HEAD stands at; `null` on an unborn branch.
+    pub head_commit: Option<String>,
+    /// The branch; `null` where HEAD is detached.
+    pub branch: Option<String>,
+    /// Files that travel.
+    pub file_count: usize,
+    /// Their bytes.
+    pub size_bytes: u64,
+    /// Whether a tracked file differs from HEAD.
+    pub dirty: bool,
+    /// How many do.
+    pub changed_count: usize,
+    /// Files that are neither tracked nor ignored.
+    pub untracked_count: usize,
+    /// Submodules, which travel as empty directories.
+    pub submodule_count: usize,
+    /// Untracked files that stay behind.
+    pub left_behind_count: usize,
+    /// The files that travel, where they were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<Vec<String>>,
+}
