@@ -116,7 +116,9 @@ pub enum SetupError {
     NoManager(String),
     #[error("this host lacks {0}, for which {1} has no package")]
     NoPackage(String, &'static str),
-    #[error("installing needs root, and sudo would ask for a password where there is no terminal")]
+    #[error(
+        "installing needs root, and sudo cannot be asked: it is not there, or there is no terminal for its password"
+    )]
     NeedsRoot(String),
     #[error("installing {0} failed")]
     Install(String, #[source] ExecError),
@@ -225,8 +227,9 @@ impl Root {
         {
             return Ok(Self::SudoAsks);
         }
-        let words = [&[manager.program], manager.install, packages].concat();
-        Err(SetupError::NeedsRoot(format!("sudo {}", words.join(" "))))
+        let sudo = |words: &[&str]| format!("sudo {} {}", manager.program, words.join(" "));
+        let refresh = manager.refresh.map(|words| sudo(words) + " && ").unwrap_or_default();
+        Err(SetupError::NeedsRoot(refresh + &sudo(&[manager.install, packages].concat())))
     }
 
     fn run(&self, program: &str, words: &[&str]) -> std::result::Result<(), ExecError> {
