@@ -6,6 +6,8 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
+use anyhow::{Context, Result, bail, ensure};
+
 /// A ready-made banger-guest: a static executable for the target's architecture.
 const PREBUILT: &str = "BANGER_GUEST_PREBUILT";
 
@@ -26,19 +28,20 @@ fn main() -> ExitCode {
             println!("cargo::rustc-env=BANGER_GUEST_BIN={}", path.display());
             ExitCode::SUCCESS
         }
-        Err(message) => {
-            println!("cargo::error={message}");
+        Err(error) => {
+            println!("cargo::error={error:#}");
             ExitCode::FAILURE
         }
     }
 }
 
 /// The path of the executable to embed.
-fn guest() -> Result<PathBuf, String> {
+fn guest() -> Result<PathBuf> {
     if let Some(path) = env::var_os(PREBUILT).filter(|path| !path.is_empty()) {
         let path = PathBuf::from(path);
         println!("cargo::rerun-if-changed={}", path.display());
-        return path.is_file().then_some(path.clone()).ok_or(format!("{PREBUILT}={path:?} is no file"));
+        ensure!(path.is_file(), "{PREBUILT}={path:?} is no file");
+        return Ok(path);
     }
     let target = static_target()?;
     let target_dir = PathBuf::from(variable("OUT_DIR")?).join("guest");
@@ -48,27 +51,25 @@ fn guest() -> Result<PathBuf, String> {
 
 /// musl where its standard library is installed (a third of the size), else gnu, which links statically with nothing but
 /// libc.a.
-fn static_target() -> Result<String, String> {
+fn static_target() -> Result<String> {
     let arch = variable("CARGO_CFG_TARGET_ARCH")?;
-    let printed = command(&variable("RUSTC")?).args(["--print", "sysroot"]).output();
-    let printed = printed.map_err(|error| format!("cannot run rustc: {error}"))?;
+    let printed =
+        command(&variable("RUSTC")?).args(["--print", "sysroot"]).output().context("cannot run rustc")?;
     let sysroot = PathBuf::from(String::from_utf8_lossy(&printed.stdout).trim());
     let candidates = ["musl", "gnu"].map(|libc| format!("{arch}-unknown-linux-{libc}"));
     let installed = |target: &&String| sysroot.join("lib/rustlib").join(target).join("lib").is_dir();
-    candidates.iter().find(installed).cloned().ok_or_else(|| {
+    let [musl, gnu] = &candidates;
+    candidates.iter().find(installed).cloned().with_context(|| {
         format!(
-            "banger-guest needs Rust's standard library for {} or {}, and {} has neither: rustup target add {}",
-            candidates[0],
-            candidates[1],
+            "banger-guest needs Rust's standard library for {musl} or {gnu}, and {} has neither: rustup target add {musl}",
             sysroot.display(),
-            candidates[0]
         )
     })
 }
 
 /// Runs cargo for banger-guest alone. The outer cargo has just brought Cargo.lock up to date, so `--locked` holds, and with it
 /// a build without network.
-fn build(target: &str, target_dir: &Path) -> Result<(), String> {
+fn build(target: &str, target_dir: &Path) -> Result<()> {
     let mut cargo = command(&variable("CARGO")?);
     for (key, _) in env::vars_os().filter(|(key, _)| is_foreign(key)) {
         cargo.env_remove(key);
@@ -81,14 +82,14 @@ fn build(target: &str, target_dir: &Path) -> Result<(), String> {
         .arg(target_dir)
         // With a value here cargo ignores the flags of every configuration file, too.
         .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
-    let status = cargo.status().map_err(|error| format!("cannot run cargo for banger-guest: {error}"))?;
-    status.success().then_some(()).ok_or_else(|| {
-        format!(
-            "cannot build banger-guest for {target} (cargo's messages are above); it links statically: install libc.a \
-             (Debian: libc6-dev, Fedora: glibc-static), or run: rustup target add {}",
-            target.replace("gnu", "musl")
-        )
-    })
+    if cargo.status().context("cannot run cargo for banger-guest")?.success() {
+        return Ok(());
+    }
+    bail!(
+        "cannot build banger-guest for {target} (cargo's messages are above); it links statically: install libc.a \
+         (Debian: libc6-dev, Fedora: glibc-static), or run: rustup target add {}",
+        target.replace("gnu", "musl")
+    )
 }
 
 /// Whether a variable is about the outer build: its flags, its profile, its directories, clippy standing in for rustc.
@@ -101,8 +102,8 @@ fn is_foreign(key: &OsStr) -> bool {
     (prefixes.iter().any(|prefix| key.starts_with(prefix)) || names.contains(&&*key)) && !linker
 }
 
-fn variable(name: &str) -> Result<String, String> {
-    env::var(name).map_err(|error| format!("{name}: {error}"))
+fn variable(name: &str) -> Result<String> {
+    env::var(name).with_context(|| name.to_owned())
 }
 
 #[expect(clippy::disallowed_methods, reason = "a build script is no part of the library and its runner")]
