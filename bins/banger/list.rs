@@ -10,6 +10,8 @@ use banger_lib::contract::record::{VMS_SCHEMA, Vmm, VmmExit, VmmState};
 use banger_lib::contract::{Coded, Document, ErrorCode};
 use banger_lib::state::db::{Store, VmRow};
 use banger_lib::state::dir::VmDir;
+use banger_lib::sys::listen;
+use banger_lib::{net, vmm};
 use serde_json::{Value, json};
 use thiserror::Error;
 
@@ -59,7 +61,24 @@ pub fn current(row: &VmRow) -> Result<Document> {
     if let Some(vmm) = document.vmm()? {
         document.set_vmm(Some(&observed(row, vmm)));
     }
+    if lifecycle::runs(&row.vm) && (document.vmm()?.is_none() || document.net()?.is_none()) {
+        rebuild(row, &mut document)?;
+    }
     Ok(document)
+}
+
+/// Finds in the kernel what the lost or corrupt handles.json of a running VM said of its VMM and its network.
+fn rebuild(row: &VmRow, document: &mut Document) -> Result<()> {
+    let vmm = match document.vmm()? {
+        Some(vmm) => Some(vmm),
+        None => vmm::rebuild::rebuild(&VmDir::at(&row.vm.paths.dir)),
+    };
+    if document.net()?.is_none() {
+        let ports = vmm.as_ref().map(|vmm| listen::loopback_ports(vmm.pid)).unwrap_or_default();
+        document.set_net(net::rebuild::rebuild(&row.vm, &ports).as_ref());
+    }
+    document.set_vmm(vmm.as_ref());
+    Ok(())
 }
 
 /// How the VM ended; `None` while it runs and where it was never started.

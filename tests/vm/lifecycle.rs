@@ -40,6 +40,22 @@ fn a_vm_lives_stops_and_comes_back_with_its_disks() {
     let output = home.run(&["vm", "ssh", "dev1", "--", "hostname"]);
     assert_eq!(output.stdout, b"dev1\n", "{}", said(&output));
 
+    // What handles.json said is found again where it is lost: in the kernel.
+    let vm_dir = list["items"][0]["vm"]["paths"]["dir"].as_str().unwrap();
+    fs::write(format!("{vm_dir}/handles.json"), "{\"net\":").unwrap();
+    let rebuilt = home.json(&["vm", "show", "dev1"]);
+    for (section, field) in [
+        ("net", "ssh_port"),
+        ("net", "tap"),
+        ("net", "dns"),
+        ("vmm", "kind"),
+        ("vmm", "accel"),
+        ("vmm", "pid"),
+    ] {
+        assert_eq!(rebuilt[section][field], list["items"][0][section][field], "{section}.{field}: {rebuilt}");
+    }
+    assert_eq!(home.run(&["vm", "exec", "dev1", "--", "cat", "kept"]).stdout, b"kept\n");
+
     assert!(home.run(&["vm", "stop", "dev1"]).status.success());
     let shown = home.json(&["vm", "show", "dev1"]);
     assert!(shown["net"].is_null() && shown["disk"].is_null(), "{shown}");

@@ -15,6 +15,7 @@ pub mod detach;
 pub mod dns;
 pub mod error;
 pub mod gc;
+pub mod rebuild;
 pub mod request;
 pub mod rules;
 pub mod tag;

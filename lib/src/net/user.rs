@@ -10,7 +10,7 @@ use crate::sys::random;
 
 /// Ports that the host forwards to a guest's sshd: below the ephemeral range (ip_local_port_range in
 /// Documentation/networking/ip-sysctl.rst begins at 32768), so that no outgoing connection takes one.
-const PORTS: std::ops::Range<u16> = 20000..32768;
+pub(super) const PORTS: std::ops::Range<u16> = 20000..32768;
 
 /// How many ports are tried.
 const ATTEMPTS: u16 = 256;
@@ -43,7 +43,7 @@ pub fn attach(vm: &Vm, caller: &Caller, previous: Option<Net>) -> Result<(Net, b
 }
 
 /// slirp's fixed addresses (`-netdev user` in qemu(1)): it gives the first guest .15, answers names on .3.
-fn section(vm: &Vm, ssh_port: u16) -> Net {
+pub(super) fn section(vm: &Vm, ssh_port: u16) -> Net {
     Net {
         mode: NetMode::User,
         bridge: None,

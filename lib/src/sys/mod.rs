@@ -17,6 +17,7 @@ pub mod inotify;
 pub mod kvm;
 pub mod landlock;
 pub mod link;
+pub mod listen;
 pub mod mmdebstrap;
 pub mod netlink;
 pub mod nft;

@@ -21,6 +21,9 @@ use crate::sys::exec::Exec;
 use crate::sys::poll;
 use crate::sys::signal::Interrupts;
 
+/// What a supervisor calls itself, before its VM's identifier.
+pub(super) const SUPERVISOR: &str = "banger-supervisor-";
+
 /// How much longer than the guest's deadline the supervisor may be silent.
 const SUPERVISOR_LIMIT: Duration = Duration::from_secs(60);
 /// How long the supervisor may take to undo everything.
@@ -97,7 +100,7 @@ impl Startup {
         let mut command = supervisor.current_dir("/").command().map_err(|e| failed(io::Error::other(e)))?;
         command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
         // The name under which it is seen, instead of the /proc/self/exe that it is started from.
-        command.arg0(format!("banger-supervisor-{}", order.machine.vm.id));
+        command.arg0(format!("{SUPERVISOR}{}", order.machine.vm.id));
         crate::sys::child::lead_session(&mut command);
         let child = command.spawn().map_err(failed)?;
         // The command holds the other end: with it open here, the supervisor's end would not be noticed.

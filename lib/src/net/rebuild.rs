@@ -1,0 +1,34 @@
+//! The section `net` of a running VM whose note of it is lost: names follow from the VM, the rest from the kernel.
+
+use std::path::Path;
+
+use super::{dns, user};
+use crate::contract::record::{Net, NetMode, Vm};
+
+/// The section as [`super::attach`] or [`user::attach`] gave it, or `None` where the kernel has no such network. `listening` are the
+/// loopback ports on which the VM's processes listen: in user mode the VMM forwards one of them.
+pub fn rebuild(vm: &Vm, listening: &[u16]) -> Option<Net> {
+    match vm.net_mode {
+        NetMode::User => {
+            let port = listening.iter().find(|port| user::PORTS.contains(port))?;
+            Some(user::section(vm, *port))
+        }
+        NetMode::Tap => {
+            nix::net::if_::if_nametoindex(vm.id.tap().as_str()).ok()?;
+            let files = [dns::RESOLV_CONF, dns::RESOLVED_UPSTREAM].map(Path::new);
+            Some(Net {
+                mode: NetMode::Tap,
+                bridge: Some(vm.state_id.bridge()),
+                tap: Some(vm.id.tap()),
+                address: vm.address,
+                prefix_len: vm.prefix_len,
+                gateway: vm.gateway,
+                dns: if vm.nat { dns::upstream(&files) } else { Vec::new() },
+                nat: vm.nat,
+                publish: Vec::new(),
+                ssh_host: vm.address,
+                ssh_port: 22,
+            })
+        }
+    }
+}
