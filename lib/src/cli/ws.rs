@@ -1,8 +1,11 @@
 //! `banger-ws`: its verbs.
 
 mod args;
+mod exec;
+mod export;
 mod inspect;
-mod work;
+mod job;
+mod prepare;
 
 use std::process::ExitCode;
 
@@ -27,12 +30,12 @@ pub fn main() -> ExitCode {
     };
     match args.verb {
         Verb::Inspect(args) => inspect::inspect(&args),
-        Verb::Prepare(args) => work::prepare(&args),
-        Verb::Exec(args) => work::exec(&args),
-        Verb::Export(args) => work::export(&args),
-        Verb::Run(args) => work::run(&args),
-        Verb::Status(input) => work::status(&input),
-        Verb::Check(input) => work::check(&input),
+        Verb::Prepare(args) => prepare::prepare(&args),
+        Verb::Exec(args) => exec::exec(&args),
+        Verb::Export(args) => export::export(&args),
+        Verb::Run(args) => exec::run(&args),
+        Verb::Status(input) => export::status(&input),
+        Verb::Check(input) => export::check(&input),
         Verb::Gc(args) => inspect::gc(&args),
         Verb::Version => {
             plumbing::value_verb(TOOL, "version", || Ok(plumbing::value(&plumbing::version(TOOL))))

@@ -6,7 +6,9 @@
 //! | the git directory made for the guest, beside and never in the host's | [`staging`] |
 //! | the one tar stream | [`stream`] |
 //! | the connection, and what a remote script says | [`guest`] |
-//! | prepare, exec, export | [`transfer`] |
+//! | prepare | [`transfer`] |
+//! | exec | [`command`] |
+//! | export | [`export`] |
 //! | whether a patch may be handed on | [`patch`] |
 //!
 //! # What travels
@@ -17,7 +19,9 @@
 //! other branch, no stash, no reflog, no remote, no hook, nothing inside a submodule.
 
 pub mod checkout;
+pub mod command;
 pub mod error;
+pub mod export;
 pub mod guest;
 pub mod patch;
 pub mod staging;

@@ -1,0 +1,112 @@
+//! `exec` and `run`: a command in the workspace.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::TOOL;
+use super::args::{ExecArgs, Products, RunArgs};
+use super::export::{Destination, base_commit, take_patch};
+use super::inspect;
+use super::job::{places, report};
+use super::prepare::Staged;
+use crate::cli::plumbing::UsageError;
+use crate::cli::report::{Live, RecordTo};
+use crate::contract::record::Outcome;
+use crate::state::handles::Handles;
+use crate::sys::ssh::Exit;
+use crate::workspace::guest::Guest;
+use crate::workspace::{command, transfer};
+
+/// Where stdout and the record go, by the options of `exec` and `run`.
+fn destinations(products: &Products) -> Result<(RecordTo, bool), UsageError> {
+    let patch_to_stdout = products.patch.as_deref() == Some(Path::new("-"));
+    match &products.record {
+        Some(file) if file == Path::new("-") => {
+            Err(UsageError("--record - would mix the record with the command's output".into()))
+        }
+        Some(file) => Ok((RecordTo::File(file.clone()), patch_to_stdout)),
+        None if patch_to_stdout => Err(UsageError("--patch - needs --record FILE for the record".into())),
+        None => Ok((RecordTo::Stdout, true)),
+    }
+}
+
+fn outcome_of(exit: &Exit) -> Outcome {
+    let signal = match exit {
+        Exit::Signal(name) => Some(name.clone()),
+        Exit::Status(_) => None,
+    };
+    Outcome { changed: true, exit_code: Some(exit.shell_status()), signal, ..Outcome::default() }
+}
+
+/// `exec`.
+pub(super) fn exec(args: &ExecArgs) -> ExitCode {
+    let products = &args.products;
+    let (to, all_to_stderr) = match destinations(products) {
+        Ok(destinations) => destinations,
+        Err(error) => return RecordTo::Stdout.fail(error.into(), TOOL, "exec", true, false),
+    };
+    report("exec", &to, true, &args.input, |job| {
+        let workspace = job.document.required_workspace()?;
+        let base = base_commit(products.base_commit.as_deref(), &workspace)?;
+        let files = places(&[products.patch.as_ref(), products.record.as_ref()])?;
+        job.confine(&[], &files)?;
+        let guest = job.timeline.step("connect", || Guest::connect(&job.endpoint, &job.interrupts))?;
+        let mut live = Live::new(&job.interrupts, all_to_stderr, || {});
+        let path = &workspace.guest_path;
+        let ran = command::run(&guest, path, &args.command, &mut live, &mut job.timeline);
+        job.started = guest.has_started();
+        let mut outcome = outcome_of(&ran?);
+        if let Some(patch) = &products.patch {
+            let _lock = job.lock("exec")?;
+            let into = Destination { path: patch, dir: job.dir(), interrupts: &job.interrupts };
+            take_patch(&guest, path, &base, &into, &mut job.timeline, &mut outcome)?;
+        }
+        Ok(outcome)
+    })
+}
+
+/// `run`.
+pub(super) fn run(args: &RunArgs) -> ExitCode {
+    let (source, products) = (&args.source, &args.products);
+    if source.dry_run {
+        return inspect::list("run", &source.repo, &source.choice, true);
+    }
+    let (to, all_to_stderr) = match destinations(products) {
+        Ok(destinations) => destinations,
+        Err(error) => return RecordTo::Stdout.fail(error.into(), TOOL, "run", true, false),
+    };
+    report("run", &to, true, &args.input, |job| {
+        let lock = job.lock("run")?;
+        if let Some(base) = &products.base_commit {
+            transfer::check_commit(base)?;
+        }
+        let staged = Staged::new(job, source)?;
+        staged.notice();
+        let files = places(&[products.patch.as_ref(), products.record.as_ref()])?;
+        job.confine(&[&staged.checkout.root], &files)?;
+        let guest = job.timeline.step("connect", || Guest::connect(&job.endpoint, &job.interrupts))?;
+        let (workspace, dir) = (staged.workspace(), job.dir());
+        let mut noted = Ok(());
+        // The lock lasts while bytes move, never while the command runs. By then exec and export find the workspace, also
+        // when the connection breaks under the command.
+        let mut live = Live::new(&job.interrupts, all_to_stderr, || {
+            noted = Handles { workspace: Some(workspace.clone()), ..Handles::load(&dir) }.save(&dir);
+            drop(lock);
+        });
+        let (shipment, path) = (staged.shipment(), &staged.guest_path);
+        let command = Some(args.command.as_slice());
+        let ran = transfer::send_and_run(&guest, &shipment, path, command, &mut live, &mut job.timeline);
+        job.started = guest.has_started();
+        drop(live);
+        let mut outcome = outcome_of(&ran?.exit);
+        noted?;
+        job.document.set_workspace(Some(&workspace));
+        if let Some(patch) = &products.patch {
+            let _lock = job.lock("run")?;
+            let base = products.base_commit.as_ref().unwrap_or(&staged.base_commit);
+            let into = Destination { path: patch, dir, interrupts: &job.interrupts };
+            take_patch(&guest, path, base, &into, &mut job.timeline, &mut outcome)?;
+        }
+        Ok(outcome)
+    })
+}

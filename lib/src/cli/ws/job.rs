@@ -1,0 +1,114 @@
+//! What the verbs that talk to a guest have in common.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::TOOL;
+use crate::cli::Failure;
+use crate::cli::lock::state_of;
+use crate::cli::plumbing::Input;
+use crate::cli::report::{RecordTo, directory_of};
+use crate::contract::Document;
+use crate::contract::record::{Outcome, Vm};
+use crate::state::dir::{StateDir, VmDir};
+use crate::state::lock::WorkspaceLock;
+use crate::sys::clock::Timeline;
+use crate::sys::signal::Interrupts;
+use crate::sys::{atomic, fd, landlock};
+use crate::workspace::error::WorkspaceError;
+use crate::workspace::guest::Endpoint;
+
+/// The descriptor of the session lock that `banger` hands down: held as long as this program runs.
+pub(super) const SESSION_FD_VARIABLE: &str = "BANGER_SESSION_FD";
+/// Everything that a verb works with.
+pub(super) struct Job {
+    pub(super) document: Document,
+    pub(super) timeline: Timeline,
+    pub(super) vm: Vm,
+    pub(super) state: StateDir,
+    pub(super) interrupts: Interrupts,
+    pub(super) endpoint: Endpoint,
+    /// Whether the user's command may have run.
+    pub(super) started: bool,
+    _session: Option<std::os::fd::OwnedFd>,
+}
+
+impl Job {
+    fn new(verb: &'static str, input: &Input) -> Result<Self, Failure> {
+        let session =
+            std::env::var(SESSION_FD_VARIABLE).ok().and_then(|n| n.parse().ok()).and_then(fd::inherit);
+        let document = input.document()?;
+        let (vm, net) = (document.vm()?, document.required_net()?);
+        let interrupts =
+            Interrupts::catch().map_err(WorkspaceError::io("catch signals in", "this process"))?;
+        let state = state_of(&vm)?;
+        let endpoint = Endpoint::of(&state, &vm, &net)?;
+        let timeline = Timeline::new(TOOL, verb);
+        Ok(Self { document, timeline, vm, state, interrupts, endpoint, started: false, _session: session })
+    }
+
+    pub(super) fn dir(&self) -> VmDir {
+        VmDir::at(&self.vm.paths.dir)
+    }
+
+    pub(super) fn lock(&self, verb: &str) -> Result<WorkspaceLock, Failure> {
+        Ok(WorkspaceLock::acquire(&self.state, &self.vm.id, &format!("{TOOL} {verb}"))?)
+    }
+
+    /// Gives up what the rest of the work does not need: a guest that takes over this process finds a process that can read
+    /// the checkout and the state, and write the products and the VM's own files.
+    pub(super) fn confine(&mut self, read: &[&Path], products: &[PathBuf]) -> Result<(), Failure> {
+        let (dir, locks) = (PathBuf::from(&self.vm.paths.dir), self.state.locks());
+        let mut write = vec![dir.as_path(), locks.as_path(), Path::new("/dev/null")];
+        write.extend(products.iter().map(|p| if atomic::is_special(p) { p } else { directory_of(p) }));
+        let port = self.endpoint.port();
+        self.timeline.step("confine", || landlock::confine(read, &write, port))?;
+        Ok(())
+    }
+
+    /// The record after the work.
+    fn finish(mut self, outcome: Outcome) -> Document {
+        self.document.set_outcome(&outcome);
+        self.document.push_timings(self.timeline.into_timings());
+        self.document
+    }
+}
+
+impl crate::contract::Coded for landlock::ConfineError {
+    fn code(&self) -> crate::contract::ErrorCode {
+        crate::contract::ErrorCode::Failed
+    }
+}
+
+/// Runs a verb that is reported to `to`; `own` where the exit status is a guest command's.
+pub(super) fn report(
+    verb: &'static str,
+    to: &RecordTo,
+    own: bool,
+    input: &Input,
+    work: impl FnOnce(&mut Job) -> Result<Outcome, Failure>,
+) -> ExitCode {
+    let mut job = match Job::new(verb, input) {
+        Ok(job) => job,
+        Err(failure) => return to.fail(failure, TOOL, verb, own, false),
+    };
+    let worked = work(&mut job);
+    let started = job.started;
+    let delivered = worked.and_then(|outcome| {
+        let status = outcome.exit_code.filter(|_| own).unwrap_or(0);
+        to.deliver(&job.finish(outcome).to_value()).map(|()| status)
+    });
+    match delivered {
+        Ok(status) => ExitCode::from(status),
+        Err(failure) => to.fail(failure, TOOL, verb, own, started),
+    }
+}
+
+/// The files that a verb is to write, links followed, once it is known that they can be written.
+pub(super) fn places(files: &[Option<&PathBuf>]) -> Result<Vec<PathBuf>, Failure> {
+    let files = files.iter().flatten().filter(|path| path.as_path() != Path::new("-"));
+    files
+        .map(|path| atomic::place_of(path))
+        .map(|path| Ok(atomic::check_writable(&path).map(|()| path)?))
+        .collect()
+}
