@@ -8,6 +8,9 @@ use banger_lib::contract::record::{DiskBackend, Init, VmmKind};
 use banger_lib::types::{ImageName, VmName};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+/// The longest time to live: what is longer is no limit.
+const MAX_TTL_S: u64 = 10 * 366 * 86_400;
+
 /// Disposable, hardware-isolated Linux VMs around a git checkout
 #[derive(Debug, Parser)]
 #[command(name = "banger", version, max_term_width = 110)]
@@ -55,6 +58,10 @@ impl Command {
                 VmCommand::Show(_) => "vm show",
                 VmCommand::List => "vm list",
                 VmCommand::Logs(_) => "vm logs",
+                VmCommand::Stats(_) => "vm stats",
+                VmCommand::Ports(_) => "vm ports",
+                VmCommand::Health(_) => "vm health",
+                VmCommand::Prune(_) => "vm prune",
                 VmCommand::Exec(_) => "vm exec",
                 VmCommand::Ssh(_) => "vm ssh",
             },
@@ -95,6 +102,14 @@ pub enum VmCommand {
     List,
     /// Show what the guest's console or the VMM printed
     Logs(Logs),
+    /// Show what running VMs use: processor, memory, disks, network
+    Stats(StatsArgs),
+    /// List the sockets in a running VM that wait for connections
+    Ports(One),
+    /// Say whether a VM runs and its agent answers
+    Health(One),
+    /// Delete VMs that do not run
+    Prune(Prune),
     /// Run a command in a running VM's workspace
     Exec(Exec),
     /// Log in to a running VM with the system's ssh
@@ -193,8 +208,8 @@ pub struct Spec {
     /// Memory, such as 512M or 2G
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_memory)]
     pub memory: u32,
-    /// Stop the VM after this many seconds
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Stop the VM after this time, such as 90s, 2h or 1h30m; a bare number is seconds
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
     pub ttl: Option<u64>,
     /// How the guest reaches the network
     #[arg(long, value_enum, value_name = "MODE", default_value = "auto")]
@@ -208,6 +223,23 @@ pub struct Spec {
     /// Which virtual machine monitor
     #[arg(long, value_enum, value_name = "VMM", default_value = "auto")]
     pub vmm: VmmChoice,
+}
+
+/// Seconds from a time such as `1h30m`; a bare number is seconds.
+fn parse_seconds(text: &str) -> Result<u64, String> {
+    let wrong = "write it as 90s, 2h or 1h30m";
+    let seconds = match text.parse::<u64>() {
+        Ok(seconds) => seconds,
+        Err(_) => {
+            let time: jiff::SignedDuration = text.parse().map_err(|_| wrong)?;
+            u64::try_from(time.as_secs()).map_err(|_| wrong)?
+        }
+    };
+    if (1..=MAX_TTL_S).contains(&seconds) {
+        Ok(seconds)
+    } else {
+        Err("it must be between 1s and 10 years".into())
+    }
 }
 
 /// MiB from a size such as `512M`; a bare number is MiB.
@@ -322,13 +354,46 @@ pub struct Show {
 }
 
 #[derive(Debug, Args)]
+pub struct One {
+    /// The VM's name or id
+    #[arg(value_name = "VM")]
+    pub vm: String,
+}
+
+#[derive(Debug, Args)]
+pub struct StatsArgs {
+    /// Names or ids [default: all VMs that run]
+    #[arg(value_name = "VM")]
+    pub vms: Vec<String>,
+    /// Look again every two seconds, until interrupted
+    #[arg(long, short)]
+    pub watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Prune {
+    /// Those that do not run (the default)
+    #[arg(long)]
+    pub stopped: bool,
+    /// Only those that ended because their time was over
+    #[arg(long)]
+    pub expired: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct Logs {
     /// The VM's name or id
     #[arg(value_name = "VM")]
     pub vm: String,
+    /// What the guest's console printed (the default)
+    #[arg(long, conflicts_with = "vmm")]
+    pub console: bool,
     /// What the VMM itself printed
     #[arg(long)]
     pub vmm: bool,
+    /// Go on with what comes, until the VM ends
+    #[arg(long, short)]
+    pub follow: bool,
 }
 
 #[derive(Debug, Args)]
@@ -428,6 +493,16 @@ mod tests {
     #[test]
     fn arguments_are_consistent() {
         Banger::command().debug_assert();
+    }
+
+    #[test]
+    fn times_are_told_apart() {
+        for (text, seconds) in [("90", 90), ("90s", 90), ("2h", 7200), ("1h30m", 5400), ("1h 30m", 5400)] {
+            assert_eq!(parse_seconds(text), Ok(seconds), "{text}");
+        }
+        for bad in ["", "0", "-1h", "2x", "h", "99999999999h", "18446744073709551615"] {
+            assert!(parse_seconds(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

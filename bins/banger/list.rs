@@ -1,48 +1,18 @@
-//! Looking at VMs: `ps`, `show`, `logs`.
+//! Looking at VMs: `ps`, `show`.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use banger_lib::contract::error::escape_controls;
+use banger_lib::contract::Document;
 use banger_lib::contract::record::{VMS_SCHEMA, Vmm, VmmExit, VmmState};
-use banger_lib::contract::{Coded, Document, ErrorCode};
 use banger_lib::state::db::{Store, VmRow};
 use banger_lib::state::dir::VmDir;
 use banger_lib::sys::listen;
 use banger_lib::{net, vmm};
 use serde_json::{Value, json};
-use thiserror::Error;
 
-use crate::args::{Logs, Show};
+use crate::args::Show;
 use crate::context::{self, Context, Result};
 use crate::{lifecycle, table};
-
-/// A log that cannot be shown.
-#[derive(Debug, Error)]
-pub enum LogError {
-    #[error("VM {0} has no log yet")]
-    None(String),
-    #[error("cannot read {path:?}")]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-}
-
-impl Coded for LogError {
-    fn code(&self) -> ErrorCode {
-        match self {
-            Self::None(_) => ErrorCode::NotFound,
-            Self::Read { .. } => ErrorCode::Failed,
-        }
-    }
-    fn hint(&self) -> Option<String> {
-        matches!(self, Self::None(_)).then(|| "it has one once it was started".into())
-    }
-}
 
 /// The record brought up to date: only a held run lock makes a VM a running one, and only its tap a network an attached one
 /// (banger-netd is privileged and does not write the file that says so).
@@ -109,7 +79,7 @@ pub fn list(context: &Context) -> Result<ExitCode> {
     }
     let lines: Result<Vec<Vec<String>>> = rows.iter().map(line).collect();
     Ok(context::print(&table::table(
-        &["NAME", "STATE", "IMAGE", "CPUS", "MEMORY", "ADDRESS", "WORKSPACE"],
+        &["NAME", "STATE", "IMAGE", "CPUS", "MEMORY", "ADDRESS", "TTL", "WORKSPACE"],
         lines?,
     )))
 }
@@ -118,6 +88,7 @@ fn line(row: &VmRow) -> Result<Vec<String>> {
     let document = current(row)?;
     let running = lifecycle::runs(&row.vm);
     let vmm = document.vmm()?;
+    let started = vmm.as_ref().map(|vmm| vmm.ready_at.clone().unwrap_or_else(|| vmm.started_at.clone()));
     let state = match vmm.and_then(|vmm| vmm.exit) {
         _ if running => "running".to_owned(),
         Some(exit) => format!("exited ({})", exit.reason),
@@ -127,6 +98,7 @@ fn line(row: &VmRow) -> Result<Vec<String>> {
     let address = net.map_or_else(|| "-".to_owned(), |net| format!("{}:{}", net.ssh_host, net.ssh_port));
     let workspace = document.workspace()?.map_or_else(|| "-".to_owned(), |workspace| workspace.host_path);
     let vm = &row.vm;
+    let left = started.filter(|_| running).and_then(|started| time_left(&started, vm.ttl_s?));
     let memory = format!("{}M", vm.memory_mib);
     Ok(vec![
         vm.name.to_string(),
@@ -135,8 +107,21 @@ fn line(row: &VmRow) -> Result<Vec<String>> {
         vm.vcpus.to_string(),
         memory,
         address,
+        left.unwrap_or_else(|| "-".to_owned()),
         workspace,
     ])
+}
+
+/// How long a VM that was ready at `since` has until its supervisor stops it.
+fn time_left(since: &str, ttl_s: u64) -> Option<String> {
+    let until = since.parse::<jiff::Timestamp>().ok()?.as_second().checked_add_unsigned(ttl_s)?;
+    let left = until.saturating_sub(jiff::Timestamp::now().as_second()).max(0);
+    let (hours, minutes, seconds) = (left / 3600, left / 60 % 60, left % 60);
+    Some(match (hours, minutes) {
+        (0, 0) => format!("{seconds}s"),
+        (0, _) => format!("{minutes}m{seconds:02}s"),
+        _ => format!("{hours}h{minutes:02}m"),
+    })
 }
 
 pub fn show(context: &Context, args: &Show) -> Result<ExitCode> {
@@ -147,31 +132,4 @@ pub fn show(context: &Context, args: &Show) -> Result<ExitCode> {
     } else {
         context::print(&table::pretty(&value))
     })
-}
-
-/// Prints a log, every line escaped: the guest writes the console.
-pub fn logs(context: &Context, args: &Logs) -> Result<ExitCode> {
-    let (_, row) = lifecycle::find(context, &args.vm)?;
-    let dir = VmDir::at(&row.vm.paths.dir);
-    let path = if args.vmm { dir.vmm_log() } else { dir.console_log() };
-    let file = match File::open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(LogError::None(row.vm.name.to_string()).into());
-        }
-        Err(source) => return Err(LogError::Read { path, source }.into()),
-    };
-    let mut stdout = io::stdout().lock();
-    if file.metadata().is_ok_and(|metadata| metadata.len() == 0) {
-        let whose = if args.vmm { "its VMM" } else { "its guest, whose kernel is told to be quiet," };
-        context.say(format!("{} has an empty log: {whose} has printed nothing", row.vm.name));
-    }
-    for line in BufReader::new(file).split(b'\n') {
-        let line = line.map_err(|source| LogError::Read { path: path.clone(), source })?;
-        let text = String::from_utf8_lossy(&line);
-        if writeln!(stdout, "{}", escape_controls(text.trim_end_matches('\r'))).is_err() {
-            return Ok(ExitCode::FAILURE);
-        }
-    }
-    Ok(ExitCode::SUCCESS)
 }

@@ -6,10 +6,13 @@ mod doctor;
 mod exec;
 mod gc;
 mod image;
+mod inside;
 mod lifecycle;
 mod list;
+mod logs;
 mod plan;
 mod progress;
+mod prune;
 mod run;
 mod setup;
 mod stage;
@@ -80,7 +83,11 @@ fn dispatch(context: &Context, command: Command) -> context::Result<ExitCode> {
             VmCommand::Delete(args) => lifecycle::delete(context, &args),
             VmCommand::Show(args) => list::show(context, &args),
             VmCommand::List => list::list(context),
-            VmCommand::Logs(args) => list::logs(context, &args),
+            VmCommand::Logs(args) => logs::logs(context, &args),
+            VmCommand::Stats(args) => inside::stats(context, &args),
+            VmCommand::Ports(args) => inside::ports(context, &args),
+            VmCommand::Health(args) => inside::health(context, &args),
+            VmCommand::Prune(args) => prune::prune(context, &args),
             VmCommand::Exec(args) => exec::exec(context, &args),
             VmCommand::Ssh(args) => exec::ssh(context, &args),
         },

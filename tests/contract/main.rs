@@ -5,6 +5,7 @@ mod support;
 
 mod disk;
 mod firecracker;
+mod inside;
 mod netd;
 mod pipe;
 mod state;

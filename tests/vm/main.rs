@@ -6,6 +6,7 @@ mod support;
 
 mod bad_days;
 mod home;
+mod inside;
 mod lifecycle;
 mod main_job;
 mod pipeline;

@@ -21,11 +21,12 @@ use crate::state::dir::{StateDir, VmDir};
 use crate::state::lock::is_alive;
 use crate::sys::clock::Timeline;
 use crate::sys::exec::Exec;
+use crate::types::LinkName;
 use crate::vmm::monitor::{Machine, Monitor, MonitorError};
 use crate::vmm::shutdown::Shutdown;
 use crate::vmm::stop::Manner;
 use crate::vmm::talk::{MAX_LINE, Order};
-use crate::vmm::{firecracker, gc, qemu, start, status, stop, supervisor};
+use crate::vmm::{firecracker, gc, inside, qemu, start, status, stop, supervisor};
 
 /// The stage that runs a VM under QEMU
 #[derive(Debug, Parser)]
@@ -53,6 +54,10 @@ enum Verb {
     Kill(Input),
     /// Bring the record's section "vmm" up to date
     Status(Input),
+    /// Say what the running VM uses: processor, memory, disks, network, and what its guest says of itself
+    Stats(Input),
+    /// Say which sockets of the guest's wait for connections
+    Ports(Input),
     /// Compare the record with what is there; fail where they differ
     Check(Input),
     /// End VMs that are not in the list on stdin, and remove stale sockets
@@ -128,6 +133,8 @@ pub fn main(kind: VmmKind) -> ExitCode {
         Verb::Status(input) => {
             plumbing::record_verb(tool, "status", &input, |document, _| run_status(document))
         }
+        Verb::Stats(input) => plumbing::value_verb(tool, "stats", || run_stats(&*monitor, &input)),
+        Verb::Ports(input) => plumbing::value_verb(tool, "ports", || run_ports(&input)),
         Verb::Check(input) => {
             plumbing::record_verb(tool, "check", &input, |document, _| run_check(&*monitor, document))
         }
@@ -244,6 +251,21 @@ fn run_status(document: &mut Document) -> Result<bool, Failure> {
     let recorded = document.vmm()?;
     document.set_vmm(status::observe(&VmDir::at(&vm.paths.dir), recorded).as_ref());
     Ok(false)
+}
+
+fn run_stats(monitor: &dyn Monitor, input: &Input) -> Result<Value, Failure> {
+    let document = input.document()?;
+    let vm = document.vm()?;
+    state_of(&vm)?;
+    let tap = document.net()?.and_then(|net| net.tap);
+    let tap = tap.as_ref().map(LinkName::as_str);
+    Ok(plumbing::value(&inside::stats(monitor, &vm, tap)?))
+}
+
+fn run_ports(input: &Input) -> Result<Value, Failure> {
+    let vm = input.document()?.vm()?;
+    state_of(&vm)?;
+    Ok(plumbing::value(&inside::ports(&vm)?))
 }
 
 fn run_check(monitor: &dyn Monitor, document: &mut Document) -> Result<bool, Failure> {

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::error::ErrorRecord;
 use super::image::{ImageList, ImageRecord};
-use super::{record, reply};
+use super::{inside, record, reply};
 
 /// File name and content of every schema.
 pub fn all() -> Vec<(&'static str, Value)> {
@@ -18,6 +18,9 @@ pub fn all() -> Vec<(&'static str, Value)> {
         ("banger.version.1.json", schemars::schema_for!(reply::Version).to_value()),
         ("banger.gc.1.json", schemars::schema_for!(reply::Collected).to_value()),
         ("banger.doctor.1.json", schemars::schema_for!(reply::Checkup).to_value()),
+        ("banger.usage.1.json", schemars::schema_for!(inside::Usage).to_value()),
+        ("banger.usages.1.json", schemars::schema_for!(inside::Usages).to_value()),
+        ("banger.ports.1.json", schemars::schema_for!(inside::Ports).to_value()),
         ("banger.checkout.1.json", schemars::schema_for!(reply::CheckoutReply).to_value()),
     ]
 }

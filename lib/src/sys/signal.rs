@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::{Child, ExitStatus};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -42,6 +43,14 @@ impl Interrupts {
     /// The signal that came, if one did.
     pub fn pending(&self) -> Option<i32> {
         self.fd.read_signal().ok().flatten().and_then(|info| i32::try_from(info.ssi_signo).ok())
+    }
+
+    /// Waits for `time`, or until a signal comes: its number.
+    pub fn pause(&self, time: Duration) -> Option<i32> {
+        let mut fds = [PollFd::from_borrowed_fd(self.fd.as_fd(), PollFlags::IN)];
+        // A poll that fails ends the pause early, which does no harm.
+        let _ = super::poll::wait(&mut fds, Some(Instant::now() + time));
+        self.pending()
     }
 
     /// Waits until `child` ends or a signal comes.

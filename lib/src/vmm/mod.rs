@@ -5,6 +5,7 @@
 
 // The verbs.
 pub mod gc;
+pub mod inside;
 pub mod rebuild;
 pub mod start;
 pub mod status;

@@ -10,6 +10,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::contract::Coded;
+use crate::contract::inside::DiskIo;
 use crate::contract::record::{Accel, Disk, Net, Vm, VmmKind};
 use crate::state::dir::VmDir;
 
@@ -119,6 +120,12 @@ pub trait Monitor: fmt::Debug {
     /// # Errors
     /// It refuses or does not answer before `until`.
     fn press_power_button(&self, process: Process<'_>, until: Instant) -> Result<(), MonitorError>;
+
+    /// How the names of the threads that execute guest code begin.
+    fn vcpu_thread_prefix(&self) -> &'static str;
+
+    /// What went through the disks of the VM that runs in `dir`; `None` where the VMM does not say before `until`.
+    fn disk_io(&self, dir: &VmDir, until: Instant) -> Option<Vec<DiskIo>>;
 
     /// Why the VMM ended before the guest was ready, from its status and the end of its log; `None`: nothing more is known than
     /// that.

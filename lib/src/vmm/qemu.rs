@@ -13,8 +13,10 @@ use thiserror::Error;
 use super::arch;
 use super::monitor::{Channel, Launch, Machine, Monitor, MonitorError, Process};
 use crate::contract::guest::PORT_NAME;
+use crate::contract::inside::DiskIo;
 use crate::contract::record::{Accel, NetMode, Protocol, VmmKind};
 use crate::contract::{Coded, ErrorCode};
+use crate::state::dir::VmDir;
 use crate::sys::exec::{Exec, ExecError};
 use crate::sys::qmp::{Qmp, QmpError};
 use crate::sys::{kvm, unix};
@@ -170,6 +172,17 @@ impl Monitor for Qemu {
         Ok(())
     }
 
+    fn vcpu_thread_prefix(&self) -> &'static str {
+        // "CPU 0/KVM", "CPU 0/TCG"; in software without one thread per vCPU "ALL CPUs/TCG".
+        "CPU "
+    }
+
+    fn disk_io(&self, dir: &VmDir, until: Instant) -> Option<Vec<DiskIo>> {
+        let mut qmp = Qmp::greet(unix::connect(&dir.api_socket()).ok()?, until).ok()?;
+        let answer = qmp.execute("query-blockstats").ok()?;
+        Some(answer.as_array()?.iter().filter_map(disk_io).collect())
+    }
+
     fn explain_end(&self, status: ExitStatus, log: &str) -> Option<MonitorError> {
         // QEMU names its program in front of what it complains about, and warnings precede the reason.
         let line = log.lines().rev().find(|l| !l.trim().is_empty() && !l.contains("warning:"))?;
@@ -182,6 +195,16 @@ impl From<QemuError> for MonitorError {
     fn from(error: QemuError) -> Self {
         Box::new(error)
     }
+}
+
+/// One drive of the answer to `query-blockstats` (QEMU QMP Reference Manual, BlockStats).
+fn disk_io(drive: &Value) -> Option<DiskIo> {
+    let stats = &drive["stats"];
+    Some(DiskIo {
+        drive: drive["device"].as_str().filter(|name| !name.is_empty())?.to_owned(),
+        read_bytes: stats["rd_bytes"].as_u64()?,
+        written_bytes: stats["wr_bytes"].as_u64()?,
+    })
 }
 
 fn greet(process: Process<'_>, until: Instant) -> Result<Qmp, QemuError> {
@@ -220,7 +243,8 @@ fn machine_args(machine: &Machine) -> Vec<String> {
         "-nodefaults -no-user-config -no-reboot -display none".split(' ').map(Into::into).collect();
     let mut add = |option: &str, value: String| args.extend([option.to_owned(), value]);
     add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".into());
-    add("-name", format!("guest=banger-{}", machine.vm.id));
+    // With the threads named, `stats` tells those of the vCPUs from the others.
+    add("-name", format!("guest=banger-{},debug-threads=on", machine.vm.id));
     add("-M", arch::QEMU_MACHINE.into());
     add("-accel", accel.into());
     add("-cpu", cpu.into());

@@ -92,6 +92,21 @@ fn find(dir: &VmDir) -> std::io::Result<Vec<Holder>> {
     holders::of(&dir.run_lock(), None)
 }
 
+/// The process of the VMM: the holder of the run lock that the supervisor started. `None` where nobody holds it.
+///
+/// # Errors
+/// /proc cannot be read.
+pub fn vmm_pid(dir: &VmDir) -> std::io::Result<Option<i32>> {
+    let vmm = Handles::load(dir).vmm;
+    let supervisor = vmm.as_ref().map(|vmm| vmm.supervisor_pid);
+    let holders = find(dir)?;
+    let of_vmm = |holder: &&Holder| match (&vmm, supervisor) {
+        (Some(vmm), _) if holder.pid() == vmm.pid => true,
+        (_, supervisor) => supervisor.is_some_and(|pid| pid != holder.pid()),
+    };
+    Ok(holders.iter().find(of_vmm).map(Holder::pid))
+}
+
 /// Kills whoever holds the run lock until nobody does.
 fn kill(dir: &VmDir, vm: &str, mut holders: Vec<Holder>) -> Result<(), VmmError> {
     let failed = |source| VmmError::End { vm: vm.to_owned(), source };

@@ -17,7 +17,9 @@ use std::time::{Duration, Instant};
 use self::client::Client;
 use self::error::{EndedError, LaunchError, NoKvm};
 use super::monitor::{Channel, Launch, Machine, Monitor, MonitorError, Process};
+use crate::contract::inside::DiskIo;
 use crate::contract::record::{Accel, NetMode, VmmKind};
+use crate::state::dir::VmDir;
 use crate::sys::exec::Exec;
 use crate::sys::kvm;
 use crate::types::LinkName;
@@ -141,6 +143,15 @@ impl Monitor for Firecracker {
             Ok::<_, LaunchError>(Client::new(stream, until).put("/actions", &api::Action::SendCtrlAltDel)?)
         };
         press().map_err(boxed)
+    }
+
+    fn vcpu_thread_prefix(&self) -> &'static str {
+        "fc_vcpu"
+    }
+
+    /// Firecracker counts only where its metrics were configured, which they are not.
+    fn disk_io(&self, _: &VmDir, _: Instant) -> Option<Vec<DiskIo>> {
+        None
     }
 
     fn explain_end(&self, status: ExitStatus, log: &str) -> Option<MonitorError> {

@@ -1,0 +1,127 @@
+//! `banger vm logs`: what a guest's console or a VMM printed.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use banger_lib::contract::error::escape_controls;
+use banger_lib::contract::{Coded, ErrorCode};
+use banger_lib::state::dir::VmDir;
+use thiserror::Error;
+
+use crate::args::Logs;
+use crate::context::{Context, Result};
+use crate::lifecycle;
+
+/// How long `--follow` waits between two looks.
+const INTERVAL: Duration = Duration::from_millis(250);
+/// How much is read at once; a longer line is printed in pieces.
+const CHUNK: usize = 64 << 10;
+
+/// A log that cannot be shown.
+#[derive(Debug, Error)]
+pub enum LogError {
+    #[error("VM {0} has no log yet")]
+    None(String),
+    #[error("cannot read {path:?}")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Coded for LogError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::None(_) => ErrorCode::NotFound,
+            Self::Read { .. } => ErrorCode::Failed,
+        }
+    }
+    fn hint(&self) -> Option<String> {
+        matches!(self, Self::None(_)).then(|| "it has one once it was started".into())
+    }
+}
+
+/// A log that is read as it grows.
+struct Reader {
+    path: PathBuf,
+    file: File,
+    line: Vec<u8>,
+}
+
+impl Reader {
+    fn open(path: &Path, vm: &str) -> Result<Self> {
+        let file = File::open(path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => LogError::None(vm.to_owned()),
+            _ => LogError::Read { path: path.to_owned(), source },
+        })?;
+        Ok(Self { path: path.to_owned(), file, line: Vec::new() })
+    }
+
+    /// Prints what is there, every line escaped: the guest writes the console. `false` where nobody reads.
+    fn print(&mut self) -> Result<bool> {
+        let read = |source| LogError::Read { path: self.path.clone(), source };
+        let mut stdout = io::stdout().lock();
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            let count = self.file.read(&mut chunk).map_err(read)?;
+            if count == 0 {
+                return Ok(stdout.flush().is_ok());
+            }
+            for piece in chunk[..count].split_inclusive(|b| *b == b'\n') {
+                self.line.extend_from_slice(piece);
+                let whole = piece.ends_with(b"\n") || self.line.len() >= CHUNK;
+                if whole && print_line(&mut stdout, &std::mem::take(&mut self.line)).is_err() {
+                    return Ok(false);
+                }
+            }
+        }
+    }
+
+    /// What is left without a newline.
+    fn finish(&mut self) {
+        if !self.line.is_empty() {
+            drop(print_line(&mut io::stdout().lock(), &std::mem::take(&mut self.line)));
+        }
+    }
+
+    /// The supervisor cuts a log that grows too large: what follows stands at another place then.
+    fn follow_cut(&mut self) {
+        let place = self.file.stream_position().unwrap_or(0);
+        if self.file.metadata().is_ok_and(|metadata| metadata.size() < place) {
+            drop(self.file.seek(SeekFrom::End(0)));
+        }
+    }
+}
+
+fn print_line(out: &mut impl Write, line: &[u8]) -> io::Result<()> {
+    let text = String::from_utf8_lossy(line);
+    writeln!(out, "{}", escape_controls(text.trim_end_matches(['\r', '\n'])))
+}
+
+pub fn logs(context: &Context, args: &Logs) -> Result<ExitCode> {
+    let (_, row) = lifecycle::find(context, &args.vm)?;
+    let dir = VmDir::at(&row.vm.paths.dir);
+    let path = if args.vmm { dir.vmm_log() } else { dir.console_log() };
+    let mut reader = Reader::open(&path, row.vm.name.as_str())?;
+    if !args.follow && reader.file.metadata().is_ok_and(|metadata| metadata.len() == 0) {
+        let whose = if args.vmm { "its VMM" } else { "its guest, whose kernel is told to be quiet," };
+        context.say(format!("{} has an empty log: {whose} has printed nothing", row.vm.name));
+    }
+    loop {
+        // Asked before reading: what is written until its end is read after it.
+        let runs = args.follow && lifecycle::runs(&row.vm);
+        if !reader.print()? {
+            return Ok(ExitCode::FAILURE);
+        }
+        if !runs || context.interrupts()?.pause(INTERVAL).is_some() {
+            reader.finish();
+            return Ok(ExitCode::SUCCESS);
+        }
+        reader.follow_cut();
+    }
+}
