@@ -209,7 +209,8 @@ fn undo(error: NetError, request: &TapRequest, made: &Made) -> NetError {
     if made.bridge {
         note(rules::remove_tables(&names.table).map_err(Into::into));
         note(Host::read().and_then(|mut host| {
-            super::detach::remove_bridge(&mut host, &names.state, |link| names.own(link)).map(drop)
+            let links = super::detach::bridge_links(&host, &names.state, |link| names.own(link));
+            Ok(link::delete_together(&mut host.netlink, &links, &host.links)?)
         }));
     } else if made.rules && !matches!(error, NetError::AddressTaken(_)) {
         let removed =

@@ -1,4 +1,7 @@
 //! Detaching: the inverse of [`super::attach`], from names alone, whatever a crash left.
+//!
+//! The kernel takes its time to let go of a link, and `nft` its own: they are waited for side by side. The tap is down before
+//! its rules go, so here, too, there is no instant at which a guest's frame meets no rules.
 
 use super::NetError;
 use super::attach::{LOCK, PATIENCE};
@@ -6,7 +9,7 @@ use super::caller::Caller;
 use super::host::Host;
 use super::request::{Names, dummy_name};
 use super::rules::{self, Tables};
-use crate::sys::clock::Timeline;
+use crate::sys::clock::{Timeline, boottime_us};
 use crate::sys::link::{self, Link};
 use crate::sys::rootlock::RootLock;
 use crate::types::StateId;
@@ -25,45 +28,53 @@ pub fn detach(names: &Names, caller: &Caller, timeline: &mut Timeline) -> Result
     let _lock = timeline.step("lock", || RootLock::acquire(LOCK, PATIENCE))?;
     let mut host = timeline.step("inspect", Host::read)?;
     let (tap, bridge) = (host.tap(names)?.cloned(), host.bridge(names)?.cloned());
-    if let Some(tap) = &tap {
-        timeline.step("tap", || link::delete(&mut host.netlink, tap))?;
-    }
     let is_other = |port: &Link| port.name != names.tap.as_str();
     let others = bridge.is_some_and(|bridge| host.ports(&bridge, &names.dummy).any(is_other));
-    let rules = timeline.step("nft", || remove_rules(names, others))?;
-    let bridge = !others
-        && timeline.step("bridge", || remove_bridge(&mut host, &names.state, |link| names.own(link)))?;
-    Ok(tap.is_some() || rules || bridge)
+    let mut links = if others { Vec::new() } else { bridge_links(&host, &names.state, |l| names.own(l)) };
+    if let Some(tap) = tap {
+        timeline.step("down", || link::set_down(&mut host.netlink, &tap))?;
+        links.push(tap);
+    }
+    let any_links = !links.is_empty();
+    let (rules, deleted) = std::thread::scope(|scope| {
+        let rules = scope.spawn(|| timed(|| remove_rules(names, others, any_links)));
+        let deleted = timed(|| link::delete_together(&mut host.netlink, &links, &host.links));
+        (rules.join().expect("it does not panic"), deleted)
+    });
+    timeline.note("nft", rules.1, rules.2);
+    timeline.note("links", deleted.1, deleted.2);
+    let rules = rules.0?;
+    deleted.0?;
+    Ok(any_links || rules)
 }
 
-/// The VM's rules, or both tables where no other VM is there.
-fn remove_rules(names: &Names, others: bool) -> Result<bool, NetError> {
-    let tables = match Tables::read(&names.table) {
-        // Where there is no nft there are no rules of ours.
-        Err(error) if error.is_missing_program() => return Ok(false),
-        other => other?,
+/// What `work` gives, when it began and how long it took, both in microseconds of CLOCK_BOOTTIME.
+fn timed<T>(work: impl FnOnce() -> T) -> (T, u64, u64) {
+    let began = boottime_us();
+    let result = work();
+    (result, began, boottime_us() - began)
+}
+
+/// The VM's rules, or both tables where no other VM is there. Gives whether there were any, as far as `any_links` leaves that
+/// open: it says that there is something to remove in any case.
+fn remove_rules(names: &Names, others: bool, any_links: bool) -> Result<bool, NetError> {
+    let removed = match (others, any_links) {
+        (false, true) => rules::remove_tables(&names.table).map(|()| true),
+        (true, _) => Tables::read(&names.table).and_then(|t| t.remove_guest(&names.table, &names.vm)),
+        (false, false) => Tables::read(&names.table).and_then(|tables| {
+            let exist = tables.exist();
+            if exist { rules::remove_tables(&names.table).map(|()| true) } else { Ok(false) }
+        }),
     };
-    if others {
-        return Ok(tables.remove_guest(&names.table, &names.vm)?);
+    match removed {
+        // Where there is no nft there are no rules of ours.
+        Err(error) if error.is_missing_program() => Ok(false),
+        other => Ok(other?),
     }
-    if tables.exist() {
-        rules::remove_tables(&names.table)?;
-    }
-    Ok(tables.exist())
 }
 
-/// Removes the bridge of `state` and its dummy port, each where it is `ours`; `false` where there is neither.
-pub(super) fn remove_bridge(
-    host: &mut Host,
-    state: &StateId,
-    ours: impl Fn(&Link) -> bool,
-) -> Result<bool, NetError> {
-    let mut removed = false;
-    for name in [dummy_name(state), state.bridge()] {
-        if let Some(found) = host.link(&name).filter(|link| ours(link)).cloned() {
-            link::delete(&mut host.netlink, &found)?;
-            removed = true;
-        }
-    }
-    Ok(removed)
+/// The bridge of `state` and its dummy port, each where it is there and `ours`.
+pub(super) fn bridge_links(host: &Host, state: &StateId, ours: impl Fn(&Link) -> bool) -> Vec<Link> {
+    let names = [dummy_name(state), state.bridge()];
+    names.iter().filter_map(|name| host.link(name)).filter(|link| ours(link)).cloned().collect()
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::NetError;
 use super::attach::{LOCK, PATIENCE};
 use super::caller::Caller;
-use super::detach::remove_bridge;
+use super::detach::bridge_links;
 use super::host::Host;
 use super::request::dummy_name;
 use super::rules::{self, Tables};
@@ -71,11 +71,9 @@ pub fn collect(state: &StateId, keep: &BTreeSet<VmId>, caller: &Caller) -> Resul
         !alive.is_empty() || bridge.as_ref().is_some_and(|b| host.ports(b, &dummy).any(|p| !is_dead(p)));
     collect_rules(state, keep, used, &mut collected);
     let bridges = |link: &Link| link.alias.is_none() || is_ours(link, state, caller);
-    let there = |link: &Link| {
-        bridges(link) && [state.bridge(), dummy.clone()].iter().any(|n| n.as_str() == link.name)
-    };
-    if !used && host.links.iter().any(there) {
-        let result = remove_bridge(&mut host, state, bridges).map(drop);
+    let links = bridge_links(&host, state, bridges);
+    if !used && !links.is_empty() {
+        let result = link::delete_together(&mut host.netlink, &links, &host.links).map_err(Into::into);
         collected.note(format!("bridge {}", state.bridge()), result);
     }
     Ok(collected)

@@ -50,17 +50,29 @@ add element bridge {table} {MAP} {{ \"{tap}\" : jump {tap} }}
 }
 
 /// Applies the skeleton and the VM's part, in one transaction. `anew` drops what the tables held: where the bridge was not there
-/// no VM can have been attached, and a crash may have left anything.
+/// no VM can have been attached, and a crash may have left anything. It mostly left nothing, and then there is nothing to
+/// drop: `nft` does not end before the kernel has let go of what it removed, which takes longer than all else that it does.
 ///
 /// # Errors
 /// `nft` refuses; [`NetError::AddressTaken`] where another VM has the address.
 pub fn apply(request: &TapRequest, anew: bool) -> Result<(), NetError> {
-    let dropped = if anew { removal(&request.names.table) } else { String::new() };
-    let script = dropped + &skeleton(request) + &guest(request);
-    nft::apply(&request.names.table, &script).map_err(|error| {
+    let table = &request.names.table;
+    let script = skeleton(request) + &guest(request);
+    if anew {
+        return match nft::apply(table, &(creation(table) + &script)) {
+            Err(error) if error.is_existing() => Ok(nft::apply(table, &(removal(table) + &script))?),
+            other => Ok(other?),
+        };
+    }
+    nft::apply(table, &script).map_err(|error| {
         // Elements are the only thing here that can be there with another value, and a tap's is always its own chain.
         if error.is_existing() { NetError::AddressTaken(request.address) } else { error.into() }
     })
+}
+
+/// Unlike adding, creating a table that exists is an error.
+fn creation(table: &str) -> String {
+    FAMILIES.iter().map(|family| format!("create table {family} {table}\n")).collect()
 }
 
 /// Removes both tables, whether they exist or not.
@@ -93,11 +105,10 @@ impl Tables {
     /// # Errors
     /// `nft` is missing or refuses.
     pub fn read(table: &str) -> Result<Self, NftError> {
-        let all = nft::tables()?;
         let mut tables = Self::default();
         for family in FAMILIES {
-            if all.iter().any(|(f, name)| f == family && name == table) {
-                *tables.table_mut(family) = nft::list(family, table)?;
+            if let Some(found) = nft::list(family, table)? {
+                *tables.table_mut(family) = found;
                 tables.present.push(family);
             }
         }

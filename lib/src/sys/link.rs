@@ -6,12 +6,14 @@ use std::net::Ipv4Addr;
 use thiserror::Error;
 
 use super::netlink::{Body, Netlink, attributes, text_of, u32_of};
+use super::random;
 use crate::contract::{Coded, ErrorCode};
 use crate::types::{LinkName, MacAddr};
 
 // linux/if_link.h and linux/if_tun.h; libc has only some of them.
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_TUN_OWNER: u16 = 1;
+const IFLA_GROUP: u16 = 27;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
 
@@ -68,6 +70,8 @@ pub struct Link {
     pub kind: Option<String>,
     /// The bridge that it is a port of, by number.
     pub master: Option<u32>,
+    /// The number of the group in which it can be changed along with others; 0 for most.
+    pub group: u32,
     /// Whether it is administratively up.
     pub up: bool,
     /// Whether it is a bridge's port that reaches no other isolated port.
@@ -94,6 +98,7 @@ fn parse(payload: &[u8]) -> Option<Link> {
         alias: None,
         kind: None,
         master: None,
+        group: 0,
         up,
         isolated: false,
         tun_owner: None,
@@ -103,6 +108,7 @@ fn parse(payload: &[u8]) -> Option<Link> {
             libc::IFLA_IFNAME => link.name = text_of(value),
             libc::IFLA_IFALIAS => link.alias = Some(text_of(value)),
             libc::IFLA_MASTER => link.master = u32_of(value),
+            IFLA_GROUP => link.group = u32_of(value).unwrap_or_default(),
             libc::IFLA_LINKINFO => parse_info(&mut link, value),
             _ => {}
         }
@@ -197,6 +203,35 @@ pub fn delete(netlink: &mut Netlink, link: &Link) -> Result<(), LinkError> {
     }
 }
 
+/// Removes several links at once; those that are gone already are no error. `all` is what [`list`] gave.
+///
+/// The kernel waits some 20 ms for all processors each time that it has removed links, and twice as long for a bridge. A group
+/// is removed with one such wait.
+///
+/// # Errors
+/// The kernel refuses. Then all that were there still are.
+pub fn delete_together(netlink: &mut Netlink, links: &[Link], all: &[Link]) -> Result<(), LinkError> {
+    let [first, _, ..] = links else {
+        return links.first().map_or(Ok(()), |only| delete(netlink, only));
+    };
+    // Nobody else's links are in a group that was made up this moment.
+    let group = std::iter::repeat_with(|| u32::from_ne_bytes(random::bytes()))
+        .find(|group| *group != 0 && all.iter().all(|link| link.group != *group))
+        .expect("there are fewer links than numbers");
+    for link in links {
+        let body = ifinfo(link.index, 0, 0).attr(IFLA_GROUP, &group.to_ne_bytes());
+        match change(netlink, "delete", &link.name, libc::RTM_SETLINK, 0, &body) {
+            Err(error) if error.is_absent() => {}
+            other => other?,
+        }
+    }
+    let body = ifinfo(0, 0, 0).attr(IFLA_GROUP, &group.to_ne_bytes());
+    match change(netlink, "delete", &first.name, libc::RTM_DELLINK, 0, &body) {
+        Err(error) if error.is_absent() => Ok(()),
+        other => other,
+    }
+}
+
 /// Names a link by its name in a request.
 fn named(name: &LinkName, flags: i32, change: i32) -> Body {
     ifinfo(0, flags, change).text(libc::IFLA_IFNAME, name.as_str())
@@ -234,6 +269,18 @@ pub fn set_isolated_port(netlink: &mut Netlink, name: &LinkName, bridge: u32) ->
 pub fn set_up(netlink: &mut Netlink, name: &LinkName) -> Result<(), LinkError> {
     let body = named(name, libc::IFF_UP, libc::IFF_UP);
     change(netlink, "set up", name.as_str(), libc::RTM_SETLINK, 0, &body)
+}
+
+/// Sets a link down: no frame passes it any more. One that is gone is no error.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn set_down(netlink: &mut Netlink, link: &Link) -> Result<(), LinkError> {
+    let body = ifinfo(link.index, 0, libc::IFF_UP);
+    match change(netlink, "set down", &link.name, libc::RTM_SETLINK, 0, &body) {
+        Err(error) if error.is_absent() => Ok(()),
+        other => other,
+    }
 }
 
 /// Gives the link `name` with the number `index` an address, and with it the route to its network.

@@ -87,34 +87,23 @@ pub fn apply(table: &str, script: &str) -> Result<(), NftError> {
     nft().args(["-f", "-"]).stdin(script).run().map(drop).map_err(error)
 }
 
-/// The names of all tables with their families.
-///
-/// # Errors
-/// `nft` is missing or refuses.
-pub fn tables() -> Result<Vec<(String, String)>, NftError> {
-    let error = |source| NftError { action: "list", table: "(all)".to_owned(), source };
-    let objects = objects(&["-j", "list", "tables"]).map_err(error)?;
-    let text = |table: &Value, key: &str| table.get(key).and_then(Value::as_str).map(str::to_owned);
-    let named = |object: &Value| {
-        let table = object.get("table")?;
-        Some((text(table, "family")?, text(table, "name")?))
-    };
-    Ok(objects.iter().filter_map(named).collect())
-}
-
 /// Everything in the table `name` of `family`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Table {
     objects: Vec<Value>,
 }
 
-/// Reads a table, which must exist.
+/// Reads a table; `None` where there is none.
 ///
 /// # Errors
 /// `nft` is missing or refuses.
-pub fn list(family: &str, name: &str) -> Result<Table, NftError> {
+pub fn list(family: &str, name: &str) -> Result<Option<Table>, NftError> {
     let error = |source| NftError { action: "list", table: format!("{family} {name}"), source };
-    Ok(Table { objects: objects(&["-j", "list", "table", family, name]).map_err(error)? })
+    match objects(&["-j", "list", "table", family, name]).map_err(error) {
+        Ok(objects) => Ok(Some(Table { objects })),
+        Err(error) if error.stderr().contains("No such file or directory") => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn objects(args: &[&str]) -> Result<Vec<Value>, NftCause> {
