@@ -19,7 +19,7 @@ use crate::args;
 use crate::context::{self, Context, ContextError, Result};
 use crate::lifecycle::{self, LifecycleError};
 use crate::stage::{self, Stage, StageError};
-use crate::{list, plan, run};
+use crate::{list, plan, review, run};
 
 /// The variable with the descriptor of the session lock: banger-ws holds it as long as it runs, also when `banger` is killed.
 const SESSION_FD_VARIABLE: &str = "BANGER_SESSION_FD";
@@ -101,6 +101,9 @@ pub fn exec(context: &Context, args: &args::Exec) -> Result<ExitCode> {
     let ran = run_in_guest(context, stage, &args.command, &document, None)?;
     if context.json {
         context::emit(&ran.document.to_value());
+    }
+    if let Some(patch) = &args.patch {
+        review::tell(context, patch, &ran.document)?;
     }
     Ok(ExitCode::from(ran.status))
 }

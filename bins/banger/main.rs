@@ -13,6 +13,7 @@ mod logs;
 mod plan;
 mod progress;
 mod prune;
+mod review;
 mod run;
 mod setup;
 mod stage;

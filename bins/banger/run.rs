@@ -25,7 +25,7 @@ use crate::context::{self, Context, Result};
 use crate::exec::{self, Ran};
 use crate::plan::{self, Wanted};
 use crate::stage::Stage;
-use crate::{gc, image, lifecycle, list, setup, timings, vmm};
+use crate::{gc, image, lifecycle, list, review, setup, timings, vmm};
 
 /// How long a VM whose connection broke may take to be gone.
 const GOING_DOWN: Duration = Duration::from_secs(2);
@@ -227,6 +227,9 @@ fn finish(context: &Context, args: &Run, store: &mut Store, row: VmRow, ran: Ran
     }
     if context.json {
         context::emit(&ran.document.to_value());
+    }
+    if let Some(patch) = &args.patch {
+        review::tell(context, patch, &ran.document)?;
     }
     if !args.rm {
         say_where(context, &row.vm);

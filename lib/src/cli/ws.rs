@@ -1,6 +1,7 @@
 //! `banger-ws`: its verbs.
 
 mod args;
+mod changes;
 mod exec;
 mod export;
 mod inspect;

@@ -334,7 +334,55 @@ pub struct Timing {
     pub duration_us: u64,
 }
 
-/// Written by the last program: whether it changed anything. `banger-ws run`, `exec` and `export` add what they learned.
+/// What a patch does to a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ChangeStatus {
+    /// Makes it.
+    Added,
+    /// Removes it.
+    Deleted,
+    /// Changes its content or mode.
+    Modified,
+    /// Moves it, and perhaps changes it.
+    Renamed,
+}
+
+/// One file of a patch. A file whose type changes is removed and added.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FileChange {
+    /// Its path; after a rename the new one. Bytes that are not UTF-8 are replaced.
+    pub path: String,
+    /// Its path before a rename.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// What is done to it.
+    pub status: ChangeStatus,
+    /// Its mode afterwards, such as `100755`, where the patch tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    /// Lines added; absent for binary content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub additions: Option<u64>,
+    /// Lines removed; absent for binary content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletions: Option<u64>,
+    /// What it takes of the patch, bytes.
+    pub patch_bytes: u64,
+}
+
+/// A file that a person should look at before a patch is applied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Flagged {
+    /// Its path. Bytes that are not UTF-8 are replaced.
+    pub path: String,
+    /// Why: tools of the host run or obey it by themselves, it becomes executable, it leads out of the checkout.
+    pub reason: String,
+}
+
+/// Written by the last program: whether it changed anything. `banger-ws run`, `exec`, `export` and `apply` add what they learned.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Outcome {
@@ -352,7 +400,31 @@ pub struct Outcome {
     /// The patch's size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patch_bytes: Option<u64>,
-    /// Paths that the patch touches. Bytes that are not UTF-8 are replaced.
+    /// The SHA-256 of the patch, hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patch_sha256: Option<String>,
+    /// The ref in the guest that the patch is made against; absent where a commit was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_ref: Option<String>,
+    /// The commit in the guest that the patch is made against.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_commit: Option<String>,
+    /// Paths that the patch touches, the old ones of renames too; of very many the first. Bytes that are not UTF-8 are replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<Vec<String>>,
+    /// What the patch does to each of its files; of very many the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes: Option<Vec<FileChange>>,
+    /// How many files the patch changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change_count: Option<u64>,
+    /// Lines that the patch adds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub additions: Option<u64>,
+    /// Lines that the patch removes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletions: Option<u64>,
+    /// Files to look at before the patch is applied; of very many the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flagged: Option<Vec<Flagged>>,
 }

@@ -9,7 +9,8 @@
 //! | prepare | [`transfer`] |
 //! | exec | [`command`] |
 //! | export | [`export`] |
-//! | whether a patch may be handed on | [`patch`] |
+//! | whether a patch may be handed on, and what it does | [`patch`] |
+//! | what of it a person should look at | [`flags`] |
 //!
 //! # What travels
 //!
@@ -22,6 +23,7 @@ pub mod checkout;
 pub mod command;
 pub mod error;
 pub mod export;
+pub mod flags;
 pub mod guest;
 pub mod patch;
 pub mod staging;

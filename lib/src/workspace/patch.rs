@@ -1,30 +1,40 @@
 //! Whether a patch that a guest made may be handed on: it is exactly what `git diff` prints, and applying it writes nothing outside
-//! the checkout and nothing into its git directory.
+//! the checkout and nothing into a git directory. What it does to which file is learned on the way.
 //!
 //! The grammar is strict where `git apply` is lenient (it skips what it does not know, and so may see another patch than a
-//! reader does): every byte is accounted for, or the patch is refused.
+//! reader does): every byte is accounted for, in git's own order, or the patch is refused.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod hunk;
+mod path;
+#[cfg(test)]
+mod tests;
 
+use std::collections::BTreeMap;
+
+use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::contract::error::escape_controls;
+use hunk::{block, hunk, in_hunk};
 
-/// The largest patch, bytes.
+/// The largest patch unless the caller says otherwise, bytes.
 pub const MAX_PATCH_BYTES: u64 = 1 << 30;
 /// The longest line outside of content: two paths of 4096 bytes, each byte quoted as `\ooo`, and room for words.
 const MAX_HEADER_LINE: usize = 2 * 4 * 4096 + 256;
-/// The most files.
-const MAX_FILES: usize = 1 << 20;
+/// The most files, and the most bytes that their names may have together: what is kept of a patch while it is read.
+const MAX_FILES: usize = 1 << 18;
+const MAX_NAME_BYTES: usize = 24 << 20;
+/// The longest target of a symbolic link that is looked at, bytes (PATH_MAX).
+const MAX_TARGET: usize = 4096;
 
 /// Why a patch is refused.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum PatchError {
-    /// It is larger than [`MAX_PATCH_BYTES`].
-    #[error("it is larger than {MAX_PATCH_BYTES} bytes")]
-    TooLarge,
-    /// It touches more files than [`MAX_FILES`].
-    #[error("it touches more than {MAX_FILES} files")]
+    /// It is larger than allowed.
+    #[error("it is larger than {0} bytes")]
+    TooLarge(u64),
+    /// It touches more than is sensible.
+    #[error("it touches more than {MAX_FILES} files, or names {MAX_NAME_BYTES} bytes long together")]
     TooMany,
     /// It is no output of `git diff`.
     #[error("line {line} is not what git diff prints: {shown:?}")]
@@ -42,12 +52,76 @@ pub enum PatchError {
     Path(String),
 }
 
+/// What a patch does to a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// Makes it.
+    Added,
+    /// Removes it.
+    Deleted,
+    /// Changes its content or mode.
+    Modified,
+    /// Moves it, and perhaps changes it.
+    Renamed,
+}
+
+/// One file of a patch. A change of a file's type is two: a removal and an addition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its path; after a rename the new one.
+    pub path: Vec<u8>,
+    /// The path before a rename.
+    pub from: Option<Vec<u8>>,
+    /// What is done to it.
+    pub status: Status,
+    /// Its mode before, where the patch tells.
+    pub old_mode: Option<u32>,
+    /// Its mode afterwards, where the patch tells.
+    pub new_mode: Option<u32>,
+    /// Lines added.
+    pub additions: u64,
+    /// Lines removed.
+    pub deletions: u64,
+    /// Whether its content is given as binary.
+    pub binary: bool,
+    /// What it takes of the patch, bytes.
+    pub bytes: u64,
+    /// The added lines of a symbolic link: its target; of a submodule: its commit.
+    pub target: Vec<u8>,
+}
+
+impl Entry {
+    /// The paths that it touches.
+    pub fn paths(&self) -> impl Iterator<Item = &Vec<u8>> {
+        self.from.iter().chain([&self.path])
+    }
+    /// Whether a symbolic link is at the path afterwards, as far as the patch tells.
+    pub fn is_symlink(&self) -> bool {
+        self.new_mode == Some(0o120_000)
+    }
+    /// Whether it is about a submodule's commit.
+    pub fn is_submodule(&self) -> bool {
+        [self.old_mode, self.new_mode].contains(&Some(0o160_000))
+    }
+}
+
+/// A patch that was read to its end and may be handed on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scanned {
+    /// What it does, in its order.
+    pub entries: Vec<Entry>,
+    /// Its size.
+    pub bytes: u64,
+    /// The SHA-256 of its bytes.
+    pub sha256: [u8; 32],
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// Before `diff --git`.
     Start,
-    /// After it: modes, index, then a body or the next file.
-    Header,
+    /// After the line of a file's header that this names.
+    Header(Head),
     /// After `--- `.
     Minus,
     /// After `+++ ` (false), or after a whole hunk (true).
@@ -60,45 +134,90 @@ enum State {
     Block(u8),
 }
 
+/// The lines of a file's header, in the order in which git prints them (fill_metainfo and builtin_diff in diff.c).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Head {
+    /// `diff --git a/X b/Y`.
+    Names,
+    /// `old mode`.
+    OldMode,
+    /// `new mode`.
+    NewMode,
+    /// `new file mode`.
+    Created,
+    /// `deleted file mode`.
+    Deleted,
+    /// `similarity index`.
+    Similarity,
+    /// `rename from`.
+    From,
+    /// `rename to`.
+    To,
+    /// `index`.
+    Index,
+}
+
+/// Whether a path is there before and after the patch, so far as its entries say.
+#[derive(Debug, Clone, Copy, Default)]
+struct Fate {
+    gone: bool,
+    there: bool,
+}
+
 /// Reads a patch as it comes.
 #[derive(Debug)]
 pub struct Scanner {
+    limit: u64,
     state: State,
     line: Vec<u8>,
     long: bool,
     number: u64,
     bytes: u64,
-    /// Whether each path is there after the patch.
-    files: BTreeMap<Vec<u8>, bool>,
-    current: Vec<u8>,
+    digest: Sha256,
+    fates: BTreeMap<Vec<u8>, Fate>,
+    name_bytes: usize,
+    entries: Vec<Entry>,
+    /// What follows `diff --git `, and `rename from `, of the current file.
+    names: Vec<u8>,
+    from: Vec<u8>,
+    /// Where the current line and the current file began.
+    line_begun: u64,
+    begun: u64,
 }
 
-impl Default for Scanner {
-    fn default() -> Self {
+impl Scanner {
+    /// For a patch of at most `limit` bytes.
+    pub fn new(limit: u64) -> Self {
         Self {
+            limit,
             state: State::Start,
             line: Vec::new(),
             long: false,
             number: 0,
             bytes: 0,
-            files: BTreeMap::new(),
-            current: Vec::new(),
+            digest: Sha256::new(),
+            fates: BTreeMap::new(),
+            name_bytes: 0,
+            entries: Vec::new(),
+            names: Vec::new(),
+            from: Vec::new(),
+            line_begun: 0,
+            begun: 0,
         }
     }
-}
 
-impl Scanner {
     /// Takes the next piece.
     pub fn feed(&mut self, piece: &[u8]) -> Result<(), PatchError> {
-        self.bytes += piece.len() as u64;
-        if self.bytes > MAX_PATCH_BYTES {
-            return Err(PatchError::TooLarge);
+        if self.bytes + piece.len() as u64 > self.limit {
+            return Err(PatchError::TooLarge(self.limit));
         }
+        self.digest.update(piece);
         for part in piece.split_inclusive(|b| *b == b'\n') {
             let (text, ended) = part.strip_suffix(b"\n").map_or((part, false), |text| (text, true));
             let room = MAX_HEADER_LINE - self.line.len();
             self.long |= text.len() > room;
             self.line.extend_from_slice(&text[..text.len().min(room)]);
+            self.bytes += part.len() as u64;
             if ended {
                 self.number += 1;
                 let line = std::mem::take(&mut self.line);
@@ -106,29 +225,49 @@ impl Scanner {
                 self.line = line;
                 self.line.clear();
                 self.long = false;
+                self.line_begun = self.bytes;
             }
         }
         Ok(())
     }
 
-    /// The paths that the whole patch touches.
-    pub fn finish(self) -> Result<BTreeSet<Vec<u8>>, PatchError> {
-        let done = matches!(self.state, State::Start | State::Header | State::Hunks(true));
+    /// What the whole patch does.
+    pub fn finish(mut self) -> Result<Scanned, PatchError> {
+        let done = match self.state {
+            State::Start | State::Hunks(true) => true,
+            State::Header(head) => self.end_header(head)?,
+            _ => false,
+        };
         if !done || !self.line.is_empty() {
             return Err(PatchError::Truncated);
         }
+        self.close();
         // A file or link that stays must not be a directory of another one: writing through it could leave the checkout.
-        for (path, there) in &self.files {
+        for (path, _) in self.fates.iter().filter(|(_, fate)| fate.there) {
             let parents = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| &path[..at]);
-            if *there && parents.into_iter().any(|parent| self.files.get(parent) == Some(&true)) {
+            if parents.into_iter().any(|parent| self.fates.get(parent).is_some_and(|fate| fate.there)) {
                 return Err(PatchError::Path(shown(path)));
             }
         }
-        Ok(self.files.into_keys().collect())
+        Ok(Scanned { entries: self.entries, bytes: self.bytes, sha256: self.digest.finalize().into() })
     }
 
     fn malformed(&self, line: &[u8]) -> PatchError {
         PatchError::Malformed { line: self.number, shown: shown(&line[..line.len().min(80)]) }
+    }
+
+    /// The file that is being read.
+    fn entry(&mut self) -> &mut Entry {
+        self.entries.last_mut().expect("no state but Start is without a file")
+    }
+
+    /// Notes how much the file took.
+    fn close(&mut self) {
+        let bytes = self.line_begun - self.begun;
+        self.begun = self.line_begun;
+        if let Some(entry) = self.entries.last_mut() {
+            entry.bytes = bytes;
+        }
     }
 
     fn step(&mut self, line: &[u8]) -> Result<State, PatchError> {
@@ -138,17 +277,18 @@ impl Scanner {
         }
         let next = match self.state {
             State::Start => self.file(line)?,
-            State::Header => self.header(line)?,
-            State::Minus => {
-                line.strip_prefix(b"+++ ").filter(|n| self.is_side(n, b'b')).map(|_| State::Hunks(false))
-            }
+            State::Header(head) => self.header(head, line)?,
+            State::Minus => self.plus(line).then_some(State::Hunks(false)),
             State::Hunks(any) => match hunk(line) {
                 Some((old, new)) => Some(State::Hunk(old, new)),
                 None if any && line.starts_with(b"\\ ") => Some(State::Hunks(true)),
                 None if any => self.file(line)?,
                 None => None,
             },
-            State::Hunk(old, new) => in_hunk(line, old, new),
+            State::Hunk(old, new) => {
+                self.count(line);
+                in_hunk(line, old, new).map(|(old, new)| State::Hunk(old, new))
+            }
             State::Binary(left) => block(line).then_some(State::Block(left - 1)),
             State::Block(0) if line.is_empty() => Some(State::Start),
             State::Block(left) if line.is_empty() => Some(State::Binary(left)),
@@ -163,206 +303,248 @@ impl Scanner {
         }
     }
 
-    /// `diff --git a/NAME b/NAME`.
+    /// `diff --git a/NAME b/NAME`: the next file.
     fn file(&mut self, line: &[u8]) -> Result<Option<State>, PatchError> {
-        let Some(name) = line.strip_prefix(b"diff --git ").and_then(both_names) else { return Ok(None) };
-        if !is_inside(&name) {
-            return Err(PatchError::Path(shown(&name)));
-        }
-        if self.files.len() >= MAX_FILES {
+        let Some(names) = line.strip_prefix(b"diff --git ") else { return Ok(None) };
+        self.close();
+        if self.entries.len() >= MAX_FILES {
             return Err(PatchError::TooMany);
         }
-        // Two entries for one path: a change of its type, which git diff prints as a removal and an addition, in this order.
-        let seen = self.files.insert(name.clone(), true);
-        self.current = name;
-        Ok((seen != Some(true)).then_some(State::Header))
+        // Two different names, which only a rename has, wait for its own lines.
+        let path = path::both_names(names).unwrap_or_default();
+        self.names = names.to_vec();
+        self.entries.push(Entry {
+            path,
+            from: None,
+            status: Status::Modified,
+            old_mode: None,
+            new_mode: None,
+            additions: 0,
+            deletions: 0,
+            binary: false,
+            bytes: 0,
+            target: Vec::new(),
+        });
+        Ok(Some(State::Header(Head::Names)))
     }
 
-    fn header(&mut self, line: &[u8]) -> Result<Option<State>, PatchError> {
-        let starts = |word: &str| line.starts_with(word.as_bytes());
-        if starts("deleted file mode ") {
-            self.files.insert(self.current.clone(), false);
-            return Ok(Some(State::Header));
+    /// Takes note of a path that is gone after the patch, or there; gives whether the patch may say so. Two entries name one path
+    /// only where its type changes, which git diff prints as a removal and an addition, in this order.
+    fn settle(&mut self, path: &[u8], there: bool) -> Result<bool, PatchError> {
+        if !path::is_inside(path) {
+            return Err(PatchError::Path(shown(path)));
         }
-        let plain = ["old mode ", "new mode ", "new file mode ", "index "];
-        if plain.into_iter().any(starts) {
-            return Ok(Some(State::Header));
+        self.name_bytes += path.len();
+        if self.name_bytes > MAX_NAME_BYTES {
+            return Err(PatchError::TooMany);
         }
-        if line == b"GIT binary patch" {
-            return Ok(Some(State::Binary(2)));
-        }
-        if let Some(name) = line.strip_prefix(b"--- ") {
-            return Ok(self.is_side(name, b'a').then_some(State::Minus));
-        }
-        self.file(line)
+        let fate = self.fates.entry(path.to_vec()).or_default();
+        let fresh = if there { !fate.there } else { !fate.there && !fate.gone };
+        *fate = if there { Fate { there, ..*fate } } else { Fate { gone: true, ..*fate } };
+        Ok(fresh)
     }
 
-    /// Whether `name` in a `---` or `+++` line is the current file, or the null device.
-    fn is_side(&self, name: &[u8], side: u8) -> bool {
-        // git ends a name that holds a space with a tab, for the sake of patch(1).
-        let name = name.strip_suffix(b"\t").unwrap_or(name);
-        let name = if name.first() == Some(&b'"') { unquote(name) } else { Some(name.to_vec()) };
-        name.is_some_and(|name| {
-            name == b"/dev/null" || (name.starts_with(&[side, b'/']) && name[2..] == self.current)
-        })
-    }
-}
-
-fn shown(path: &[u8]) -> String {
-    escape_controls(&String::from_utf8_lossy(path))
-}
-
-/// `NAME` where `text` is `a/NAME b/NAME`, quoted or not.
-fn both_names(text: &[u8]) -> Option<Vec<u8>> {
-    let middle = text.len().checked_sub(1)? / 2;
-    let (old, new) = (text.get(..middle)?, text.get(middle + 1..)?);
-    let quoted = text.first() == Some(&b'"');
-    let (old, new) = if quoted { (unquote(old)?, unquote(new)?) } else { (old.to_vec(), new.to_vec()) };
-    let (old, new) = (old.strip_prefix(b"a/")?, new.strip_prefix(b"b/")?);
-    (text[middle] == b' ' && old == new).then(|| old.to_vec())
-}
-
-/// Undoes git's quoting of a path (core.quotePath in git-config(1)).
-fn unquote(text: &[u8]) -> Option<Vec<u8>> {
-    let inner = text.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
-    let mut out = Vec::with_capacity(inner.len());
-    let mut bytes = inner.iter().copied();
-    while let Some(byte) = bytes.next() {
-        let plain = match byte {
-            b'"' => return None,
-            b'\\' => match bytes.next()? {
-                b'a' => 7,
-                b'b' => 8,
-                b't' => 9,
-                b'n' => 10,
-                b'v' => 11,
-                b'f' => 12,
-                b'r' => 13,
-                same @ (b'"' | b'\\') => same,
-                high @ b'0'..=b'3' => {
-                    let digit = |b: Option<u8>| b.filter(|b| (b'0'..=b'7').contains(b)).map(|b| b - b'0');
-                    (high - b'0') << 6 | digit(bytes.next())? << 3 | digit(bytes.next())?
-                }
-                _ => return None,
-            },
-            other => other,
+    /// The path that the file's header names on both sides, settled.
+    fn settle_own(&mut self, status: Status, next: Head) -> Result<Option<State>, PatchError> {
+        let path = self.entry().path.clone();
+        if path.is_empty() {
+            return match path::both_names(&self.names) {
+                // `a/ b/`: an empty name rather than two different ones.
+                Some(_) => Err(PatchError::Path(String::new())),
+                None => Ok(None),
+            };
+        }
+        let fresh = match status {
+            // What is changed was there before and no other entry may have touched it.
+            Status::Modified => self.settle(&path, false)? && self.settle(&path, true)?,
+            _ => self.settle(&path, status == Status::Added)?,
         };
-        out.push(plain);
+        self.entry().status = status;
+        Ok(fresh.then_some(State::Header(next)))
     }
-    Some(out)
+
+    fn header(&mut self, head: Head, line: &[u8]) -> Result<Option<State>, PatchError> {
+        let after = |word: &str| line.strip_prefix(word.as_bytes());
+        let go = |next: Head| Ok(Some(State::Header(next)));
+        match head {
+            Head::Names => {
+                if let Some(mode) = after("new file mode ").and_then(mode) {
+                    self.entry().new_mode = Some(mode);
+                    return self.settle_own(Status::Added, Head::Created);
+                }
+                if let Some(mode) = after("deleted file mode ").and_then(mode) {
+                    self.entry().old_mode = Some(mode);
+                    return self.settle_own(Status::Deleted, Head::Deleted);
+                }
+                if let Some(mode) = after("old mode ").and_then(mode) {
+                    self.entry().old_mode = Some(mode);
+                    return go(Head::OldMode);
+                }
+            }
+            Head::OldMode => {
+                let Some(mode) = after("new mode ").and_then(mode) else { return Ok(None) };
+                // A change of type is a removal and an addition, never this.
+                let alike = mode & 0o170_000 == 0o100_000
+                    && self.entry().old_mode.is_some_and(|old| old & 0o170_000 == 0o100_000 && old != mode);
+                self.entry().new_mode = Some(mode);
+                return Ok(alike.then_some(State::Header(Head::NewMode)));
+            }
+            Head::Similarity => {
+                let Some(from) = after("rename from ") else { return Ok(None) };
+                self.from = from.to_vec();
+                return go(Head::From);
+            }
+            Head::From => {
+                let Some(to) = after("rename to ") else { return Ok(None) };
+                return self.rename(to);
+            }
+            Head::NewMode | Head::Created | Head::Deleted | Head::To | Head::Index => {}
+        }
+        if matches!(head, Head::Names | Head::NewMode) && after("similarity index ").is_some_and(percentage) {
+            return go(Head::Similarity);
+        }
+        if head != Head::Index
+            && let Some(index) = after("index ")
+        {
+            return self.index(head, index);
+        }
+        if head == Head::Index {
+            if line == b"GIT binary patch" && !self.has_target() {
+                self.entry().binary = true;
+                return Ok(Some(State::Binary(2)));
+            }
+            if let Some(name) = after("--- ") {
+                return Ok(self.minus(name).then_some(State::Minus));
+            }
+        }
+        if self.end_header(head)? { self.file(line) } else { Ok(None) }
+    }
+
+    /// Whether a file may end with the line of its header that `head` names.
+    fn end_header(&mut self, head: Head) -> Result<bool, PatchError> {
+        match head {
+            // Only now it is known to be no rename: it is a change of mode alone.
+            Head::NewMode => Ok(self.settle_own(Status::Modified, head)?.is_some()),
+            head => Ok(matches!(head, Head::To | Head::Index)),
+        }
+    }
+
+    /// `rename to TO`, after `rename from`: both names are known now, and they must be those of the header's first line.
+    fn rename(&mut self, to: &[u8]) -> Result<Option<State>, PatchError> {
+        let from = std::mem::take(&mut self.from);
+        if !path::are_names(&self.names, &from, to) {
+            return Ok(None);
+        }
+        let (Some(from), Some(to)) = (path::plain(&from), path::plain(to)) else { return Ok(None) };
+        let fresh = from != to && self.settle(&from, false)?;
+        // Where it goes nothing was: git diff makes no rename onto a path that another entry removes.
+        let free = !self.fates.contains_key(&to);
+        if !(self.settle(&to, true)? && fresh && free) {
+            return Ok(None);
+        }
+        let entry = self.entry();
+        (entry.path, entry.from, entry.status) = (to, Some(from), Status::Renamed);
+        Ok(Some(State::Header(Head::To)))
+    }
+
+    /// `index OLD..NEW[ MODE]`; the mode stands here where it does not change.
+    fn index(&mut self, head: Head, text: &[u8]) -> Result<Option<State>, PatchError> {
+        let space = text.iter().position(|b| *b == b' ');
+        let (ids, same) = space.map_or((text, None), |at| (&text[..at], Some(&text[at + 1..])));
+        let fine = ids.windows(2).position(|w| w == b"..").is_some_and(|at| {
+            let (old, new) = (&ids[..at], &ids[at + 2..]);
+            let id = |id: &[u8]| (1..=64).contains(&id.len()) && id.iter().all(u8::is_ascii_hexdigit);
+            id(old) && id(new) && old.len() == new.len()
+        });
+        let known = self.entry().old_mode.or(self.entry().new_mode).is_some();
+        let same = match same.map(mode) {
+            Some(None) => return Ok(None),
+            Some(Some(mode)) => Some(mode),
+            None => None,
+        };
+        if !fine || known == same.is_some() {
+            return Ok(None);
+        }
+        if let Some(mode) = same {
+            (self.entry().old_mode, self.entry().new_mode) = (Some(mode), Some(mode));
+        }
+        match head {
+            Head::Names | Head::NewMode => self.settle_own(Status::Modified, Head::Index),
+            _ => Ok(Some(State::Header(Head::Index))),
+        }
+    }
+
+    /// Whether the content is a link's target or a submodule's commit.
+    fn has_target(&mut self) -> bool {
+        let entry = self.entry();
+        entry.is_submodule() || entry.is_symlink() || entry.old_mode == Some(0o120_000)
+    }
+
+    /// Whether `name` is what stands behind `--- ` for the current file.
+    fn minus(&mut self, name: &[u8]) -> bool {
+        let entry = self.entry();
+        let path = entry.from.as_ref().unwrap_or(&entry.path);
+        if entry.status == Status::Added { name == b"/dev/null" } else { is_side(name, b"a/", path) }
+    }
+
+    /// Whether `line` is the `+++ ` of the current file.
+    fn plus(&mut self, line: &[u8]) -> bool {
+        let Some(name) = line.strip_prefix(b"+++ ") else { return false };
+        let entry = self.entry();
+        if entry.status == Status::Deleted { name == b"/dev/null" } else { is_side(name, b"b/", &entry.path) }
+    }
+
+    /// Counts a line of a hunk, and keeps what a link's target or a submodule's commit is to be.
+    fn count(&mut self, line: &[u8]) {
+        let keeps = self.has_target();
+        let entry = self.entry();
+        match line.first() {
+            Some(b'+') => {
+                entry.additions += 1;
+                let room = MAX_TARGET.saturating_sub(entry.target.len());
+                if keeps {
+                    let kept = &line[1..line.len().min(room + 1)];
+                    entry.target.extend_from_slice(kept);
+                    self.name_bytes += kept.len();
+                }
+            }
+            Some(b'-') => entry.deletions += 1,
+            _ => {}
+        }
+    }
 }
 
-/// Whether a path stays in the checkout and out of its git directory, also where names are folded (`.GIT`, and NTFS's `git~1`).
-fn is_inside(path: &[u8]) -> bool {
-    let fine = |part: &[u8]| {
-        let folded = part.to_ascii_lowercase();
-        !matches!(folded.as_slice(), b"" | b"." | b".." | b".git" | b"git~1") && !part.contains(&0)
+/// Whether `name` is `path` on one side; git ends a name that holds a space with a tab, for the sake of patch(1).
+fn is_side(name: &[u8], prefix: &[u8], path: &[u8]) -> bool {
+    let name = match name.strip_suffix(b"\t") {
+        Some(bare) if bare.contains(&b' ') => bare,
+        _ => name,
     };
-    path.split(|b| *b == b'/').all(fine)
+    path::plain(name).is_some_and(|name| name.strip_prefix(prefix) == Some(path))
 }
 
-/// The lines on either side that `@@ -a,b +c,d @@` announces.
-fn hunk(line: &[u8]) -> Option<(u64, u64)> {
-    let text = line.strip_prefix(b"@@ -")?;
-    let end = text.windows(3).position(|w| w == b" @@")?;
-    let (old, new) = std::str::from_utf8(&text[..end]).ok()?.split_once(" +")?;
-    let count = |range: &str| {
-        let (start, count) = range.split_once(',').unwrap_or((range, "1"));
-        let number = |t: &str| t.bytes().all(|b| b.is_ascii_digit()).then(|| t.parse::<u64>().ok()).flatten();
-        number(start)?;
-        number(count)
-    };
-    let counts = (count(old)?, count(new)?);
-    (counts != (0, 0)).then_some(counts)
-}
-
-fn in_hunk(line: &[u8], old: u64, new: u64) -> Option<State> {
-    match line.first()? {
-        b' ' => Some(State::Hunk(old.checked_sub(1)?, new.checked_sub(1)?)),
-        b'-' => Some(State::Hunk(old.checked_sub(1)?, new)),
-        b'+' => Some(State::Hunk(old, new.checked_sub(1)?)),
-        b'\\' => Some(State::Hunk(old, new)),
+/// A mode that git gives to what it tracks.
+fn mode(text: &[u8]) -> Option<u32> {
+    match text {
+        b"100644" => Some(0o100_644),
+        b"100755" => Some(0o100_755),
+        b"120000" => Some(0o120_000),
+        b"160000" => Some(0o160_000),
         _ => None,
     }
 }
 
-/// `literal N` or `delta N`.
-fn block(line: &[u8]) -> bool {
-    let size = line.strip_prefix(b"literal ").or_else(|| line.strip_prefix(b"delta "));
-    size.is_some_and(|n| !n.is_empty() && n.len() <= 12 && n.iter().all(u8::is_ascii_digit))
+/// `N%`.
+fn percentage(text: &[u8]) -> bool {
+    let number = text.strip_suffix(b"%").unwrap_or_default();
+    (1..=3).contains(&number.len()) && number.iter().all(u8::is_ascii_digit)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+pub(super) fn shown(path: &[u8]) -> String {
+    escape_controls(&String::from_utf8_lossy(path))
+}
 
-    fn scan(text: &str) -> Result<Vec<String>, PatchError> {
-        // In two ways: at once and byte by byte.
-        let mut scanner = Scanner::default();
-        let whole = scanner.feed(text.as_bytes()).and_then(|()| scanner.finish());
-        let mut scanner = Scanner::default();
-        let pieces = text.as_bytes().chunks(1).try_for_each(|piece| scanner.feed(piece));
-        assert_eq!(whole, pieces.and_then(|()| scanner.finish()));
-        whole.map(|paths| paths.into_iter().map(|p| String::from_utf8_lossy(&p).into_owned()).collect())
-    }
-
-    #[test]
-    fn a_patch_of_every_kind_is_read() {
-        let text = concat!(
-            "diff --git a/a b b/a b\nindex 1..2 100644\n--- a/a b\t\n+++ b/a b\t\n@@ -1,2 +1 @@\n-x\n-+++ b/../x\n",
-            "\\ No newline at end of file\n+y\n\\ No newline at end of file\n",
-            "diff --git \"a/\\303\\244\\n\" \"b/\\303\\244\\n\"\nnew file mode 100644\nindex 0..1\n",
-            "diff --git a/bin b/bin\nnew file mode 100644\nindex 0..1\nGIT binary patch\nliteral 2\nJcmZQz00961\n\n",
-            "literal 0\nHcmV?d00001\n\n",
-            "diff --git a/m b/m\nold mode 100644\nnew mode 100755\n",
-            "diff --git a/t b/t\ndeleted file mode 100644\nindex 1..0\n--- a/t\n+++ /dev/null\n@@ -1 +0,0 @@\n-x\n",
-            "diff --git a/t b/t\nnew file mode 120000\nindex 0..1\n--- /dev/null\n+++ b/t\n@@ -0,0 +1 @@\n+x\n",
-        );
-        assert_eq!(scan(text).unwrap(), ["a b", "bin", "m", "t", "ä\n"]);
-        assert_eq!(scan("").unwrap(), Vec::<String>::new());
-    }
-
-    #[test]
-    fn paths_outside_and_in_the_git_directory_are_refused() {
-        for path in [
-            "../x",
-            "a/../../x",
-            "/etc/passwd",
-            ".git/hooks/x",
-            "a/.GIT/config",
-            "a//b",
-            "./a",
-            "git~1/x",
-            "",
-        ] {
-            let text = format!("diff --git a/{path} b/{path}\nold mode 100644\nnew mode 100755\n");
-            assert!(matches!(scan(&text), Err(PatchError::Path(_))), "{path}");
-        }
-        let through = "diff --git a/l b/l\nnew file mode 120000\nindex 0..1\n\
-                       diff --git a/l/x b/l/x\nnew file mode 100644\nindex 0..1\n";
-        assert_eq!(scan(through), Err(PatchError::Path("l/x".into())));
-        let replaced = through.replace("new file mode 120000", "deleted file mode 100644");
-        assert!(scan(&replaced).is_ok());
-    }
-
-    #[test]
-    fn anything_but_git_diff_is_refused() {
-        let head = "diff --git a/x b/x\nindex 1..2 100644\n";
-        for text in [
-            "hello\n".to_owned(),
-            "--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n+b\n".to_owned(),
-            "diff --git a/x b/y\n".to_owned(),
-            format!("{head}rename from x\n"),
-            format!("{head}--- a/y\n"),
-            format!("{head}--- a/x\n+++ b/../y\n"),
-            format!("{head}--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n+b\n+c\n"),
-            format!("{head}--- a/x\n+++ b/x\nhello\n"),
-            format!("{head}Binary files a/x and b/x differ\n"),
-            format!("{head}GIT binary patch\nliteral x\n"),
-        ] {
-            assert!(matches!(scan(&text), Err(PatchError::Malformed { .. })), "{text}");
-        }
-        assert_eq!(scan(&format!("{head}--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n")), Err(PatchError::Truncated));
-        assert_eq!(scan("diff --git a/x b/x"), Err(PatchError::Truncated));
-    }
+/// `path` on one line as git prints it, quoted where it must be.
+pub fn quoted(path: &[u8]) -> String {
+    path::quoted(path)
 }

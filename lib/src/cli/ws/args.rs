@@ -85,6 +85,31 @@ pub(super) struct PrepareArgs {
     pub source: Source,
 }
 
+/// What a patch is made against, and how large it may be.
+#[derive(Debug, clap::Args)]
+pub(super) struct Comparison {
+    /// Compare with this commit of the guest's instead of with what was sent
+    #[arg(long, value_name = "COMMIT")]
+    pub base_commit: Option<String>,
+    /// Refuse a patch that is larger than this many bytes (K, M and G are understood)
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
+    pub max_patch_size: u64,
+}
+
+/// Bytes from a size such as `64M`; units are binary.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let shift = match unit.trim_end_matches(['b', 'B']).trim_end_matches(['i', 'I']) {
+        "" => 0,
+        "k" | "K" => 10,
+        "m" | "M" => 20,
+        "g" | "G" => 30,
+        _ => return Err("write it as 500K, 64M or 2G".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| "write it as 500K, 64M or 2G")?;
+    number.checked_mul(1 << shift).filter(|bytes| *bytes > 0).ok_or_else(|| "it is out of range".to_owned())
+}
+
 /// What comes out.
 #[derive(Debug, clap::Args)]
 pub(super) struct Products {
@@ -94,9 +119,8 @@ pub(super) struct Products {
     /// Write the record to FILE, and leave stdout and stderr to the command
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
-    /// Compare with this commit of the guest's instead of with what was sent
-    #[arg(long, value_name = "COMMIT")]
-    pub base_commit: Option<String>,
+    #[command(flatten)]
+    pub comparison: Comparison,
 }
 
 #[derive(Debug, clap::Args)]
@@ -133,9 +157,17 @@ pub(super) struct ExportArgs {
     /// Write the record to FILE instead of to stdout
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
-    /// Compare with this commit of the guest's instead of with what was sent
-    #[arg(long, value_name = "COMMIT")]
-    pub base_commit: Option<String>,
+    /// Write the names of the changed files instead of the patch
+    #[arg(long, conflicts_with = "stat")]
+    pub name_only: bool,
+    /// Write how much changed in each file instead of the patch
+    #[arg(long)]
+    pub stat: bool,
+    #[command(flatten)]
+    pub comparison: Comparison,
+    /// Only what changed in these files and directories, named from the root of the checkout
+    #[arg(last = true, value_name = "PATH")]
+    pub paths: Vec<String>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::TOOL;
 use super::args::{ExecArgs, Products, RunArgs};
-use super::export::{Destination, base_commit, take_patch};
+use super::export::{Base, Destination, take_patch};
 use super::inspect;
 use super::job::{places, report};
 use super::prepare::Staged;
@@ -47,7 +47,7 @@ pub(super) fn exec(args: &ExecArgs) -> ExitCode {
     };
     report("exec", &to, true, &args.input, |job| {
         let workspace = job.document.required_workspace()?;
-        let base = base_commit(products.base_commit.as_deref(), &workspace)?;
+        let base = Base::new(&products.comparison, &workspace)?;
         let files = places(&[products.patch.as_ref(), products.record.as_ref()])?;
         job.confine(&[], &files)?;
         let guest = job.timeline.step("connect", || Guest::connect(&job.endpoint, &job.interrupts))?;
@@ -77,7 +77,7 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
     };
     report("run", &to, true, &args.input, |job| {
         let lock = job.lock("run")?;
-        if let Some(base) = &products.base_commit {
+        if let Some(base) = &products.comparison.base_commit {
             transfer::check_commit(base)?;
         }
         let staged = Staged::new(job, source)?;
@@ -103,9 +103,9 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
         job.document.set_workspace(Some(&workspace));
         if let Some(patch) = &products.patch {
             let _lock = job.lock("run")?;
-            let base = products.base_commit.as_ref().unwrap_or(&staged.base_commit);
+            let base = Base::new(&products.comparison, &workspace)?;
             let into = Destination { path: patch, dir, interrupts: &job.interrupts };
-            take_patch(&guest, path, base, &into, &mut job.timeline, &mut outcome)?;
+            take_patch(&guest, path, &base, &into, &mut job.timeline, &mut outcome)?;
         }
         Ok(outcome)
     })

@@ -1,12 +1,13 @@
 //! `export`, `status` and `check`: what changed.
 
 use std::fs::{File, Permissions};
-use std::io::{self, Seek};
+use std::io::{self, Seek, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::args::ExportArgs;
+use super::args::{Comparison, ExportArgs};
+use super::changes;
 use super::job::{places, report};
 use crate::cli::Failure;
 use crate::cli::plumbing::Input;
@@ -17,12 +18,10 @@ use crate::sys::atomic;
 use crate::sys::clock::Timeline;
 use crate::sys::signal::Interrupts;
 use crate::workspace::error::WorkspaceError;
-use crate::workspace::export::Patch;
+use crate::workspace::export::Wanted;
 use crate::workspace::guest::Guest;
+use crate::workspace::staging::PREPARED_REF;
 use crate::workspace::{export, transfer};
-
-/// How many bytes of paths a record lists.
-const MAX_LISTED: usize = 1 << 20;
 
 /// `export`.
 pub(super) fn export(args: &ExportArgs) -> ExitCode {
@@ -34,13 +33,19 @@ pub(super) fn export(args: &ExportArgs) -> ExitCode {
     report("export", &to, false, &args.input, |job| {
         let _lock = job.lock("export")?;
         let workspace = job.document.required_workspace()?;
-        let base = base_commit(args.base_commit.as_deref(), &workspace)?;
+        let base = Base::new(&args.comparison, &workspace)?;
         let files = places(&[Some(&args.output), args.record.as_ref()])?;
         job.confine(&[], &files)?;
         let guest = job.timeline.step("connect", || Guest::connect(&job.endpoint, &job.interrupts))?;
+        let as_what = match args {
+            ExportArgs { stat: true, .. } => As::Stat,
+            ExportArgs { name_only: true, .. } => As::Names,
+            _ => As::Patch,
+        };
         let into = Destination { path: &args.output, dir: job.dir(), interrupts: &job.interrupts };
+        let wanted = Product { base: &base, only: &args.paths, as_what };
         let mut outcome = Outcome::default();
-        take_patch(&guest, &workspace.guest_path, &base, &into, &mut job.timeline, &mut outcome)?;
+        take(&guest, &workspace.guest_path, &wanted, &into, &mut job.timeline, &mut outcome)?;
         outcome.changed = outcome.patch_bytes != Some(0);
         Ok(outcome)
     })
@@ -52,11 +57,15 @@ pub(super) fn status(input: &Input) -> ExitCode {
         let _lock = job.lock("status")?;
         let workspace = job.document.required_workspace()?;
         transfer::check_guest_path(&workspace.guest_path)?;
-        let base = base_commit(None, &workspace)?;
+        let base = checked_base(None, &workspace)?;
         job.confine(&[], &[])?;
         let guest = job.timeline.step("connect", || Guest::connect(&job.endpoint, &job.interrupts))?;
         let changed = export::changed(&guest, &workspace.guest_path, &base)?;
-        Ok(Outcome { changed: !changed.is_empty(), files: Some(listed(&changed)), ..Outcome::default() })
+        Ok(Outcome {
+            changed: !changed.is_empty(),
+            files: Some(changes::listed(changed.iter())),
+            ..Outcome::default()
+        })
     })
 }
 
@@ -64,7 +73,7 @@ pub(super) fn status(input: &Input) -> ExitCode {
 pub(super) fn check(input: &Input) -> ExitCode {
     report("check", &RecordTo::Stdout, false, input, |job| {
         let workspace = job.document.required_workspace()?;
-        let base = base_commit(None, &workspace)?;
+        let base = checked_base(None, &workspace)?;
         job.confine(&[], &[])?;
         let guest = job.timeline.step("connect", || Guest::connect(&job.endpoint, &job.interrupts))?;
         transfer::verify(&guest, &workspace.guest_path, &base)?;
@@ -73,20 +82,29 @@ pub(super) fn check(input: &Input) -> ExitCode {
 }
 
 /// The commit to compare with; the record's paths and ids are checked before they reach a shell.
-pub(super) fn base_commit(given: Option<&str>, workspace: &Workspace) -> Result<String, WorkspaceError> {
+fn checked_base(given: Option<&str>, workspace: &Workspace) -> Result<String, WorkspaceError> {
     transfer::check_guest_path(&workspace.guest_path)?;
     let base = given.unwrap_or(&workspace.base_commit);
     transfer::check_commit(base)?;
     Ok(base.to_owned())
 }
 
-fn listed(paths: &[Vec<u8>]) -> Vec<String> {
-    let mut room = MAX_LISTED;
-    let fits = |path: &&Vec<u8>| {
-        room = room.saturating_sub(path.len() + 3);
-        room > 0
-    };
-    paths.iter().take_while(fits).map(|p| String::from_utf8_lossy(p).into_owned()).collect()
+/// What a patch is made against, and how large it may be.
+pub(super) struct Base {
+    commit: String,
+    is_prepared: bool,
+    max_bytes: u64,
+}
+
+impl Base {
+    /// As the options say, else what was sent.
+    pub(super) fn new(comparison: &Comparison, workspace: &Workspace) -> Result<Self, WorkspaceError> {
+        Ok(Self {
+            commit: checked_base(comparison.base_commit.as_deref(), workspace)?,
+            is_prepared: comparison.base_commit.is_none(),
+            max_bytes: comparison.max_patch_size,
+        })
+    }
 }
 
 /// Where a patch goes.
@@ -96,11 +114,39 @@ pub(super) struct Destination<'a> {
     pub(super) interrupts: &'a Interrupts,
 }
 
-/// Takes the patch into a file beside its place, and puts it there once it is whole, allowed and on disk.
+/// In which form the changes are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum As {
+    Patch,
+    Names,
+    Stat,
+}
+
+/// What is wanted of the changes.
+struct Product<'a> {
+    base: &'a Base,
+    only: &'a [String],
+    as_what: As,
+}
+
+/// Takes the patch of everything that changed.
 pub(super) fn take_patch(
     guest: &Guest<'_>,
     guest_path: &str,
-    base: &str,
+    base: &Base,
+    into: &Destination<'_>,
+    timeline: &mut Timeline,
+    outcome: &mut Outcome,
+) -> Result<(), Failure> {
+    let wanted = Product { base, only: &[], as_what: As::Patch };
+    take(guest, guest_path, &wanted, into, timeline, outcome)
+}
+
+/// Takes the changes into a file beside their place, and puts it there once it is whole, allowed and on disk.
+fn take(
+    guest: &Guest<'_>,
+    guest_path: &str,
+    product: &Product<'_>,
     into: &Destination<'_>,
     timeline: &mut Timeline,
     outcome: &mut Outcome,
@@ -115,8 +161,17 @@ pub(super) fn take_patch(
     let temp = tempfile::Builder::new().prefix(".banger-").permissions(mode).tempfile_in(dir);
     let mut temp = temp.map_err(error("write"))?;
     let mut out = io::BufWriter::with_capacity(64 << 10, temp.as_file_mut());
-    let Patch { bytes, files } =
-        timeline.step("export", || export::export(guest, guest_path, base, &mut out, into.path))?;
+    let base = product.base;
+    let wanted = Wanted { base_commit: &base.commit, only: product.only, max_bytes: base.max_bytes };
+    let scanned = timeline.step("export", || match product.as_what {
+        As::Patch => export::export(guest, guest_path, wanted, &mut out, into.path),
+        _ => export::export(guest, guest_path, wanted, &mut io::sink(), into.path),
+    })?;
+    match product.as_what {
+        As::Patch => {}
+        As::Names => out.write_all(changes::names(&scanned).as_bytes()).map_err(error("write"))?,
+        As::Stat => out.write_all(changes::stat(&scanned).as_bytes()).map_err(error("write"))?,
+    }
     out.into_inner().map_err(|e| error("write")(e.into_error()))?;
     if to_stdout {
         temp.as_file_mut().rewind().map_err(error("read"))?;
@@ -129,9 +184,12 @@ pub(super) fn take_patch(
         temp.persist(&place).map_err(|e| error("write")(e.error))?;
         File::open(dir).and_then(|d| d.sync_all()).map_err(error("write"))?;
     }
-    outcome.patch_file = Some(into.path.to_string_lossy().into_owned());
-    outcome.patch_bytes = Some(bytes);
-    outcome.files = Some(listed(&files));
+    if product.as_what == As::Patch {
+        outcome.patch_file = Some(into.path.to_string_lossy().into_owned());
+    }
+    outcome.base_ref = base.is_prepared.then(|| PREPARED_REF.to_owned());
+    outcome.base_commit = Some(base.commit.clone());
+    changes::describe(&scanned, outcome);
     Ok(())
 }
 
