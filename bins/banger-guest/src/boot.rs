@@ -96,6 +96,7 @@ fn set_clock(unix_s: u64) -> Result<(), Error> {
 /// Puts the root together, makes it the root and lays the VM's files into it.
 fn mount_disks(config: &GuestConfig, tar: &[u8]) -> Result<Vec<Disk>, Error> {
     let disks = disks::mount_all(config)?;
+    mounts::leave_helper()?;
     mounts::switch_root()?;
     for disk in &disks {
         // A disk that cannot grow is smaller than wished, and works.

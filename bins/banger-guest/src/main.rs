@@ -1,12 +1,15 @@
-//! The static program inside a VM: init of the initramfs, then lean init or agent.
+//! The static program inside a VM: init of the initramfs, then lean init or agent. Where it is not PID 1 it runs a command for
+//! the host.
 //!
 //! [`boot`] is the way from the kernel's hand-over to the image's root; [`init`] (lean) and [`systemd`] are the two ways on
-//! from there; [`agent`] answers the host. `sys` holds everything that is unsafe.
+//! from there; [`agent`] answers the host; [`command`] is what a command that comes over SSH is run by. `sys` holds everything that
+//! is unsafe.
 
 mod agent;
 mod boot;
 mod channel;
 mod clock;
+mod command;
 mod disks;
 mod error;
 mod files;
@@ -23,16 +26,11 @@ mod sshd;
 mod sys;
 mod systemd;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     if std::process::id() != 1 {
-        drop(writeln!(
-            std::io::stderr(),
-            "banger-guest: this is the init of banger's VMs and does nothing elsewhere"
-        ));
-        return ExitCode::from(2);
+        return command::main();
     }
     halt::power_off_on_panic();
     match boot::run() {

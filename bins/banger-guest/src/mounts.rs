@@ -1,12 +1,13 @@
 //! The kernel's own filesystems, and the move from the initramfs to the image's root.
 
-use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use nix::mount::{MsFlags, mount};
 
 use crate::error::{Context, Error};
+use crate::protocol::{HELPER_PATH, INIT_PATH};
 
 /// Where the image's root is put together.
 pub const NEW_ROOT: &str = "/newroot";
@@ -32,6 +33,16 @@ pub fn kernel_filesystems() -> Result<(), Error> {
     mount_at("sysfs", "sysfs", "/sys", PLAIN, None)?;
     mount_at("devtmpfs", "devtmpfs", "/dev", MsFlags::MS_NOSUID, Some("mode=0755"))?;
     mount_at("tmpfs", "tmpfs", "/run", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=0755"))
+}
+
+/// Leaves this program where commands find it. /run is a tmpfs by then, and stays one under either init.
+pub fn leave_helper() -> Result<(), Error> {
+    let what = || format!("cannot write {HELPER_PATH}");
+    let path = Path::new(HELPER_PATH);
+    let directory = path.parent().expect("it is below /run");
+    DirBuilder::new().mode(0o700).create(directory).context(what)?;
+    fs::copy(format!("/{INIT_PATH}"), path).context(what)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).context(what)
 }
 
 /// Makes the new root the root of this process and of all that follow, as switch_root(8) does: an initramfs cannot be pivoted

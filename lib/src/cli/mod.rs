@@ -1,6 +1,7 @@
 //! The edge: arguments, stdin and stdout, exit codes. One file per program.
 
 pub mod collect;
+pub mod command;
 pub mod disk;
 pub mod generate;
 pub mod lock;

@@ -69,11 +69,16 @@ impl Coded for UsageError {
 }
 
 impl Input {
+    /// Whether the record comes on stdin.
+    pub fn is_stdin(&self) -> bool {
+        self.input == Path::new("-")
+    }
+
     /// The bytes of the input, at most one more than [`MAX_RECORD_BYTES`].
     pub fn read(&self) -> Result<Vec<u8>, InputError> {
         let error = |source| InputError::Read { path: self.input.clone(), source };
         let mut bytes = Vec::new();
-        if self.input == Path::new("-") {
+        if self.is_stdin() {
             if io::stdin().is_terminal() {
                 return Err(InputError::Terminal);
             }

@@ -14,8 +14,16 @@
 //! virtio-serial port [`PORT_NAME`] has no connections, so a request carries a nonce and its reply repeats it: the host drops
 //! every line that does not, which resynchronises after a restart of either side. The guest pushes one [`Event`] on the same
 //! port (serial), or by connecting to the host's [`VSOCK_EVENT_PORT`] (vsock).
+//!
+//! # Commands
+//!
+//! A running guest holds banger-guest once more, at [`HELPER_PATH`]. `exec --nonce N -- COMMAND…` runs a command, waits for it
+//! and then ends its own stdout with [`mark_start`] and `end\n`, its stderr with [`mark_start`] and how the command ended: `exit STATUS\n`
+//! or `signal NUMBER\n`, with ` timeout` before the newline where `--timeout-ms` had passed. So the end is told from what background
+//! processes still hold or write, and a status of 0 from none. `start -- COMMAND…` becomes the command, and says the same where it cannot.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +43,14 @@ pub const DIGEST_PATH: &str = "banger/digest";
 pub const HOST_KEY_PATH: &str = "etc/ssh/ssh_host_ed25519_key";
 /// The keys that may log in as root, relative to `/`: the tar of files brings them, mode 0600 below a directory of mode 0700.
 pub const AUTHORIZED_KEYS_PATH: &str = "root/.ssh/authorized_keys";
+/// banger-guest in the running guest, root's alone: it runs the commands that come over SSH.
+pub const HELPER_PATH: &str = "/run/banger/guest";
+/// The status where a command cannot be executed, as the shell's.
+pub const NOT_EXECUTABLE_STATUS: u8 = 126;
+/// The status where there is no such command, as the shell's.
+pub const NO_SUCH_COMMAND_STATUS: u8 = 127;
+/// How long a command that is over its time has between SIGTERM and SIGKILL.
+pub const TIMEOUT_GRACE: Duration = Duration::from_secs(5);
 /// The parameter on the kernel's command line that says how the guest ends its VMM: `banger.halt=poweroff` (QEMU, and the
 /// default) or `banger.halt=reboot` (Firecracker on x86, with `reboot=k`).
 pub const HALT_PARAMETER: &str = "banger.halt";
@@ -48,6 +64,11 @@ pub const VSOCK_AGENT_PORT: u32 = 1024;
 pub const VSOCK_EVENT_PORT: u32 = 1025;
 /// The longest line on the agent channel, newline included, bytes.
 pub const MAX_LINE_BYTES: usize = 64 << 10;
+
+/// What a mark of the exec with this nonce begins with.
+pub fn mark_start(nonce: &str) -> String {
+    format!("\x1ebanger:{nonce}:")
+}
 
 /// Everything a guest is told about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -394,6 +394,9 @@ pub struct Outcome {
     /// The signal that ended the guest command, without `SIG`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signal: Option<String>,
+    /// Whether the guest command was ended because its time was up; `exit_code` is 124 then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timed_out: Option<bool>,
     /// Where the patch was written; `-` for stdout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patch_file: Option<String>,

@@ -3,8 +3,11 @@
 //!
 //! The peer is hostile. libssh2 parses its packets (see facts about versions in `Cargo.toml`); everything above is bounded here.
 
+mod duplex;
+mod exit;
+
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
@@ -17,13 +20,15 @@ use ssh2::{BlockDirections, MethodType};
 use thiserror::Error;
 
 use super::signal::Interrupts;
+use duplex::Duplex;
+pub use exit::Exit;
 
 /// How often a wait looks at deadlines and at whether the peer still lives.
 const TICK: Duration = Duration::from_millis(500);
-/// How much is read or written at once, bytes. libssh2 packs at most 32 KiB into a packet.
-const CHUNK: usize = 64 << 10;
-/// More than libssh2 queues for one channel, which is its window of 2 MiB.
-const MAX_QUEUED: usize = 4 << 20;
+/// How long sshd may take to start a command.
+const START: Duration = Duration::from_secs(60);
+/// How long the peer may take to see that a command is done with.
+const CLOSE: Duration = Duration::from_secs(10);
 /// libssh2's "would block" (LIBSSH2_ERROR_EAGAIN).
 const EAGAIN: i32 = -37;
 
@@ -83,61 +88,15 @@ pub enum SshError {
         /// How long it may take.
         limit: Duration,
     },
+    /// The command should have been ended by now, and nothing says that it was.
+    #[error("the command is over its time, and the guest does not end it")]
+    Overdue,
     /// A signal came.
     #[error("interrupted by signal {0}")]
     Interrupted(i32),
     /// What the command said could not be passed on, or its input could not be read.
     #[error("cannot pass on the command's streams")]
     Stream(#[source] io::Error),
-}
-
-/// How a remote command ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Exit {
-    /// With this status.
-    Status(u8),
-    /// By this signal, without `SIG`.
-    Signal(String),
-}
-
-impl Exit {
-    /// The status that a shell would report: 128+n for a signal. OpenSSH names the 13 signals of RFC 4254 only; any other is
-    /// `SIG@openssh.com`, and gives 128.
-    pub fn shell_status(&self) -> u8 {
-        match self {
-            Self::Status(status) => *status,
-            Self::Signal(name) => 128 + signal_number(name),
-        }
-    }
-}
-
-impl fmt::Display for Exit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Status(status) => write!(f, "status {status}"),
-            Self::Signal(name) => write!(f, "signal {name}"),
-        }
-    }
-}
-
-/// The numbers of the signals that RFC 4254 names (§6.10), which Linux has in common on every architecture but MIPS, Alpha, SPARC.
-fn signal_number(name: &str) -> u8 {
-    match name {
-        "HUP" => 1,
-        "INT" => 2,
-        "QUIT" => 3,
-        "ILL" => 4,
-        "ABRT" => 6,
-        "FPE" => 8,
-        "KILL" => 9,
-        "USR1" => 10,
-        "SEGV" => 11,
-        "USR2" => 12,
-        "PIPE" => 13,
-        "ALRM" => 14,
-        "TERM" => 15,
-        _ => 0,
-    }
 }
 
 /// Whom to connect to, and as whom.
@@ -184,6 +143,14 @@ pub trait Receiver {
     fn patience(&self) -> Option<Duration>;
     /// Whether it still wants its input; once it does not, the input is closed.
     fn wants_input(&self) -> bool;
+    /// Whether it has all that it wants, though the command's streams may go on.
+    fn is_done(&self) -> bool {
+        false
+    }
+    /// When the command should have ended, whatever it says; `None`: never.
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
 }
 
 /// The keys of a connection.
@@ -385,164 +352,42 @@ impl Session {
         if self.is_closed() { SshError::Closed { step } } else { SshError::Protocol { step, source } }
     }
 
-    /// Runs `command` by the user's login shell, feeds it `input` (a pipe that is made non-blocking; nothing where it is
-    /// `None`), hands what it says to `receiver`, and waits for its end.
+    /// Runs `command` by the user's login shell, feeds it `input` (any descriptor, left in the mode that it is in; nothing where it is
+    /// `None`), hands what it says to `receiver`, and waits for its end; `None` where the receiver was done before.
     pub fn exec(
         &self,
         command: &str,
         input: Option<OwnedFd>,
         receiver: &mut dyn Receiver,
         watch: &Watch<'_>,
-    ) -> Result<Exit, SshError> {
-        let limit = Duration::from_secs(60);
+    ) -> Result<Option<Exit>, SshError> {
+        let limit = receiver.patience().map_or(START, |patience| patience.min(START));
         let until = Some((Instant::now() + limit, limit));
         let mut channel =
             self.complete("opening a channel", until, watch, || self.inner.channel_session())?;
         self.complete("starting the command", until, watch, || channel.exec(command))?;
-        let mut duplex = Duplex::new(self, channel, input)?;
-        duplex.run(receiver, watch)?;
-        let mut channel = duplex.channel;
-        self.complete("waiting for the command's end", None, watch, || channel.wait_close())?;
+        let mut duplex = Duplex::new(self, channel, input);
+        let ran = duplex.run(receiver, watch);
+        if receiver.is_done() || matches!(ran, Err(SshError::Interrupted(_))) {
+            // After it others can use the connection, to end a command that was left alone for one.
+            duplex.close(watch)?;
+            return ran.map(|()| None);
+        }
+        ran?;
+        let mut channel = duplex.into_channel();
+        let step = "waiting for the command's end";
+        self.complete(step, None, watch, || channel.wait_close())?;
         // libssh2 also ends that wait without an error when the connection is gone, and then has 0 for a status.
         if self.is_closed() {
-            return Err(SshError::Closed { step: "waiting for the command's end" });
+            return Err(SshError::Closed { step });
         }
         let step = "asking how the command ended";
         let signal = channel.exit_signal().map_err(|source| SshError::Protocol { step, source })?.exit_signal;
+        // The signal first: libssh2 has 0 for the status of what a signal ended.
         if let Some(name) = signal {
-            return Ok(Exit::Signal(name.chars().take(32).collect()));
+            return Ok(Some(Exit::Signal(name.chars().take(32).collect())));
         }
         let status = channel.exit_status().map_err(|source| SshError::Protocol { step, source })?;
-        Ok(Exit::Status(status as u8))
-    }
-}
-
-/// One command's streams, all of them served in turn: libssh2 deadlocks when more than its window is unread while it writes.
-struct Duplex<'a> {
-    session: &'a Session,
-    channel: ssh2::Channel,
-    input: Option<std::fs::File>,
-    pending: Vec<u8>,
-    sent: usize,
-    eof_sent: bool,
-}
-
-impl<'a> Duplex<'a> {
-    fn new(session: &'a Session, channel: ssh2::Channel, input: Option<OwnedFd>) -> Result<Self, SshError> {
-        if let Some(fd) = &input {
-            rustix::io::ioctl_fionbio(fd, true).map_err(|e| SshError::Stream(e.into()))?;
-        }
-        let input = input.map(std::fs::File::from);
-        Ok(Self { session, channel, input, pending: Vec::new(), sent: 0, eof_sent: false })
-    }
-
-    fn run(&mut self, receiver: &mut dyn Receiver, watch: &Watch<'_>) -> Result<(), SshError> {
-        let step = "running the command";
-        let (mut out, mut err) = (vec![0; CHUNK], vec![0; CHUNK]);
-        let mut active = Instant::now();
-        loop {
-            // What came on stderr is handed on after what came before it on stdout, all of which is in libssh2's queue by then.
-            let said = self.receive(1, &mut err)?;
-            let mut progress = false;
-            for _ in 0..MAX_QUEUED / CHUNK {
-                let count = self.receive(0, &mut out)?;
-                if count == 0 {
-                    break;
-                }
-                progress = true;
-                receiver.stdout(&out[..count])?;
-            }
-            if said > 0 {
-                progress = true;
-                receiver.stderr(&err[..said])?;
-            }
-            if self.channel.eof() {
-                return Ok(());
-            }
-            if !receiver.wants_input() {
-                // What is pending still goes: libssh2 may be in the middle of a packet of it.
-                self.input = None;
-            }
-            progress |= self.send()?;
-            if let Some(signal) = watch.interrupts.pending() {
-                return Err(SshError::Interrupted(signal));
-            }
-            if progress {
-                active = Instant::now();
-                continue;
-            }
-            if let Some(limit) = receiver.patience()
-                && active.elapsed() > limit
-            {
-                return Err(SshError::Deadline { step, limit });
-            }
-            // The input matters only while nothing of it waits to be sent.
-            let hungry = self.sent == self.pending.len();
-            let input = self.input.as_ref().filter(|_| hungry).map(AsFd::as_fd);
-            watch.tick(self.session.socket.as_fd(), self.session.wanted(), input, step)?;
-        }
-    }
-
-    /// Reads what came on stdout (0) or stderr (1), one chunk; 0 where there is nothing now.
-    fn receive(&mut self, id: i32, buffer: &mut [u8]) -> Result<usize, SshError> {
-        match self.channel.stream(id).read(buffer) {
-            Ok(count) => Ok(count),
-            Err(error) => self.no_progress(error).map(|_| 0),
-        }
-    }
-
-    /// Sends what is there of the input, one chunk, and its end.
-    fn send(&mut self) -> Result<bool, SshError> {
-        if self.eof_sent {
-            return Ok(false);
-        }
-        if self.sent == self.pending.len() {
-            match self.refill() {
-                Ok(0) => {
-                    // A pipe at its end is always "readable": waiting for it would be a busy loop.
-                    self.input = None;
-                    return match self.channel.send_eof() {
-                        Ok(()) => {
-                            self.eof_sent = true;
-                            Ok(true)
-                        }
-                        Err(error) => self.no_progress(error.into()),
-                    };
-                }
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(error) => return Err(SshError::Stream(error)),
-            }
-        }
-        match self.channel.write(&self.pending[self.sent..]) {
-            Ok(0) => Ok(false),
-            Ok(count) => {
-                self.sent += count;
-                Ok(true)
-            }
-            Err(error) => self.no_progress(error),
-        }
-    }
-
-    /// Reads the next chunk of the input; 0 at its end.
-    fn refill(&mut self) -> io::Result<usize> {
-        let Some(input) = &mut self.input else { return Ok(0) };
-        self.pending.resize(CHUNK, 0);
-        self.sent = 0;
-        let read = input.read(&mut self.pending);
-        self.pending.truncate(*read.as_ref().unwrap_or(&0));
-        read
-    }
-
-    fn no_progress(&self, error: io::Error) -> Result<bool, SshError> {
-        let step = "running the command";
-        if error.kind() == io::ErrorKind::WouldBlock {
-            return Ok(false);
-        }
-        if self.channel.eof() {
-            // It ended without reading all of its input: that is for it to decide.
-            return Ok(false);
-        }
-        Err(if self.session.is_closed() { SshError::Closed { step } } else { SshError::Stream(error) })
+        Ok(Some(Exit::Status(status as u8)))
     }
 }

@@ -75,6 +75,12 @@ pub enum WorkspaceError {
         /// The path.
         guest_path: String,
     },
+    /// The directory that the command is to run in is not there.
+    #[error("the directory that --workdir names is not in the workspace at {guest_path:?} in the guest")]
+    NoWorkdir {
+        /// The workspace's path.
+        guest_path: String,
+    },
     /// A script of ours failed in the guest.
     #[error("{step} failed in the guest: {said}")]
     Guest {
@@ -108,7 +114,7 @@ impl WorkspaceError {
 fn ssh_code(error: &SshError) -> ErrorCode {
     match error {
         SshError::Interrupted(_) => ErrorCode::Interrupted,
-        SshError::Deadline { .. } => ErrorCode::Timeout,
+        SshError::Deadline { .. } | SshError::Overdue => ErrorCode::Timeout,
         SshError::HostKey(_) => ErrorCode::Denied,
         _ => ErrorCode::Failed,
     }
@@ -117,7 +123,7 @@ fn ssh_code(error: &SshError) -> ErrorCode {
 impl Coded for WorkspaceError {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::NoDirectory(_) | Self::NotPrepared { .. } => ErrorCode::NotFound,
+            Self::NoDirectory(_) | Self::NotPrepared { .. } | Self::NoWorkdir { .. } => ErrorCode::NotFound,
             Self::NotACheckout { source: ExecError::NotFound(_), .. } => ErrorCode::Unsupported,
             Self::NotACheckout { .. }
             | Self::Bare(_)

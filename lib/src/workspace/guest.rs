@@ -2,16 +2,18 @@
 //!
 //! A script is run by root's login shell (any POSIX shell). It says its verdict in one marked line on stdout before anything else
 //! of interest; the mark holds a nonce, so nothing that the guest prints by itself is taken for it. After the verdict `ready` (or `kept`) the
-//! stream belongs to the command.
+//! stream belongs to the command: to its end where banger-guest does not run it, else to banger-guest's marks.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::error::WorkspaceError;
+use super::marks::{self, Marked};
 use crate::contract::error::escape_controls;
+use crate::contract::guest::{TIMEOUT_GRACE, mark_start};
 use crate::contract::record::{Net, Vm};
 use crate::state::dir::{StateDir, VmDir};
 use crate::state::lock::is_alive;
@@ -24,6 +26,10 @@ use crate::sys::ssh::{Exit, Keys, Receiver, Session, SshError, Target, Watch};
 const CONNECT: Duration = Duration::from_secs(90);
 /// How long a script may be silent, and take nothing of its input, before its verdict.
 const SILENCE: Duration = Duration::from_secs(120);
+/// How long a VM whose connection broke may take to be gone: sshd ends before its machine does.
+const GOING_DOWN: Duration = Duration::from_secs(3);
+/// How much later than it should a guest may end a command that is over its time.
+const SLACK: Duration = Duration::from_secs(15);
 /// How much a login shell may print before the verdict, bytes.
 const MAX_PREAMBLE: usize = 64 << 10;
 /// How much of a script's stderr an error keeps, bytes.
@@ -35,6 +41,8 @@ pub struct Endpoint {
     target: Target,
     keys: Keys,
     dir: VmDir,
+    /// Whether there was a run lock to ask. A VM that was never started here has none; one that was deleted has none any more.
+    has_lock: bool,
 }
 
 impl Endpoint {
@@ -43,7 +51,8 @@ impl Endpoint {
         let dir = VmDir::at(&vm.paths.dir);
         let target = Target::root(net.ssh_host, net.ssh_port, dir.host_key_pub(), state.client_key());
         let keys = Keys::read(&target).map_err(|source| WorkspaceError::Ssh { stopped: false, source })?;
-        Ok(Self { target, keys, dir })
+        let has_lock = dir.run_lock().exists();
+        Ok(Self { target, keys, dir, has_lock })
     }
 
     /// The TCP port of sshd.
@@ -51,9 +60,20 @@ impl Endpoint {
         self.target.address.port()
     }
 
-    /// Whether the VM's supervisor lives. A VM that was never started here has no lock to ask.
+    /// Whether the VM's supervisor lives.
     fn lives(&self) -> bool {
-        !self.dir.run_lock().exists() || is_alive(&self.dir)
+        !self.has_lock || is_alive(&self.dir)
+    }
+
+    /// What becomes of a connection's `error`: whether the VM is gone is part of it.
+    fn failure(&self, source: SshError) -> WorkspaceError {
+        let may_be_gone =
+            matches!(source, SshError::Closed { .. } | SshError::Connect { .. } | SshError::Protocol { .. });
+        let until = Instant::now() + if may_be_gone { GOING_DOWN } else { Duration::ZERO };
+        while self.has_lock && self.lives() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        WorkspaceError::Ssh { stopped: !self.lives(), source }
     }
 }
 
@@ -78,6 +98,23 @@ pub struct Ended {
     pub verdict_us: u64,
     /// The end of what it said on stderr before its verdict, or at all where that is not `ready`; escaped.
     pub said: String,
+    /// Whether banger-guest ended it, since it was over its time.
+    pub timed_out: bool,
+}
+
+/// What a script is given.
+#[derive(Debug, Default)]
+pub struct Given {
+    /// Its stdin.
+    pub input: Option<OwnedFd>,
+    /// Whether it becomes the user's command.
+    pub is_command: bool,
+    /// Whether that reads its stdin on; else stdin ends with the verdict.
+    pub to_the_end: bool,
+    /// How long it may be silent after its verdict; `None`: for ever.
+    pub patience: Option<Duration>,
+    /// How long the command has been given by banger-guest; `None`: for ever.
+    pub limit: Option<Duration>,
 }
 
 impl Ended {
@@ -107,17 +144,17 @@ impl<'a> Guest<'a> {
         let alive = || endpoint.lives();
         let watch = Watch { interrupts, alive: &alive };
         let session = Session::connect(&endpoint.target, &endpoint.keys, CONNECT, &watch);
-        let session = session.map_err(|source| WorkspaceError::Ssh { stopped: !endpoint.lives(), source })?;
+        let session = session.map_err(|source| endpoint.failure(source))?;
         Ok(Self { endpoint, session, interrupts, started: Cell::new(false) })
     }
 
-    /// Whether a script came as far as `ready`, so that the user's command may have run.
+    /// Whether a script that becomes the user's command came as far as `ready`, so that this may have run.
     pub fn has_started(&self) -> bool {
         self.started.get()
     }
 
     /// Tells a command that is left alone to end: sshd does not, where there is no terminal. It leads its process group, since sshd
-    /// makes a session for each command and the script became the command.
+    /// makes a session for each command and the script became the command, or banger-guest, which tells the command.
     fn end_group(&self, process: u32, watch: &Watch<'_>) {
         // The connection may be gone, or the command; there is nobody left to tell.
         drop(self.session.exec(&format!("kill -TERM -{process}"), None, &mut Brief, watch));
@@ -132,30 +169,30 @@ impl<'a> Guest<'a> {
         patience: Option<Duration>,
         output: &mut dyn Output,
     ) -> Result<Ended, WorkspaceError> {
+        self.run_with(script, Given { input, patience, ..Given::default() }, output)
+    }
+
+    /// The same for a script that may become a command. `say ready marked` says that banger-guest runs it, whose `--nonce` is `$nonce`.
+    pub fn run_with(
+        &self,
+        script: &str,
+        given: Given,
+        output: &mut dyn Output,
+    ) -> Result<Ended, WorkspaceError> {
         let nonce: String = random::bytes::<8>().iter().map(|b| format!("{b:02x}")).collect();
-        let command = format!("say() {{ printf '\\036banger:{nonce}:%s %s\\n' \"$1\" \"$$\"; }}\n{script}");
-        let mut listener = Listener {
-            mark: format!("\x1ebanger:{nonce}:").into_bytes(),
-            preamble: Vec::new(),
-            verdict: None,
-            verdict_us: 0,
-            process: None,
-            said: Vec::new(),
-            patience,
-            output,
-        };
+        let command = format!(
+            "nonce={nonce}; say() {{ printf '\\036banger:%s:%s %s %s\\n' \"$nonce\" \"$1\" \"$$\" \"$2\"; }}\n{script}"
+        );
+        let mut listener = Listener::new(&nonce, &given, output);
         let alive = || self.endpoint.lives();
         let watch = Watch { interrupts: self.interrupts, alive: &alive };
-        let exit = self.session.exec(&command, input, &mut listener, &watch);
-        self.started.set(self.started.get() || listener.is_ready());
+        let exit = self.session.exec(&command, given.input, &mut listener, &watch);
+        self.started.set(self.started.get() || (given.is_command && listener.is_ready()));
         if let (Err(SshError::Interrupted(_)), Some(process)) = (&exit, listener.process) {
             self.end_group(process, &watch);
         }
-        let exit = exit.map_err(|source| WorkspaceError::Ssh { stopped: !self.endpoint.lives(), source })?;
-        let said = String::from_utf8_lossy(&listener.said);
-        let said = escape_controls(&said.lines().collect::<Vec<_>>().join("; "));
-        let verdict = listener.verdict.unwrap_or_default();
-        Ok(Ended { verdict, exit, verdict_us: listener.verdict_us, said })
+        let exit = exit.map_err(|source| self.endpoint.failure(source))?;
+        listener.end(exit)
     }
 }
 
@@ -177,21 +214,68 @@ impl Receiver for Brief {
     }
 }
 
-/// Looks for the verdict, then passes on.
+/// Looks for the verdict, then passes on, up to the marks where there are to be some.
 struct Listener<'a> {
     mark: Vec<u8>,
     preamble: Vec<u8>,
     verdict: Option<String>,
     verdict_us: u64,
     process: Option<u32>,
+    marked: bool,
+    stdout: Marked,
+    stderr: Marked,
     said: Vec<u8>,
+    to_the_end: bool,
     patience: Option<Duration>,
+    limit: Option<Duration>,
+    deadline: Option<Instant>,
     output: &'a mut dyn Output,
 }
 
-impl Listener<'_> {
+impl<'a> Listener<'a> {
+    fn new(nonce: &str, given: &Given, output: &'a mut dyn Output) -> Self {
+        Self {
+            mark: mark_start(nonce).into_bytes(),
+            preamble: Vec::new(),
+            verdict: None,
+            verdict_us: 0,
+            process: None,
+            marked: false,
+            stdout: Marked::new(nonce),
+            stderr: Marked::new(nonce),
+            said: Vec::new(),
+            to_the_end: given.to_the_end,
+            patience: given.patience,
+            limit: given.limit,
+            deadline: None,
+            output,
+        }
+    }
+
     fn is_ready(&self) -> bool {
         self.verdict.as_deref().is_some_and(is_ready)
+    }
+
+    /// How the script ended; `exit` is what sshd says, `None` where the marks came first.
+    fn end(mut self, exit: Option<Exit>) -> Result<Ended, WorkspaceError> {
+        let (out, err) = (self.stdout.rest(), self.stderr.rest());
+        let flushed = self.output.stdout(&out).and_then(|()| self.output.stderr(&err));
+        flushed.map_err(|error| WorkspaceError::Ssh { stopped: false, source: stream(error) })?;
+        let ending = self.stderr.word().and_then(marks::ending);
+        let (exit, timed_out) = match (ending, exit) {
+            (Some(ending), _) => ending,
+            // banger-guest itself was killed; or it is another that runs the command.
+            (None, Some(exit @ Exit::Signal(_))) => (exit, false),
+            (None, Some(exit)) if !self.marked => (exit, false),
+            _ => {
+                let said = "the guest does not say how it ended".to_owned();
+                return Err(WorkspaceError::Guest { step: "running the command", said });
+            }
+        };
+        let said = String::from_utf8_lossy(&self.said);
+        let said = escape_controls(&said.lines().collect::<Vec<_>>().join("; "));
+        let verdict = self.verdict.unwrap_or_default();
+        Ok(Ended { verdict, exit, verdict_us: self.verdict_us, said, timed_out })
     }
 
     /// Finds the verdict in what came so far; gives what follows it.
@@ -200,10 +284,12 @@ impl Listener<'_> {
         let word = &self.preamble[at + self.mark.len()..];
         let end = word.iter().position(|b| *b == b'\n')?;
         let (said, rest) = (String::from_utf8_lossy(&word[..end]).into_owned(), word[end + 1..].to_vec());
-        let (verdict, process) = said.split_once(' ').unwrap_or((said.as_str(), ""));
-        self.verdict = Some(verdict.to_owned());
-        self.process = process.parse().ok().filter(|process| *process > 1);
+        let mut words = said.split(' ');
+        self.verdict = words.next().map(str::to_owned);
+        self.process = words.next().and_then(|word| word.parse().ok()).filter(|process| *process > 1);
+        self.marked = words.next() == Some("marked");
         self.verdict_us = boottime_us();
+        self.deadline = self.limit.map(|limit| Instant::now() + limit + TIMEOUT_GRACE + SLACK);
         if self.is_ready() {
             self.output.ready();
         }
@@ -212,14 +298,27 @@ impl Listener<'_> {
     }
 }
 
+impl Listener<'_> {
+    /// Takes what is the command's.
+    fn pass_stdout(&mut self, bytes: &[u8]) -> Result<(), SshError> {
+        if !self.is_ready() {
+            return Ok(());
+        }
+        let output = &mut *self.output;
+        let mut pass = |bytes: &[u8]| output.stdout(bytes);
+        let passed = if self.marked { self.stdout.take(bytes, &mut pass) } else { pass(bytes) };
+        passed.map_err(stream)
+    }
+}
+
 impl Receiver for Listener<'_> {
     fn stdout(&mut self, bytes: &[u8]) -> Result<(), SshError> {
         if self.verdict.is_some() {
-            return if self.is_ready() { self.output.stdout(bytes).map_err(stream) } else { Ok(()) };
+            return self.pass_stdout(bytes);
         }
         self.preamble.extend_from_slice(bytes);
         match self.find_verdict() {
-            Some(rest) if self.is_ready() && !rest.is_empty() => self.output.stdout(&rest).map_err(stream),
+            Some(rest) if !rest.is_empty() => self.pass_stdout(&rest),
             None if self.preamble.len() > MAX_PREAMBLE => {
                 Err(SshError::Stream(io::Error::other("the guest's login shell prints without end")))
             }
@@ -229,7 +328,10 @@ impl Receiver for Listener<'_> {
 
     fn stderr(&mut self, bytes: &[u8]) -> Result<(), SshError> {
         if self.is_ready() {
-            return self.output.stderr(bytes).map_err(stream);
+            let output = &mut *self.output;
+            let mut pass = |bytes: &[u8]| output.stderr(bytes);
+            let passed = if self.marked { self.stderr.take(bytes, &mut pass) } else { pass(bytes) };
+            return passed.map_err(stream);
         }
         self.said.extend_from_slice(bytes);
         let excess = self.said.len().saturating_sub(MAX_SAID);
@@ -242,7 +344,15 @@ impl Receiver for Listener<'_> {
     }
 
     fn wants_input(&self) -> bool {
-        self.verdict.is_none()
+        self.verdict.is_none() || (self.to_the_end && self.is_ready())
+    }
+
+    fn is_done(&self) -> bool {
+        self.stdout.word().is_some() && self.stderr.word().is_some()
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.deadline
     }
 }
 

@@ -6,6 +6,7 @@
 //! | the git directory made for the guest, beside and never in the host's | [`staging`] |
 //! | the one tar stream | [`stream`] |
 //! | the connection, and what a remote script says | [`guest`] |
+//! | where the command's streams end | `marks` |
 //! | prepare | [`transfer`] |
 //! | exec | [`command`] |
 //! | export | [`export`] |
@@ -25,6 +26,7 @@ pub mod error;
 pub mod export;
 pub mod flags;
 pub mod guest;
+mod marks;
 pub mod patch;
 pub mod staging;
 pub mod stream;

@@ -5,15 +5,15 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::checkout::Checkout;
-use super::command::COMMAND;
+use super::command::{Command, Ending};
 use super::error::WorkspaceError;
-use super::guest::{Ended, Guest, Output, fill, quote};
+use super::guest::{Ended, Given, Guest, Output, fill, quote};
 use super::staging::{PREPARED_REF, Selection};
 use super::stream;
 use crate::sys::clock::{Timeline, boottime_us};
-use crate::sys::ssh::Exit;
 
 /// Unpacks the stream on stdin unless what it holds is there already.
 const UNPACK: &str = r#"
@@ -51,7 +51,7 @@ pub struct Sent {
     /// Whether it was unpacked; it may have been there.
     pub changed: bool,
     /// How the command ended.
-    pub exit: Exit,
+    pub ending: Ending,
 }
 
 /// Checks a path in the guest.
@@ -85,6 +85,7 @@ pub(super) fn failed(step: &'static str, guest_path: &str, ended: Ended) -> Work
     match ended.verdict.as_str() {
         "occupied" => WorkspaceError::Occupied { guest_path },
         "missing" => WorkspaceError::NotPrepared { guest_path },
+        "no-workdir" => WorkspaceError::NoWorkdir { guest_path },
         _ if ended.said.is_empty() => {
             WorkspaceError::Guest { step, said: format!("it ended with {}", ended.exit) }
         }
@@ -97,22 +98,18 @@ pub fn send_and_run(
     guest: &Guest<'_>,
     shipment: &Shipment<'_>,
     guest_path: &str,
-    command: Option<&[String]>,
+    command: Option<&Command>,
     output: &mut dyn Output,
     timeline: &mut Timeline,
 ) -> Result<Sent, WorkspaceError> {
-    let mut values = BTreeMap::from([
+    let values = BTreeMap::from([
         ("PATH", quote([guest_path])),
         ("BASE", quote([shipment.base_commit])),
         ("REF", quote([PREPARED_REF])),
     ]);
-    let script = match command {
-        Some(words) => {
-            values.insert("COMMAND", quote(words.iter().map(String::as_str)));
-            [UNPACK, COMMAND].concat()
-        }
-        None => [UNPACK, "say \"${same:-ready}\"\n"].concat(),
-    };
+    let become_command = command
+        .map_or_else(|| "say \"${same:-ready}\"\n".to_owned(), |command| command.script(guest_path, false));
+    let script = fill(UNPACK, &values) + &become_command;
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|e| WorkspaceError::Io { action: "make", path: "a pipe".into(), source: e.into() })?;
     let start_us = boottime_us();
@@ -125,7 +122,9 @@ pub fn send_and_run(
                 shipment.git_files,
             )
         });
-        let ended = guest.run(&fill(&script, &values), Some(reader), None, output);
+        let limit = command.and_then(|command| command.limit);
+        let given = Given { input: Some(reader), is_command: command.is_some(), limit, ..Given::default() };
+        let ended = guest.run_with(&script, given, output);
         (sender.join().expect("the sender does not panic"), ended)
     });
     // A file that moved makes a short stream, which the guest complains about: the cause counts, not the complaint. A guest that
@@ -141,10 +140,16 @@ pub fn send_and_run(
     if !ended.is_ready() {
         return Err(failed("unpacking the checkout", guest_path, ended));
     }
-    if command.is_some() {
-        timeline.note("command", ended.verdict_us, boottime_us() - ended.verdict_us);
-    }
-    Ok(Sent { changed: ended.verdict != "kept", exit: ended.exit })
+    let took_us = boottime_us() - ended.verdict_us;
+    let changed = ended.verdict != "kept";
+    let ending = match command {
+        Some(command) => {
+            timeline.note("command", ended.verdict_us, took_us);
+            command.judge(ended.exit, ended.timed_out, Duration::from_micros(took_us))
+        }
+        None => Ending { exit: ended.exit, timed_out: false },
+    };
+    Ok(Sent { changed, ending })
 }
 
 /// Whether the workspace at `guest_path` is the one of `base_commit`.

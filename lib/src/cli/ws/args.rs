@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::cli::command::CommandOptions;
 use crate::cli::plumbing::Input;
 
 /// Copy a git checkout into a VM, run commands in the copy, and take what changed back as a patch
@@ -129,6 +130,8 @@ pub(super) struct ExecArgs {
     pub input: Input,
     #[command(flatten)]
     pub products: Products,
+    #[command(flatten)]
+    pub options: CommandOptions,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<String>,
@@ -142,6 +145,8 @@ pub(super) struct RunArgs {
     pub source: Source,
     #[command(flatten)]
     pub products: Products,
+    #[command(flatten)]
+    pub options: CommandOptions,
     /// The command and its arguments
     #[arg(last = true, required_unless_present = "dry_run", value_name = "COMMAND")]
     pub command: Vec<String>,

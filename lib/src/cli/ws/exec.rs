@@ -1,5 +1,6 @@
 //! `exec` and `run`: a command in the workspace.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -9,13 +10,17 @@ use super::export::{Base, Destination, take_patch};
 use super::inspect;
 use super::job::{places, report};
 use super::prepare::Staged;
-use crate::cli::plumbing::UsageError;
+use crate::cli::Failure;
+use crate::cli::command::CommandOptions;
+use crate::cli::plumbing::{Input, UsageError};
 use crate::cli::report::{Live, RecordTo};
 use crate::contract::record::Outcome;
 use crate::state::handles::Handles;
 use crate::sys::ssh::Exit;
+use crate::workspace::command::{self, Command, Ending};
+use crate::workspace::error::WorkspaceError;
 use crate::workspace::guest::Guest;
-use crate::workspace::{command, transfer};
+use crate::workspace::transfer;
 
 /// Where stdout and the record go, by the options of `exec` and `run`.
 fn destinations(products: &Products) -> Result<(RecordTo, bool), UsageError> {
@@ -30,12 +35,24 @@ fn destinations(products: &Products) -> Result<(RecordTo, bool), UsageError> {
     }
 }
 
-fn outcome_of(exit: &Exit) -> Outcome {
-    let signal = match exit {
+fn outcome_of(ending: &Ending) -> Outcome {
+    let signal = match &ending.exit {
         Exit::Signal(name) => Some(name.clone()),
         Exit::Status(_) => None,
     };
-    Outcome { changed: true, exit_code: Some(exit.shell_status()), signal, ..Outcome::default() }
+    let timed_out = ending.timed_out.then_some(true);
+    Outcome { changed: true, exit_code: Some(ending.shell_status()), signal, timed_out, ..Outcome::default() }
+}
+
+/// The command and its stdin, which a record that comes on ours leaves empty.
+fn command_of(
+    options: &CommandOptions,
+    words: &[String],
+    input: &Input,
+) -> Result<(Command, Option<OwnedFd>), Failure> {
+    let command = options.command(words)?;
+    let stdin = options.stdin(input.is_stdin());
+    Ok((command, stdin.map_err(WorkspaceError::io("read", "stdin"))?))
 }
 
 /// `exec`.
@@ -46,6 +63,7 @@ pub(super) fn exec(args: &ExecArgs) -> ExitCode {
         Err(error) => return RecordTo::Stdout.fail(error.into(), TOOL, "exec", true, false),
     };
     report("exec", &to, true, &args.input, |job| {
+        let (command, stdin) = command_of(&args.options, &args.command, &args.input)?;
         let workspace = job.document.required_workspace()?;
         let base = Base::new(&products.comparison, &workspace)?;
         let files = places(&[products.patch.as_ref(), products.record.as_ref()])?;
@@ -53,7 +71,7 @@ pub(super) fn exec(args: &ExecArgs) -> ExitCode {
         let guest = job.timeline.step("connect", || Guest::connect(&job.endpoint, &job.interrupts))?;
         let mut live = Live::new(&job.interrupts, all_to_stderr, || {});
         let path = &workspace.guest_path;
-        let ran = command::run(&guest, path, &args.command, &mut live, &mut job.timeline);
+        let ran = command::run(&guest, path, &command, stdin, &mut live, &mut job.timeline);
         job.started = guest.has_started();
         let mut outcome = outcome_of(&ran?);
         if let Some(patch) = &products.patch {
@@ -76,6 +94,7 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
         Err(error) => return RecordTo::Stdout.fail(error.into(), TOOL, "run", true, false),
     };
     report("run", &to, true, &args.input, |job| {
+        let (command, stdin) = command_of(&args.options, &args.command, &args.input)?;
         let lock = job.lock("run")?;
         if let Some(base) = &products.comparison.base_commit {
             transfer::check_commit(base)?;
@@ -89,16 +108,24 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
         let mut noted = Ok(());
         // The lock lasts while bytes move, never while the command runs. By then exec and export find the workspace, also
         // when the connection breaks under the command.
-        let mut live = Live::new(&job.interrupts, all_to_stderr, || {
+        let on_ready = || {
             noted = Handles { workspace: Some(workspace.clone()), ..Handles::load(&dir) }.save(&dir);
             drop(lock);
-        });
+        };
+        let mut live = Live::new(&job.interrupts, all_to_stderr, on_ready);
         let (shipment, path) = (staged.shipment(), &staged.guest_path);
-        let command = Some(args.command.as_slice());
-        let ran = transfer::send_and_run(&guest, &shipment, path, command, &mut live, &mut job.timeline);
+        // One remote command for both, unless the command has a stdin: what comes there is the checkout then.
+        let along = Some(&command).filter(|_| stdin.is_none());
+        let sent = transfer::send_and_run(&guest, &shipment, path, along, &mut live, &mut job.timeline);
+        let ran = match sent {
+            Ok(_) if along.is_none() => {
+                command::run(&guest, path, &command, stdin, &mut live, &mut job.timeline)
+            }
+            sent => sent.map(|sent| sent.ending),
+        };
         job.started = guest.has_started();
         drop(live);
-        let mut outcome = outcome_of(&ran?.exit);
+        let mut outcome = outcome_of(&ran?);
         noted?;
         job.document.set_workspace(Some(&workspace));
         if let Some(patch) = &products.patch {
