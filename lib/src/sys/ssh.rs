@@ -425,6 +425,8 @@ struct Duplex<'a> {
     pending: Vec<u8>,
     sent: usize,
     eof_sent: bool,
+    /// Whether it is us, or who feeds us, that there is nothing to send.
+    starved: bool,
 }
 
 impl<'a> Duplex<'a> {
@@ -433,7 +435,7 @@ impl<'a> Duplex<'a> {
             rustix::io::ioctl_fionbio(fd, true).map_err(|e| SshError::Stream(e.into()))?;
         }
         let input = input.map(std::fs::File::from);
-        Ok(Self { session, channel, input, pending: Vec::new(), sent: 0, eof_sent: false })
+        Ok(Self { session, channel, input, pending: Vec::new(), sent: 0, eof_sent: false, starved: false })
     }
 
     fn run(&mut self, receiver: &mut dyn Receiver, watch: &Watch<'_>) -> Result<(), SshError> {
@@ -464,6 +466,10 @@ impl<'a> Duplex<'a> {
                 self.input = None;
             }
             progress |= self.send()?;
+            if self.starved {
+                // The peer waits for us: its silence says nothing.
+                active = Instant::now();
+            }
             if let Some(signal) = watch.interrupts.pending() {
                 return Err(SshError::Interrupted(signal));
             }
@@ -496,6 +502,7 @@ impl<'a> Duplex<'a> {
         if self.eof_sent {
             return Ok(false);
         }
+        self.starved = false;
         if self.sent == self.pending.len() {
             match self.refill() {
                 Ok(0) => {
@@ -510,7 +517,10 @@ impl<'a> Duplex<'a> {
                     };
                 }
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.starved = true;
+                    return Ok(false);
+                }
                 Err(error) => return Err(SshError::Stream(error)),
             }
         }

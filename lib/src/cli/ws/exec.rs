@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::TOOL;
-use super::args::{ExecArgs, Products, RunArgs};
+use super::args::{ExecArgs, ModeChoice, Products, RunArgs};
 use super::export::{Destination, base_commit, take_patch};
 use super::inspect;
 use super::job::{places, report};
@@ -47,19 +47,21 @@ pub(super) fn exec(args: &ExecArgs) -> ExitCode {
     };
     report("exec", &to, true, &args.input, |job| {
         let workspace = job.document.required_workspace()?;
-        let base = base_commit(products.base_commit.as_deref(), &workspace)?;
+        let base = products.patch.as_ref().map(|_| base_commit(products.base_commit.as_deref(), &workspace));
+        let base = base.transpose()?;
+        transfer::check_guest_path(&workspace.guest_path)?;
         let files = places(&[products.patch.as_ref(), products.record.as_ref()])?;
         job.confine(&[], &files)?;
         let guest = job.timeline.step("connect", || Guest::connect(&job.endpoint, &job.interrupts))?;
         let mut live = Live::new(&job.interrupts, all_to_stderr, || {});
         let path = &workspace.guest_path;
-        let ran = command::run(&guest, path, &args.command, &mut live, &mut job.timeline);
+        let ran = command::run(&guest, path, workspace.mode, &args.command, &mut live, &mut job.timeline);
         job.started = guest.has_started();
         let mut outcome = outcome_of(&ran?);
-        if let Some(patch) = &products.patch {
+        if let (Some(patch), Some(base)) = (&products.patch, &base) {
             let _lock = job.lock("exec")?;
             let into = Destination { path: patch, dir: job.dir(), interrupts: &job.interrupts };
-            take_patch(&guest, path, &base, &into, &mut job.timeline, &mut outcome)?;
+            take_patch(&guest, path, base, &into, &mut job.timeline, &mut outcome)?;
         }
         Ok(outcome)
     })
@@ -80,10 +82,15 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
         if let Some(base) = &products.base_commit {
             transfer::check_commit(base)?;
         }
+        if products.patch.is_some() && source.choice.mode == ModeChoice::Files {
+            return Err(
+                UsageError("--patch needs git in the guest, and --mode files sends none".into()).into()
+            );
+        }
         let staged = Staged::new(job, source)?;
         staged.notice();
         let files = places(&[products.patch.as_ref(), products.record.as_ref()])?;
-        job.confine(&[&staged.checkout.root], &files)?;
+        job.confine(&[staged.root()], &files)?;
         let guest = job.timeline.step("connect", || Guest::connect(&job.endpoint, &job.interrupts))?;
         let (workspace, dir) = (staged.workspace(), job.dir());
         let mut noted = Ok(());
@@ -93,9 +100,9 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
             noted = Handles { workspace: Some(workspace.clone()), ..Handles::load(&dir) }.save(&dir);
             drop(lock);
         });
-        let (shipment, path) = (staged.shipment(), &staged.guest_path);
+        let (shipment, path) = (&staged.shipment, &staged.guest_path);
         let command = Some(args.command.as_slice());
-        let ran = transfer::send_and_run(&guest, &shipment, path, command, &mut live, &mut job.timeline);
+        let ran = transfer::send_and_run(&guest, shipment, path, command, &mut live, &mut job.timeline);
         job.started = guest.has_started();
         drop(live);
         let mut outcome = outcome_of(&ran?.exit);
@@ -103,7 +110,7 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
         job.document.set_workspace(Some(&workspace));
         if let Some(patch) = &products.patch {
             let _lock = job.lock("run")?;
-            let base = products.base_commit.as_ref().unwrap_or(&staged.base_commit);
+            let base = products.base_commit.as_ref().unwrap_or(&staged.shipment.base_commit);
             let into = Destination { path: patch, dir, interrupts: &job.interrupts };
             take_patch(&guest, path, base, &into, &mut job.timeline, &mut outcome)?;
         }
