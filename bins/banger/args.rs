@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use banger_lib::cli::ws::ModeChoice;
 use banger_lib::contract::record::{DiskBackend, Init, VmmKind};
 use banger_lib::types::{ImageName, VmName};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -278,7 +279,10 @@ pub struct Run {
     /// Copy untracked files as well; ignored ones never travel
     #[arg(long)]
     pub include_untracked: bool,
-    /// List what would travel, and do nothing
+    /// How much of git travels with the files
+    #[arg(long, value_enum, value_name = "MODE", default_value = "full")]
+    pub mode: ModeChoice,
+    /// Say what would travel, and do nothing: the files on stdout, a summary on stderr
     #[arg(long)]
     pub dry_run: bool,
     /// Where the checkout goes in the guest [default: /root/<its name>]

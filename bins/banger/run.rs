@@ -1,13 +1,17 @@
 //! `banger vm run`: boot, copy, run, bring back.
 
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use banger_lib::cli::Failure;
 use banger_lib::cli::report::RecordTo;
+use banger_lib::cli::ws::{ModeChoice, summary};
+use banger_lib::contract::error::escape_controls;
 use banger_lib::contract::record::Vm;
+use banger_lib::contract::reply::CheckoutReply;
 use banger_lib::contract::{Coded, Document, ErrorCode};
 use banger_lib::state::db::{Life, Store, StoreError, VmRow};
 use banger_lib::state::lock::{SessionLock, VmLock};
@@ -43,13 +47,17 @@ pub enum RunError {
     LongCommand(usize),
     #[error("--json and --patch - both want stdout")]
     Stdout,
+    #[error("--patch needs git in the guest, and --mode files sends none")]
+    NoGit,
+    #[error("banger-ws answered something else than what travels")]
+    Reply(#[source] serde_json::Error),
     #[error("the command's word {0:?} is not UTF-8, and can be sent to no guest")]
     OddWord(OsString),
 }
 
 impl Coded for RunError {
     fn code(&self) -> ErrorCode {
-        ErrorCode::Usage
+        if matches!(self, Self::Reply(_)) { ErrorCode::Bug } else { ErrorCode::Usage }
     }
     fn hint(&self) -> Option<String> {
         match self {
@@ -77,7 +85,9 @@ pub fn run(context: &Context, args: Run) -> Result<ExitCode> {
     }
     // A checkout that cannot travel is found before a VM is made for it.
     let travels = inspect(context, &args)?;
-    notice(context, &args, &travels);
+    for line in summary::notices(&travels) {
+        context.say(line);
+    }
     let mut timeline = Timeline::new("banger", "vm run");
     let mut store = Store::open(&context.state)?;
     gc::sweep(context, &mut store)?;
@@ -136,18 +146,29 @@ fn check_outputs(context: &Context, args: &Run) -> Result<()> {
 
 /// What the guest is to be told, checked before there is one.
 fn check_inputs(args: &Run) -> Result<()> {
+    if args.patch.is_some() && args.mode == ModeChoice::Files {
+        return Err(RunError::NoGit.into());
+    }
     if let Some(word) = args.command.iter().find(|word| word.to_str().is_none()) {
         return Err(RunError::OddWord(word.clone()).into());
     }
     Ok(args.guest_path.as_deref().map_or(Ok(()), check_guest_path)?)
 }
 
-/// The stage that copies in, runs and copies out, but for the command.
-fn workspace_stage(args: &Run) -> Result<Stage> {
-    let mut stage = Stage::new("banger-ws", "run").arg("--repo").arg(&args.repo);
+/// `stage` with what says what travels.
+fn with_choice(mut stage: Stage, args: &Run) -> Stage {
     if args.include_untracked {
         stage = stage.arg("--include-untracked");
     }
+    if args.mode != ModeChoice::Full {
+        stage = stage.arg("--mode").arg(args.mode.as_str());
+    }
+    stage
+}
+
+/// The stage that copies in, runs and copies out, but for the command.
+fn workspace_stage(args: &Run) -> Result<Stage> {
+    let mut stage = with_choice(Stage::new("banger-ws", "run").arg("--repo").arg(&args.repo), args);
     if let Some(path) = &args.guest_path {
         stage = stage.arg("--guest-path").arg(path);
     }
@@ -157,37 +178,27 @@ fn workspace_stage(args: &Run) -> Result<Stage> {
     Ok(stage)
 }
 
-fn inspect(context: &Context, args: &Run) -> Result<Value> {
-    let mut stage = Stage::new("banger-ws", "inspect").arg(&args.repo);
-    if args.include_untracked {
-        stage = stage.arg("--include-untracked");
-    }
-    stage.run(context, b"", None)
+fn inspect(context: &Context, args: &Run) -> Result<CheckoutReply> {
+    let stage = with_choice(Stage::new("banger-ws", "inspect").arg(&args.repo), args);
+    checkout_reply(stage.run(context, b"", None)?)
 }
 
-/// Says in one line that untracked files stay behind.
-fn notice(context: &Context, args: &Run, travels: &Value) {
-    let untracked = travels["untracked_count"].as_u64().unwrap_or(0);
-    if untracked > 0 && !args.include_untracked {
-        let (files, them) = if untracked == 1 { ("file stays", "it") } else { ("files stay", "them") };
-        context.say(format!("{untracked} untracked {files} behind (--include-untracked takes {them} along)"));
-    }
+fn checkout_reply(value: Value) -> Result<CheckoutReply> {
+    Ok(serde_json::from_value(value).map_err(RunError::Reply)?)
 }
 
 fn dry_run(context: &Context, args: &Run) -> Result<ExitCode> {
-    let mut stage = Stage::new("banger-ws", "inspect").arg("--files").arg(&args.repo);
-    if args.include_untracked {
-        stage = stage.arg("--include-untracked");
-    }
+    let stage = with_choice(Stage::new("banger-ws", "inspect").arg("--files").arg(&args.repo), args);
     let travels = stage.run(context, b"", None)?;
     if context.json {
         return Ok(context::emit(&travels));
     }
-    let files = travels["files"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let lines = files
-        .iter()
-        .map(|f| banger_lib::contract::error::escape_controls(f.as_str().unwrap_or_default()) + "\n");
-    Ok(context::print(&lines.collect::<String>()))
+    let reply = checkout_reply(travels)?;
+    let lines = reply.files.iter().flatten().map(|file| escape_controls(file) + "\n");
+    let printed = context::print(&lines.collect::<String>());
+    // After the list, so that it stands above the next prompt; on stderr, so that a pipe gets the list alone.
+    drop(write!(io::stderr(), "{}", summary::text(&reply)));
+    Ok(printed)
 }
 
 fn explain(args: &Run) -> Result<ExitCode> {

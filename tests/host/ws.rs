@@ -5,5 +5,6 @@ mod broken;
 mod command;
 mod export;
 mod guest;
+mod modes;
 mod prepare;
 mod sequences;

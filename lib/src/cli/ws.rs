@@ -7,11 +7,12 @@ mod export;
 mod inspect;
 mod job;
 mod prepare;
+pub mod summary;
 
 use std::process::ExitCode;
 
-pub use args::Args;
 use args::Verb;
+pub use args::{Args, ModeChoice};
 
 use super::plumbing::{self, NothingToRun};
 use super::report::RecordTo;

@@ -292,8 +292,23 @@ pub struct Vmm {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum WorkspaceMode {
-    /// Tracked files as they stand, and the history reachable from HEAD.
+    /// Tracked files as they stand, and the history reachable from HEAD; submodules likewise.
     Full,
+    /// Tracked files as they stand, and one commit of history.
+    Shallow,
+    /// Tracked files as they stand, and no git.
+    Files,
+}
+
+impl WorkspaceMode {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Shallow => "shallow",
+            Self::Files => "files",
+        }
+    }
 }
 
 /// What `banger-ws prepare` copied.
@@ -306,7 +321,7 @@ pub struct Workspace {
     pub guest_path: String,
     /// The commit that HEAD stood at; `None` on an unborn branch.
     pub head_commit: Option<String>,
-    /// The commit in the guest that holds the tree as it was sent: `refs/banger/prepared`.
+    /// The commit that holds the tree as it was sent: `refs/banger/prepared` in the guest, unless the mode is `files`.
     pub base_commit: String,
     /// What travelled.
     pub mode: WorkspaceMode,

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::error::Fault;
+use super::record::WorkspaceMode;
 
 /// The schema of [`Version`].
 pub const VERSION_SCHEMA: &str = "banger.version/1";
@@ -96,7 +97,8 @@ pub struct Checkup {
     pub fix: Option<String>,
 }
 
-/// The answer to `banger-ws inspect`: what of a checkout would travel. Bytes of names that are not UTF-8 are replaced.
+/// The answer to `banger-ws inspect`: what of a checkout would travel. Bytes of names that are not UTF-8 are replaced. Counts take
+/// in the submodules that travel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CheckoutReply {
     /// Always [`CHECKOUT_SCHEMA`].
@@ -107,6 +109,8 @@ pub struct CheckoutReply {
     pub head_commit: Option<String>,
     /// The branch; `null` where HEAD is detached.
     pub branch: Option<String>,
+    /// What would travel beside the files.
+    pub mode: WorkspaceMode,
     /// Files that travel.
     pub file_count: usize,
     /// Their bytes.
@@ -117,11 +121,32 @@ pub struct CheckoutReply {
     pub changed_count: usize,
     /// Files that are neither tracked nor ignored.
     pub untracked_count: usize,
-    /// Submodules, which travel as empty directories.
+    /// Submodules, those included that are not checked out.
     pub submodule_count: usize,
     /// Untracked files that stay behind.
     pub left_behind_count: usize,
+    /// Each submodule, by its path.
+    pub submodules: Vec<SubmoduleReply>,
+    /// Files that are pointers of Git LFS, not what they point at. They travel as pointers.
+    pub lfs_pointer_count: usize,
+    /// Tracked files that a sparse checkout leaves out: they are in the index alone.
+    pub sparse_count: usize,
+    /// Whether the host's own history is cut short (a shallow clone).
+    pub shallow: bool,
+    /// Whether the host's repository lacks objects that its remote has (a partial clone). They do not travel.
+    pub partial: bool,
     /// The files that travel, where they were asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<Vec<String>>,
+}
+
+/// A submodule in [`CheckoutReply`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SubmoduleReply {
+    /// Where it is below the root.
+    pub path: String,
+    /// The commit that its HEAD stands at; `null` where it is not checked out, and travels as an empty directory.
+    pub head_commit: Option<String>,
+    /// How many of its tracked files differ from that commit.
+    pub changed_count: usize,
 }

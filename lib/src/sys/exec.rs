@@ -2,7 +2,8 @@
 //! stderr, a deadline. An error carries the program, its arguments and how it ended.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -246,6 +247,105 @@ impl Exec {
     }
 }
 
+impl Exec {
+    /// Starts it and lets it run beside us, its stdout dropped. It is killed when the result is dropped or this process ends. Its
+    /// stdin must fit a pipe (64 KiB).
+    ///
+    /// # Errors
+    /// Any [`ExecError`] but [`ExecError::Status`].
+    pub fn start(self) -> Result<Running, ExecError> {
+        let (last, _) = self.launch(Stdio::null(), Stdio::null())?;
+        Ok(Running { programs: vec![last] })
+    }
+
+    /// Like [`Self::start`], with its stdout as the stdin of `next`, which is started as well.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_into(self, next: Self) -> Result<Running, ExecError> {
+        let (first, stdout) = self.launch(Stdio::null(), Stdio::piped())?;
+        // It is killed if the next cannot be started.
+        let mut running = Running { programs: vec![first] };
+        let (last, _) = next.launch(stdout.map_or_else(Stdio::null, Stdio::from), Stdio::null())?;
+        running.programs.push(last);
+        Ok(running)
+    }
+
+    fn launch(
+        mut self,
+        stdin: Stdio,
+        stdout: Stdio,
+    ) -> Result<(Program, Option<std::process::ChildStdout>), ExecError> {
+        let argv = self.shown();
+        let bytes = self.stdin.take();
+        let mut command = self.command()?;
+        command.stdin(if bytes.is_some() { Stdio::piped() } else { stdin });
+        let program = self.program.to_string_lossy().into_owned();
+        let spawn = |source| ExecError::Spawn { program: program.clone(), source };
+        // A file and not a thread that reads a pipe: who confines itself meanwhile must have no thread that is not confined.
+        let complaints = rustix::fs::memfd_create(c"stderr", rustix::fs::MemfdFlags::CLOEXEC);
+        let complaints = File::from(complaints.map_err(|e| spawn(e.into()))?);
+        command.stdout(stdout).stderr(complaints.try_clone().map_err(spawn)?);
+        super::child::die_with_parent(&mut command);
+        let mut child = command.spawn().map_err(spawn)?;
+        let out = child.stdout.take();
+        if let (Some(mut pipe), Some(bytes)) = (child.stdin.take(), bytes) {
+            // As in `output`: one that does not read it is judged by its status.
+            drop(pipe.write_all(&bytes));
+        }
+        let until = Instant::now() + self.deadline;
+        Ok((Program { child, argv, complaints, until, limit: self.deadline }, out))
+    }
+}
+
+/// One program of a [`Running`].
+#[derive(Debug)]
+struct Program {
+    child: Child,
+    argv: String,
+    complaints: File,
+    until: Instant,
+    limit: Duration,
+}
+
+/// Programs that run beside us.
+#[derive(Debug)]
+pub struct Running {
+    programs: Vec<Program>,
+}
+
+impl Running {
+    /// Waits for their end.
+    ///
+    /// # Errors
+    /// That of the first that failed.
+    pub fn wait(mut self) -> Result<(), ExecError> {
+        let mut failed = None;
+        for mut program in std::mem::take(&mut self.programs) {
+            let ended = wait_until(&mut program.child, program.until);
+            let (argv, mut complaints) = (program.argv, program.complaints);
+            let stderr = complaints.rewind().map_or_else(|_| String::new(), |()| read_tail(&mut complaints));
+            let error = match ended {
+                Ok(Some(status)) if status.success() => continue,
+                Ok(Some(status)) => ExecError::Status { argv, status, stderr },
+                Ok(None) => ExecError::Deadline { argv, limit: program.limit },
+                Err(source) => ExecError::Stream { argv, source },
+            };
+            failed.get_or_insert(error);
+        }
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        for program in &mut self.programs {
+            drop(program.child.kill());
+            drop(program.child.wait());
+        }
+    }
+}
+
 /// Where `program` is: itself if it is a path, else the first hit in PATH, then in the directories that hold system tools
 /// and that an ordinary user's PATH may lack.
 pub fn find_program(program: &OsStr) -> Option<PathBuf> {
@@ -327,5 +427,17 @@ mod tests {
         assert!(matches!(error, ExecError::NotFound(_)), "{error}");
         let error = Exec::new("head").args(["-c", "2000", "/dev/zero"]).stdout_limit(1000).run().unwrap_err();
         assert!(matches!(error, ExecError::TooMuch { .. }), "{error}");
+    }
+
+    #[test]
+    fn programs_beside_us_are_waited_for_or_killed() {
+        Exec::new("cat").stdin("x").start().unwrap().wait().unwrap();
+        let both = Exec::new("echo").arg("x").start_into(Exec::new("grep").arg("y")).unwrap();
+        assert!(both.wait().unwrap_err().to_string().contains("grep y"));
+        let error = Exec::new("sleep").arg("9").deadline(Duration::from_millis(50)).start().unwrap().wait();
+        assert!(matches!(error, Err(ExecError::Deadline { .. })), "{error:?}");
+        let before = Instant::now();
+        drop(Exec::new("sleep").arg("9").start().unwrap());
+        assert!(before.elapsed() < Duration::from_secs(5));
     }
 }

@@ -35,7 +35,7 @@ const LOCAL_VARIABLES: [&str; 22] = [
 ];
 
 /// Settings that win over every configuration file.
-const SETTINGS: [(&str, &str); 12] = [
+const SETTINGS: [(&str, &str); 18] = [
     ("core.hooksPath", "/dev/null"),
     ("core.fsmonitor", "false"),
     ("core.untrackedCache", "false"),
@@ -48,6 +48,14 @@ const SETTINGS: [(&str, &str); 12] = [
     ("diff.external", ""),
     ("gc.auto", "0"),
     ("maintenance.auto", "false"),
+    // What we have git write is gone with the transfer.
+    ("core.fsync", "none"),
+    // git would otherwise map files whole, or hold them in memory whole, up to half a gigabyte each.
+    ("core.bigFileThreshold", "4m"),
+    ("core.packedGitWindowSize", "1m"),
+    ("core.packedGitLimit", "16m"),
+    ("core.deltaBaseCacheLimit", "8m"),
+    ("core.compression", "1"),
 ];
 
 /// git on one directory.
@@ -68,6 +76,8 @@ impl Git {
             ("GIT_NO_LAZY_FETCH", "1"),
             ("GIT_TERMINAL_PROMPT", "0"),
             ("GIT_LITERAL_PATHSPECS", "1"),
+            // git before 2.45 does not know GIT_NO_LAZY_FETCH.
+            ("GIT_ALLOW_PROTOCOL", "none"),
         ];
         let env = fixed.iter().map(|(k, v)| (OsString::from(k), OsString::from(v))).collect();
         Self { dir: dir.into(), env, settings }

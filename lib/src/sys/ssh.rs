@@ -143,6 +143,10 @@ pub trait Receiver {
     fn patience(&self) -> Option<Duration>;
     /// Whether it still wants its input; once it does not, the input is closed.
     fn wants_input(&self) -> bool;
+    /// Whether the peer waits for our input, so that its silence says nothing while there is none.
+    fn awaits_input(&self) -> bool {
+        false
+    }
     /// Whether it has all that it wants, though the command's streams may go on.
     fn is_done(&self) -> bool {
         false

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 
+use super::config::Config;
 use super::error::WorkspaceError;
 use crate::sys::git::{self, Git};
 
@@ -16,8 +17,6 @@ use crate::sys::git::{self, Git};
 pub struct Checkout {
     /// Its root.
     pub root: PathBuf,
-    /// Its git directory (of the worktree, where there are several).
-    pub git_dir: PathBuf,
     /// Where its objects are.
     pub objects: PathBuf,
     /// Its index; the file may be missing.
@@ -26,21 +25,25 @@ pub struct Checkout {
     pub shallow: PathBuf,
     /// `info/` of the repository.
     pub info: PathBuf,
+    /// What a sparse checkout takes in; the file may be missing.
+    pub sparse: PathBuf,
     /// `sha1` or `sha256`.
     pub object_format: String,
-    /// git's configuration, keys in git's spelling (section and name lower-case), the last value of each.
-    pub config: BTreeMap<String, Vec<u8>>,
+    /// git's configuration.
+    pub config: Config,
     git: Git,
     dir: OwnedFd,
 }
 
 /// Where HEAD stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Head {
     /// The commit; `None` on an unborn branch.
     pub commit: Option<String>,
     /// The branch without `refs/heads/`; `None` when detached.
     pub branch: Option<OsString>,
+    /// The branch's upstream, where that is the commit itself or one before it: full name and commit.
+    pub upstream: Option<(Vec<u8>, String)>,
 }
 
 /// One file of the working tree, as it was when it was looked at.
@@ -59,13 +62,24 @@ impl Entry {
     }
 }
 
-/// What `git status` and the working tree say.
+/// What `git status` says.
 #[derive(Debug, Default)]
 pub struct Status {
     /// Paths that differ from HEAD or the index, or are unmerged.
     pub changed: BTreeSet<PathBuf>,
     /// Files that are neither tracked nor ignored; directories that are repositories of their own end in `/`.
     pub untracked: BTreeSet<PathBuf>,
+}
+
+/// What the index holds.
+#[derive(Debug, Default)]
+pub struct Index {
+    /// Files and symbolic links.
+    pub files: BTreeSet<PathBuf>,
+    /// Submodules, and the commits that they are to be at.
+    pub links: BTreeMap<PathBuf, String>,
+    /// Paths that a sparse checkout leaves out (skip-worktree).
+    pub skipped: BTreeSet<PathBuf>,
 }
 
 impl Checkout {
@@ -75,16 +89,10 @@ impl Checkout {
         if !dir.is_dir() {
             return Err(WorkspaceError::NoDirectory(dir));
         }
-        let bare = Git::at(&dir).exec(["rev-parse", "--is-bare-repository"]).run();
-        let bare = bare.map_err(|source| WorkspaceError::NotACheckout { dir: dir.clone(), source })?;
-        if git::line(&bare) == "true" {
-            return Err(WorkspaceError::Bare(dir));
-        }
         let args = [
             "rev-parse",
             "--path-format=absolute",
             "--show-toplevel",
-            "--absolute-git-dir",
             "--git-path",
             "objects",
             "--git-path",
@@ -93,12 +101,19 @@ impl Checkout {
             "shallow",
             "--git-path",
             "info",
+            "--git-path",
+            "info/sparse-checkout",
             "--show-object-format",
         ];
-        let said = Git::at(&dir).run(args);
-        let said = said.map_err(|source| WorkspaceError::NotACheckout { dir: dir.clone(), source })?;
+        let said = Git::at(&dir).run(args).map_err(|source| {
+            let bare = Git::at(&dir).run(["rev-parse", "--is-bare-repository"]);
+            match bare {
+                Ok(bare) if git::line(&bare) == "true" => WorkspaceError::Bare(dir.clone()),
+                _ => WorkspaceError::NotACheckout { dir: dir.clone(), source },
+            }
+        })?;
         let lines: Vec<&[u8]> = said.strip_suffix(b"\n").unwrap_or(&said).split(|b| *b == b'\n').collect();
-        let [root, git_dir, objects, index, shallow, info, format] = lines[..] else {
+        let [root, objects, index, shallow, info, sparse, format] = lines[..] else {
             return Err(WorkspaceError::OddPath(dir));
         };
         let root = git::path(root);
@@ -107,13 +122,13 @@ impl Checkout {
             .map_err(|e| WorkspaceError::io("open", &root)(e.into()))?;
         let mut checkout = Self {
             git: Git::at(&root),
-            git_dir: git::path(git_dir),
             objects: git::path(objects),
             index: git::path(index),
             shallow: git::path(shallow),
             info: git::path(info),
+            sparse: git::path(sparse),
             object_format: git::line(format),
-            config: BTreeMap::new(),
+            config: Config::default(),
             dir: handle,
             root,
         };
@@ -136,14 +151,8 @@ impl Checkout {
     /// and reading a checkout must not run a program that the checkout names.
     fn read_config(&mut self) -> Result<(), WorkspaceError> {
         let listed = self.git.run(["config", "-z", "--list"]).map_err(self.git_error())?;
-        for entry in git::split_nul(&listed) {
-            let at = entry.iter().position(|b| *b == b'\n').unwrap_or(entry.len());
-            let key = String::from_utf8_lossy(&entry[..at]).into_owned();
-            // A key without "=" means true.
-            let value = entry.get(at + 1..).unwrap_or(b"true").to_vec();
-            self.config.insert(key, value);
-        }
-        let drivers: BTreeSet<String> = self.config.keys().filter_map(|key| filter_driver(key)).collect();
+        self.config = Config::parse(&listed);
+        let drivers: Vec<String> = self.config.subsections("filter").into_iter().map(str::to_owned).collect();
         for driver in drivers {
             for (name, value) in [("clean", ""), ("smudge", ""), ("process", ""), ("required", "false")] {
                 self.git.setting(format!("filter.{driver}.{name}"), value);
@@ -159,48 +168,59 @@ impl Checkout {
         git::split_nul(&said).next().map(git::path)
     }
 
-    /// Where HEAD stands.
-    pub fn head(&self) -> Result<Head, WorkspaceError> {
-        let branch = self.git.exec(["symbolic-ref", "-q", "HEAD"]).output().map_err(self.git_error())?;
-        let branch = branch.stdout.strip_suffix(b"\n").and_then(|name| name.strip_prefix(b"refs/heads/"));
-        let branch = branch.map(|name| OsString::from_vec(name.to_vec()));
-        let args = ["rev-parse", "-q", "--verify", "HEAD^{commit}"];
-        let commit = self.git.exec(args).output().map_err(self.git_error())?;
-        let commit = commit.status.success().then(|| git::line(&commit.stdout));
-        Ok(Head { commit, branch })
-    }
-
-    /// Paths in the index that `git` points at: of files, and of submodules.
-    pub fn tracked(&self, git: &Git) -> Result<(BTreeSet<PathBuf>, BTreeSet<PathBuf>), WorkspaceError> {
-        let listed = git.run(["ls-files", "-z", "--stage"]).map_err(self.git_error())?;
-        let (mut files, mut submodules) = (BTreeSet::new(), BTreeSet::new());
+    /// What the index that `git` points at holds.
+    pub fn indexed(&self, git: &Git) -> Result<Index, WorkspaceError> {
+        let listed = git.run(["ls-files", "-z", "--stage", "-t"]).map_err(self.git_error())?;
+        let mut index = Index::default();
         for line in git::split_nul(&listed) {
+            // TAG MODE OBJECT STAGE<tab>PATH (git-ls-files(1)).
             let Some(tab) = line.iter().position(|b| *b == b'\t') else { continue };
-            let kind = if line.starts_with(b"160000 ") { &mut submodules } else { &mut files };
-            kind.insert(git::path(&line[tab + 1..]));
+            let path = git::path(&line[tab + 1..]);
+            let mut fields = line[..tab].split(|b| *b == b' ');
+            let (tag, mode, object) = (fields.next(), fields.next(), fields.next());
+            if tag == Some(b"S") {
+                index.skipped.insert(path.clone());
+            }
+            if mode == Some(b"160000") {
+                index.links.entry(path).or_insert_with(|| git::line(object.unwrap_or_default()));
+            } else {
+                index.files.insert(path);
+            }
         }
-        Ok((files, submodules))
+        Ok(index)
     }
 
-    /// What differs, by `git` that points at an index. Submodules are not looked into.
-    pub fn status(&self, git: &Git) -> Result<Status, WorkspaceError> {
+    /// Where HEAD stands and what differs, by `git` that points at an index. Of submodules only their commit counts.
+    pub fn status(&self, git: &Git) -> Result<(Head, Status), WorkspaceError> {
         let args = [
             "status",
             "--porcelain=v2",
             "-z",
+            "--branch",
+            "--ahead-behind",
             "--no-renames",
             "--untracked-files=all",
-            "--ignore-submodules=all",
+            "--ignore-submodules=dirty",
         ];
         let said = git.run(args).map_err(self.git_error())?;
-        let mut status = Status::default();
+        let (mut head, mut status, mut distance) = (Head::default(), Status::default(), None);
         for line in git::split_nul(&said) {
             // 1 XY sub mH mI mW hH hI path; u XY sub m1 m2 m3 mW h1 h2 h3 path; ? path (git-status(1)).
             let fields = match line.first() {
                 Some(b'1') => 9,
                 Some(b'u') => 11,
                 Some(b'?') => 2,
-                _ => continue,
+                _ => {
+                    match line.strip_prefix(b"# branch.") {
+                        Some(rest) if rest.starts_with(b"oid ") && rest != b"oid (initial)" => {
+                            head.commit = Some(git::line(&rest[4..]));
+                        }
+                        Some(rest) if rest.starts_with(b"head ") => head.branch = self.branch(&rest[5..])?,
+                        Some(rest) if rest.starts_with(b"ab ") => distance = Some(git::line(&rest[3..])),
+                        _ => {}
+                    }
+                    continue;
+                }
             };
             let Some(path) = line.splitn(fields, |b| *b == b' ').nth(fields - 1).map(git::path) else {
                 continue;
@@ -211,7 +231,36 @@ impl Checkout {
                 status.changed.insert(path)
             };
         }
-        Ok(status)
+        // Behind by nothing: all that the upstream holds is in HEAD's history.
+        if distance.is_some_and(|distance| distance.ends_with(" -0")) {
+            head.upstream = self.upstream();
+        }
+        Ok((head, status))
+    }
+
+    /// The branch as `git status` names it, which is in words where there is none.
+    fn branch(&self, said: &[u8]) -> Result<Option<OsString>, WorkspaceError> {
+        if said != b"(detached)" && !said.starts_with(b"refs/") {
+            return Ok(Some(OsString::from_vec(said.to_vec())));
+        }
+        let said = self.git.exec(["symbolic-ref", "-q", "HEAD"]).output().map_err(self.git_error())?;
+        let name = said.stdout.strip_suffix(b"\n").and_then(|name| name.strip_prefix(b"refs/heads/"));
+        Ok(name.map(|name| OsString::from_vec(name.to_vec())))
+    }
+
+    /// The full name and the commit of the branch's upstream.
+    fn upstream(&self) -> Option<(Vec<u8>, String)> {
+        let name = self.git.run(["rev-parse", "--symbolic-full-name", "@{upstream}"]).ok()?;
+        let commit = self.git.run(["rev-parse", "-q", "--verify", "@{upstream}^{commit}"]).ok()?;
+        let name = name.strip_suffix(b"\n").unwrap_or(&name).to_vec();
+        name.starts_with(b"refs/remotes/").then(|| (name, git::line(&commit)))
+    }
+
+    /// Whether objects may be missing that a remote has.
+    pub fn is_partial(&self) -> bool {
+        let promised = |name: &str| self.config.is_true(&format!("remote.{name}.promisor"));
+        self.config.get("extensions.partialclone").is_some()
+            || self.config.subsections("remote").into_iter().any(promised)
     }
 
     /// Looks at `path`: a file or a symbolic link of the working tree, not reached through another link. `None` where nothing
@@ -255,10 +304,4 @@ impl Checkout {
         let name: String = name.chars().map(|c| if c.is_control() || c == '/' { '_' } else { c }).collect();
         if name.is_empty() { "workspace".to_owned() } else { name }
     }
-}
-
-/// `NAME` where `key` is `filter.NAME.something`.
-fn filter_driver(key: &str) -> Option<String> {
-    let rest = key.strip_prefix("filter.")?;
-    rest.rfind('.').map(|dot| rest[..dot].to_owned())
 }

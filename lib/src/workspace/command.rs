@@ -8,6 +8,7 @@ use super::error::WorkspaceError;
 use super::guest::{Given, Guest, Output, fill, quote};
 use super::transfer::failed;
 use crate::contract::guest::{HELPER_PATH, NO_SUCH_COMMAND_STATUS, TIMEOUT_GRACE};
+use crate::contract::record::WorkspaceMode;
 use crate::sys::clock::{Timeline, boottime_us};
 use crate::sys::ssh::Exit;
 
@@ -47,7 +48,7 @@ impl Ending {
 
 /// To the command's directory.
 const ENTER: &str = r#"
-if [ ! -e @PATH@/.git ] || ! cd @PATH@; then say missing; exit 0; fi
+if ! cd @PATH@ || [ ! -e @PROOF@ ]; then say missing; exit 0; fi
 @WORKDIR@set -- @COMMAND@
 "#;
 
@@ -82,23 +83,29 @@ fi
 exec @TIMEOUT@ "$@" @INPUT@
 "#;
 
+/// What is in a workspace that was prepared with `mode`.
+fn proof(mode: WorkspaceMode) -> String {
+    let proof = if mode == WorkspaceMode::Files { "." } else { ".git" };
+    proof.to_owned()
+}
+
 impl Command {
     /// What [`Guest::run_with`] is to run; the shell variable `same` may hold another verdict than `ready`. `reads` says whether the
     /// command has the script's stdin, or none.
-    pub(super) fn script(&self, guest_path: &str, reads: bool) -> String {
-        self.fill(guest_path, "--nonce \"$nonce\"", reads)
+    pub(super) fn script(&self, guest_path: &str, mode: WorkspaceMode, reads: bool) -> String {
+        self.fill(guest_path, mode, "--nonce \"$nonce\"", reads)
     }
 
     /// A script that becomes the command on the terminal that it is started on.
-    pub fn terminal_script(&self, guest_path: &str) -> String {
+    pub fn terminal_script(&self, guest_path: &str, mode: WorkspaceMode) -> String {
         let say =
             r#"say() { case "$1" in ready) return;; esac; printf 'banger: %s\n' @WHY@ >&2; exit 125; }"#;
         let why = format!("there is no workspace at {guest_path}, or nothing to change to in it");
         let say = fill(say, &BTreeMap::from([("WHY", quote([why.as_str()]))]));
-        format!("same=\n{say}\n{}", self.fill(guest_path, "", true))
+        format!("same=\n{say}\n{}", self.fill(guest_path, mode, "", true))
     }
 
-    fn fill(&self, guest_path: &str, how: &str, reads: bool) -> String {
+    fn fill(&self, guest_path: &str, mode: WorkspaceMode, how: &str, reads: bool) -> String {
         let limit = self.limit.map(|limit| limit.as_millis().max(1));
         let timeout = self.limit.map_or_else(String::new, |limit| {
             format!("timeout -k {} {}", TIMEOUT_GRACE.as_secs(), limit.as_secs_f64().max(0.001))
@@ -111,6 +118,7 @@ impl Command {
         let exports = self.env.iter().map(|(key, value)| format!("export {key}={}", quote([value.as_str()])));
         let values = BTreeMap::from([
             ("PATH", quote([guest_path])),
+            ("PROOF", proof(mode)),
             ("WORKDIR", workdir),
             ("COMMAND", quote(self.words.iter().map(String::as_str))),
             ("HELPER", HELPER_PATH.to_owned()),
@@ -129,12 +137,13 @@ impl Command {
 pub fn run(
     guest: &Guest<'_>,
     guest_path: &str,
+    mode: WorkspaceMode,
     command: &Command,
     input: Option<OwnedFd>,
     output: &mut dyn Output,
     timeline: &mut Timeline,
 ) -> Result<Ending, WorkspaceError> {
-    let script = format!("same=\n{}", command.script(guest_path, input.is_some()));
+    let script = format!("same=\n{}", command.script(guest_path, mode, input.is_some()));
     let given = Given { input, is_command: true, to_the_end: true, limit: command.limit, ..Given::default() };
     let ended = guest.run_with(&script, given, output)?;
     if !ended.is_ready() {

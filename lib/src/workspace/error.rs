@@ -34,6 +34,20 @@ pub enum WorkspaceError {
     /// Its path cannot be told from git's output.
     #[error("the path of the git checkout {0:?} holds a newline")]
     OddPath(PathBuf),
+    /// A submodule that cannot be sent.
+    #[error("the submodule {path:?} cannot travel: {why}")]
+    Submodule {
+        /// Where it is.
+        path: PathBuf,
+        /// Why.
+        why: &'static str,
+    },
+    /// What needs git in the guest was asked of a workspace without it.
+    #[error("the workspace at {guest_path:?} was prepared without git: nothing tells what changed")]
+    NoGit {
+        /// The path in the guest.
+        guest_path: String,
+    },
     /// git failed.
     #[error("git failed on the checkout {root:?}")]
     Git {
@@ -129,6 +143,8 @@ impl Coded for WorkspaceError {
             | Self::Bare(_)
             | Self::Empty(_)
             | Self::OddPath(_)
+            | Self::Submodule { .. }
+            | Self::NoGit { .. }
             | Self::GuestPath(_)
             | Self::BaseCommit(_) => ErrorCode::BadInput,
             Self::Git { source: ExecError::NotFound(_), .. } => ErrorCode::Unsupported,
@@ -157,6 +173,10 @@ impl Coded for WorkspaceError {
             Self::Empty(_) => "add a file first: git add -A",
             Self::Moving(_) => "run the command again when nothing writes to the checkout",
             Self::Occupied { .. } => "give another --guest-path",
+            Self::Submodule { .. } => {
+                "see .gitmodules and git submodule status; --mode files sends files alone"
+            }
+            Self::NoGit { .. } => "prepare with --mode full or --mode shallow",
             Self::NotPrepared { .. } => "run banger-ws prepare first",
             _ => return None,
         };

@@ -347,6 +347,11 @@ impl Receiver for Listener<'_> {
         self.verdict.is_none() || (self.to_the_end && self.is_ready())
     }
 
+    fn awaits_input(&self) -> bool {
+        // The checkout comes from us; the user's own stdin may be silent as long as it likes.
+        self.verdict.is_none() && !self.to_the_end
+    }
+
     fn is_done(&self) -> bool {
         self.stdout.word().is_some() && self.stderr.word().is_some()
     }

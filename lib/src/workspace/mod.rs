@@ -3,7 +3,12 @@
 //! | step | module |
 //! |---|---|
 //! | what the checkout holds | [`checkout`] |
-//! | the git directory made for the guest, beside and never in the host's | [`staging`] |
+//! | which of its submodules are there | [`submodule`] |
+//! | git's configuration, read and written | [`config`] |
+//! | what of a checkout travels, and the commit that holds it | [`staging`] |
+//! | all that travels, submodules included | [`shipment`] |
+//! | the git directory made for the guest | [`gitdir`] |
+//! | its objects | [`pack`] |
 //! | the one tar stream | [`stream`] |
 //! | the connection, and what a remote script says | [`guest`] |
 //! | where the command's streams end | `marks` |
@@ -16,18 +21,24 @@
 //! # What travels
 //!
 //! Files that the index knows, byte for byte as they stand in the working tree (deleted ones do not), with
-//! modification times and permission bits; untracked ones if asked for, ignored ones never. The history reachable from HEAD. The
-//! index, the current branch, what decides how git reads files (line endings, `.git/info`), and the identity for commits. No
-//! other branch, no stash, no reflog, no remote, no hook, nothing inside a submodule.
+//! modification times and permission bits; untracked ones if asked for, ignored ones never. The history reachable from HEAD, or
+//! one commit of it. The index, the current branch and its upstream, remotes without credentials, what decides how git reads
+//! files (line endings, `.git/info`, the sparse checkout), and the identity for commits. Submodules that are checked out, each in
+//! the same way. No other branch, no tag, no stash, no reflog, no hook. Or, if asked for, the files alone.
 
 pub mod checkout;
 pub mod command;
+pub mod config;
 pub mod error;
 pub mod export;
 pub mod flags;
+pub mod gitdir;
 pub mod guest;
 mod marks;
+pub mod pack;
 pub mod patch;
+pub mod shipment;
 pub mod staging;
 pub mod stream;
+pub mod submodule;
 pub mod transfer;

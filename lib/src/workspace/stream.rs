@@ -1,39 +1,65 @@
-//! The one tar stream that carries a checkout: working tree first, the git directory after it, its `HEAD` last, so that a stream
-//! cut short anywhere leaves no `HEAD` and cannot be taken for a whole one.
+//! The one tar stream that carries a checkout: working trees first, the git directories after them, the checkout's own `HEAD` last,
+//! so that a stream cut short anywhere leaves no `HEAD` and cannot be taken for a whole one.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{OFlags, Stat};
 use tar::{Builder, EntryType, Header};
 
 use super::checkout::{Checkout, Entry};
 use super::error::WorkspaceError;
-use super::staging::Selection;
+use super::shipment::{Repository, Shipment};
 
-/// Writes the stream to `out`: the files of `selection`, then `git_files` (a file here, its name in `.git`).
-pub fn write(
-    out: impl Write,
-    checkout: &Checkout,
-    selection: &Selection,
-    git_files: &[(PathBuf, PathBuf)],
-) -> Result<(), WorkspaceError> {
+/// The file that ends a stream without git: what it is in never holds a file of a checkout's.
+pub const END: &str = ".git/end";
+
+/// Writes the stream to `out`. The packs are waited for once the working tree is through.
+pub fn write(out: impl Write, shipment: &Shipment) -> Result<(), WorkspaceError> {
     let mut tar = Builder::new(BufWriter::with_capacity(64 << 10, out));
-    for path in &selection.submodules {
-        directory(&mut tar, path)?;
+    for part in &shipment.survey.parts {
+        for path in part.selection.links.keys() {
+            directory(&mut tar, &part.prefix.join(path))?;
+        }
+        for entry in &part.selection.entries {
+            let place = part.prefix.join(&entry.path);
+            if entry.is_symlink() {
+                link(&mut tar, &part.checkout, entry, &place)?;
+            } else {
+                file(&mut tar, &part.checkout, entry, &place)?;
+            }
+        }
     }
-    for entry in &selection.entries {
-        if entry.is_symlink() { link(&mut tar, checkout, entry)? } else { file(&mut tar, checkout, entry)? }
+    for (place, text) in shipment.git_files() {
+        bytes(&mut tar, &place, &text)?;
     }
-    directory(&mut tar, Path::new(".git/refs/heads"))?;
-    let (head, others): (Vec<_>, Vec<_>) = git_files.iter().partition(|(_, name)| name == Path::new("HEAD"));
-    for (from, name) in others.into_iter().chain(head) {
-        git_file(&mut tar, from, name)?;
+    for repository in shipment.repositories.iter().rev() {
+        git_directory(&mut tar, repository)?;
+    }
+    if shipment.repositories.is_empty() {
+        bytes(&mut tar, Path::new(END), b"")?;
     }
     let sent = tar.into_inner().and_then(|mut out| out.flush());
     sent.map_err(WorkspaceError::io("send", ".git/HEAD"))
+}
+
+/// Sends one git directory, its `HEAD` last.
+fn git_directory(tar: &mut Builder<impl Write>, repository: &Repository) -> Result<(), WorkspaceError> {
+    let place = |name: &Path| repository.git_dir.join(name);
+    directory(tar, &place(Path::new("refs/heads")))?;
+    git_file(tar, &repository.index, &place(Path::new("index")))?;
+    repository.packing.wait()?;
+    for (name, from) in repository.packing.files()? {
+        match from {
+            Some(from) => git_file(tar, &from, &place(&name))?,
+            None => bytes(tar, &place(&name), b"")?,
+        }
+    }
+    let (head, others): (Vec<_>, Vec<_>) =
+        repository.files.iter().partition(|(name, _)| name == Path::new("HEAD"));
+    others.into_iter().chain(head).try_for_each(|(name, text)| bytes(tar, &place(name), text))
 }
 
 fn header(kind: EntryType, mode: u32, mtime: i64, size: u64) -> Header {
@@ -52,15 +78,20 @@ fn directory(tar: &mut Builder<impl Write>, path: &Path) -> Result<(), Workspace
     tar.append_data(&mut header, path, io::empty()).map_err(WorkspaceError::io("send", path))
 }
 
-fn git_file(tar: &mut Builder<impl Write>, from: &Path, name: &Path) -> Result<(), WorkspaceError> {
+fn bytes(tar: &mut Builder<impl Write>, place: &Path, text: &[u8]) -> Result<(), WorkspaceError> {
+    let mut header = header(EntryType::Regular, 0o644, 0, text.len() as u64);
+    tar.append_data(&mut header, place, text).map_err(WorkspaceError::io("send", place))
+}
+
+fn git_file(tar: &mut Builder<impl Write>, from: &Path, place: &Path) -> Result<(), WorkspaceError> {
     let error = WorkspaceError::io("send", from);
     let mut send = || {
         let file = File::open(from)?;
         let status = rustix::fs::fstat(&file)?;
         let size = u64::try_from(status.st_size).unwrap_or(0);
-        let mode = if name.starts_with("objects") { 0o444 } else { 0o644 };
+        let mode = if place.extension().is_some() { 0o444 } else { 0o644 };
         let mut header = header(EntryType::Regular, mode, status.st_mtime, size);
-        tar.append_data(&mut header, Path::new(".git").join(name), file.take(size))
+        tar.append_data(&mut header, place, file.take(size))
     };
     send().map_err(error)
 }
@@ -71,7 +102,12 @@ fn is_same(then: &Stat, now: &Stat) -> bool {
         == (now.st_ino, now.st_mode, now.st_size, now.st_mtime, now.st_mtime_nsec)
 }
 
-fn file(tar: &mut Builder<impl Write>, checkout: &Checkout, entry: &Entry) -> Result<(), WorkspaceError> {
+fn file(
+    tar: &mut Builder<impl Write>,
+    checkout: &Checkout,
+    entry: &Entry,
+    place: &Path,
+) -> Result<(), WorkspaceError> {
     let full = checkout.root.join(&entry.path);
     let moving = || WorkspaceError::Moving(full.clone());
     let opened =
@@ -84,7 +120,7 @@ fn file(tar: &mut Builder<impl Write>, checkout: &Checkout, entry: &Entry) -> Re
     let size = u64::try_from(entry.stat.st_size).unwrap_or(0);
     let mut header = header(EntryType::Regular, entry.stat.st_mode & 0o777, entry.stat.st_mtime, size);
     let mut counted = Counted { inner: (&file).take(size), count: 0 };
-    tar.append_data(&mut header, &entry.path, &mut counted).map_err(WorkspaceError::io("send", &full))?;
+    tar.append_data(&mut header, place, &mut counted).map_err(WorkspaceError::io("send", &full))?;
     if counted.count != size || !same(&file) {
         return Err(moving());
     }
@@ -105,7 +141,12 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-fn link(tar: &mut Builder<impl Write>, checkout: &Checkout, entry: &Entry) -> Result<(), WorkspaceError> {
+fn link(
+    tar: &mut Builder<impl Write>,
+    checkout: &Checkout,
+    entry: &Entry,
+    place: &Path,
+) -> Result<(), WorkspaceError> {
     let full = checkout.root.join(&entry.path);
     let moving = || WorkspaceError::Moving(full.clone());
     let opened =
@@ -131,7 +172,7 @@ fn link(tar: &mut Builder<impl Write>, checkout: &Checkout, entry: &Entry) -> Re
             long.set_cksum();
             tar.append(&long, target.as_slice().chain(&b"\0"[..]))?;
         }
-        tar.append_data(&mut header, &entry.path, io::empty())
+        tar.append_data(&mut header, place, io::empty())
     };
     send().map_err(WorkspaceError::io("send", &full))
 }

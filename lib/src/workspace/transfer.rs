@@ -4,15 +4,16 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
-use super::checkout::Checkout;
 use super::command::{Command, Ending};
 use super::error::WorkspaceError;
 use super::guest::{Ended, Given, Guest, Output, fill, quote};
-use super::staging::{PREPARED_REF, Selection};
+use super::shipment::Shipment;
+use super::staging::PREPARED_REF;
 use super::stream;
+use crate::contract::record::WorkspaceMode;
 use crate::sys::clock::{Timeline, boottime_us};
 
 /// Unpacks the stream on stdin unless what it holds is there already.
@@ -26,23 +27,28 @@ if [ -e "$p" ] || [ -L "$p" ]; then
     fi
 fi
 if [ -z "$same" ]; then
-    if mkdir -p -- "$p" && TAR_OPTIONS=--warning=no-timestamp tar -xpf - -C "$p" && [ -f "$p/.git/HEAD" ]; then :; else
+    if mkdir -p -- "$p" && TAR_OPTIONS=--warning=no-timestamp tar -xpf - -C "$p" && @WHOLE@; then :; else
         rm -rf -- "$p"; say failed; exit 0
     fi
 fi
 "#;
 
-/// Everything that is sent.
-#[derive(Debug)]
-pub struct Shipment<'a> {
-    /// The checkout.
-    pub checkout: &'a Checkout,
-    /// Its files.
-    pub selection: &'a Selection,
-    /// The guest's git directory: files here and their names in it.
-    pub git_files: &'a [(PathBuf, PathBuf)],
-    /// The prepared commit.
-    pub base_commit: &'a str,
+/// Tells mise, where the guest has it, that the workspace's configuration may be used; else it asks, or refuses. Best effort.
+const TRUST: &str = r#"
+if [ -z "$same" ]; then
+    m=$(command -v mise) || m=$HOME/.local/bin/mise
+    if [ -x "$m" ]; then (cd "$p" && timeout 20 "$m" trust --all --yes --quiet) </dev/null >/dev/null 2>&1; fi
+fi
+"#;
+
+/// Whether mise would read the file at `path` in the root of a checkout (mise, "Configuration").
+fn is_mise_config(path: &Path) -> bool {
+    let Some(text) = path.to_str() else { return false };
+    let local = text.strip_prefix('.').unwrap_or(text);
+    let toml = text.ends_with(".toml");
+    text == ".tool-versions"
+        || (toml && local.starts_with("mise.") && !text.contains('/'))
+        || (toml && (text.starts_with(".config/mise") || local.starts_with("mise/")))
 }
 
 /// How a shipment went.
@@ -93,35 +99,37 @@ pub(super) fn failed(step: &'static str, guest_path: &str, ended: Ended) -> Work
     }
 }
 
-/// Sends the shipment to `guest_path` unless it is there, then runs `command` there; gives how the command ended.
+/// Sends the shipment to `guest_path` unless it is there, then runs the command `words` there; gives how the command ended.
 pub fn send_and_run(
     guest: &Guest<'_>,
-    shipment: &Shipment<'_>,
+    shipment: &Shipment,
     guest_path: &str,
     command: Option<&Command>,
     output: &mut dyn Output,
     timeline: &mut Timeline,
 ) -> Result<Sent, WorkspaceError> {
+    let mode = shipment.survey.choice.mode;
+    let whole = match mode {
+        WorkspaceMode::Files => format!("[ -f \"$p/{}\" ] && rm -rf -- \"$p/.git\"", stream::END),
+        WorkspaceMode::Full | WorkspaceMode::Shallow => "[ -f \"$p/.git/HEAD\" ]".to_owned(),
+    };
     let values = BTreeMap::from([
         ("PATH", quote([guest_path])),
-        ("BASE", quote([shipment.base_commit])),
+        ("BASE", quote([shipment.base_commit.as_str()])),
         ("REF", quote([PREPARED_REF])),
+        ("WHOLE", whole),
     ]);
-    let become_command = command
-        .map_or_else(|| "say \"${same:-ready}\"\n".to_owned(), |command| command.script(guest_path, false));
-    let script = fill(UNPACK, &values) + &become_command;
+    let mise = shipment.survey.root().selection.entries.iter().any(|entry| is_mise_config(&entry.path));
+    let end = command.map_or_else(
+        || "say \"${same:-ready}\"\n".to_owned(),
+        |command| command.script(guest_path, mode, false),
+    );
+    let script = fill(&[UNPACK, if mise { TRUST } else { "" }].concat(), &values) + &end;
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|e| WorkspaceError::Io { action: "make", path: "a pipe".into(), source: e.into() })?;
     let start_us = boottime_us();
     let (sent, ended) = std::thread::scope(|scope| {
-        let sender = scope.spawn(move || {
-            stream::write(
-                std::fs::File::from(writer),
-                shipment.checkout,
-                shipment.selection,
-                shipment.git_files,
-            )
-        });
+        let sender = scope.spawn(move || stream::write(std::fs::File::from(writer), shipment));
         let limit = command.and_then(|command| command.limit);
         let given = Given { input: Some(reader), is_command: command.is_some(), limit, ..Given::default() };
         let ended = guest.run_with(&script, given, output);
@@ -136,6 +144,9 @@ pub fn send_and_run(
         Ok(()) => {}
     }
     let ended = ended?;
+    if let Some((start_us, duration_us)) = shipment.repositories.first().and_then(|r| r.packing.waited_us()) {
+        timeline.note("pack", start_us, duration_us);
+    }
     timeline.note("unpack", start_us, ended.verdict_us.saturating_sub(start_us));
     if !ended.is_ready() {
         return Err(failed("unpacking the checkout", guest_path, ended));

@@ -56,9 +56,11 @@ impl Guest {
         let conf = temp.path().join("sshd_config");
         let text = format!(
             "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\n\
-             PidFile none\nPasswordAuthentication no\nPermitRootLogin yes\n",
+             PidFile none\nPasswordAuthentication no\nPermitRootLogin yes\n\
+             SetEnv PATH={}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n",
             vm.join("host_key").display(),
-            temp.path().join("state/ssh/id_ed25519.pub").display()
+            temp.path().join("state/ssh/id_ed25519.pub").display(),
+            temp.path().join("bin").display()
         );
         fs::write(&conf, text).unwrap();
         let sshd = support::command("/usr/sbin/sshd")

@@ -2,10 +2,40 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::cli::command::CommandOptions;
 use crate::cli::plumbing::Input;
+use crate::contract::record::WorkspaceMode;
+use crate::workspace::shipment;
+
+/// How much of git travels, as a person asks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ModeChoice {
+    /// The history reachable from HEAD
+    Full,
+    /// One commit of history
+    Shallow,
+    /// No git at all: nothing can tell what changed
+    Files,
+}
+
+impl ModeChoice {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        WorkspaceMode::from(self).as_str()
+    }
+}
+
+impl From<ModeChoice> for WorkspaceMode {
+    fn from(choice: ModeChoice) -> Self {
+        match choice {
+            ModeChoice::Full => Self::Full,
+            ModeChoice::Shallow => Self::Shallow,
+            ModeChoice::Files => Self::Files,
+        }
+    }
+}
 
 /// Copy a git checkout into a VM, run commands in the copy, and take what changed back as a patch
 ///
@@ -39,15 +69,24 @@ pub(super) enum Verb {
     Version,
 }
 
-/// Which files travel.
+/// What travels.
 #[derive(Debug, clap::Args)]
 pub(super) struct Choice {
+    /// How much of git travels with the files
+    #[arg(long, value_enum, value_name = "MODE", default_value = "full")]
+    pub mode: ModeChoice,
     /// Take untracked files along; ignored ones never travel
     #[arg(long)]
     pub include_untracked: bool,
     /// End each path of a list with a NUL byte and print nothing else
     #[arg(long)]
     pub null: bool,
+}
+
+impl Choice {
+    pub(super) fn of(&self) -> shipment::Choice {
+        shipment::Choice { mode: self.mode.into(), include_untracked: self.include_untracked }
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -71,7 +110,7 @@ pub(super) struct Source {
     /// Where it goes in the guest [default: /root/NAME]
     #[arg(long, value_name = "PATH")]
     pub guest_path: Option<String>,
-    /// List what would travel and do nothing; needs no record
+    /// Say what would travel, for people on stderr, and do nothing; needs no record
     #[arg(long)]
     pub dry_run: bool,
     #[command(flatten)]

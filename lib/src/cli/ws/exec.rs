@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::TOOL;
-use super::args::{ExecArgs, Products, RunArgs};
+use super::args::{ExecArgs, ModeChoice, Products, RunArgs};
 use super::export::{Base, Destination, take_patch};
 use super::inspect;
 use super::job::{places, report};
@@ -65,19 +65,21 @@ pub(super) fn exec(args: &ExecArgs) -> ExitCode {
     report("exec", &to, true, &args.input, |job| {
         let (command, stdin) = command_of(&args.options, &args.command, &args.input)?;
         let workspace = job.document.required_workspace()?;
-        let base = Base::new(&products.comparison, &workspace)?;
+        let base = products.patch.as_ref().map(|_| Base::new(&products.comparison, &workspace)).transpose()?;
+        transfer::check_guest_path(&workspace.guest_path)?;
         let files = places(&[products.patch.as_ref(), products.record.as_ref()])?;
         job.confine(&[], &files)?;
         let guest = job.timeline.step("connect", || Guest::connect(&job.endpoint, &job.interrupts))?;
         let mut live = Live::new(&job.interrupts, all_to_stderr, || {});
         let path = &workspace.guest_path;
-        let ran = command::run(&guest, path, &command, stdin, &mut live, &mut job.timeline);
+        let ran =
+            command::run(&guest, path, workspace.mode, &command, stdin, &mut live, &mut job.timeline);
         job.started = guest.has_started();
         let mut outcome = outcome_of(&ran?);
-        if let Some(patch) = &products.patch {
+        if let (Some(patch), Some(base)) = (&products.patch, &base) {
             let _lock = job.lock("exec")?;
             let into = Destination { path: patch, dir: job.dir(), interrupts: &job.interrupts };
-            take_patch(&guest, path, &base, &into, &mut job.timeline, &mut outcome)?;
+            take_patch(&guest, path, base, &into, &mut job.timeline, &mut outcome)?;
         }
         Ok(outcome)
     })
@@ -99,10 +101,15 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
         if let Some(base) = &products.comparison.base_commit {
             transfer::check_commit(base)?;
         }
+        if products.patch.is_some() && source.choice.mode == ModeChoice::Files {
+            return Err(
+                UsageError("--patch needs git in the guest, and --mode files sends none".into()).into()
+            );
+        }
         let staged = Staged::new(job, source)?;
         staged.notice();
         let files = places(&[products.patch.as_ref(), products.record.as_ref()])?;
-        job.confine(&[&staged.checkout.root], &files)?;
+        job.confine(&[staged.root()], &files)?;
         let guest = job.timeline.step("connect", || Guest::connect(&job.endpoint, &job.interrupts))?;
         let (workspace, dir) = (staged.workspace(), job.dir());
         let mut noted = Ok(());
@@ -113,13 +120,13 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
             drop(lock);
         };
         let mut live = Live::new(&job.interrupts, all_to_stderr, on_ready);
-        let (shipment, path) = (staged.shipment(), &staged.guest_path);
+        let (shipment, path) = (&staged.shipment, &staged.guest_path);
         // One remote command for both, unless the command has a stdin: what comes there is the checkout then.
         let along = Some(&command).filter(|_| stdin.is_none());
-        let sent = transfer::send_and_run(&guest, &shipment, path, along, &mut live, &mut job.timeline);
+        let sent = transfer::send_and_run(&guest, shipment, path, along, &mut live, &mut job.timeline);
         let ran = match sent {
             Ok(_) if along.is_none() => {
-                command::run(&guest, path, &command, stdin, &mut live, &mut job.timeline)
+                command::run(&guest, path, workspace.mode, &command, stdin, &mut live, &mut job.timeline)
             }
             sent => sent.map(|sent| sent.ending),
         };

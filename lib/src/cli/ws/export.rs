@@ -12,7 +12,7 @@ use super::job::{places, report};
 use crate::cli::Failure;
 use crate::cli::plumbing::Input;
 use crate::cli::report::{RecordTo, directory_of, write_all};
-use crate::contract::record::{Outcome, Workspace};
+use crate::contract::record::{Outcome, Workspace, WorkspaceMode};
 use crate::state::dir::VmDir;
 use crate::sys::atomic;
 use crate::sys::clock::Timeline;
@@ -84,6 +84,9 @@ pub(super) fn check(input: &Input) -> ExitCode {
 /// The commit to compare with; the record's paths and ids are checked before they reach a shell.
 fn checked_base(given: Option<&str>, workspace: &Workspace) -> Result<String, WorkspaceError> {
     transfer::check_guest_path(&workspace.guest_path)?;
+    if workspace.mode == WorkspaceMode::Files {
+        return Err(WorkspaceError::NoGit { guest_path: workspace.guest_path.clone() });
+    }
     let base = given.unwrap_or(&workspace.base_commit);
     transfer::check_commit(base)?;
     Ok(base.to_owned())

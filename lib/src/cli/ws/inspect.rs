@@ -6,19 +6,19 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use serde_json::Value;
 use thiserror::Error;
 
 use super::TOOL;
 use super::args::{Choice, GcArgs, InspectArgs};
-use crate::cli::{Failure, plumbing};
-use crate::contract::reply::{CHECKOUT_SCHEMA, CheckoutReply, Collected};
+use super::summary;
+use crate::cli::plumbing;
+use crate::contract::reply::{CHECKOUT_SCHEMA, CheckoutReply, Collected, SubmoduleReply};
 use crate::contract::{Coded, ErrorCode};
 use crate::state::dir::StateDir;
 use crate::state::lock::WorkspaceLock;
 use crate::types::VmId;
-use crate::workspace::checkout::Checkout;
-use crate::workspace::staging::{Selection, Staging};
+use crate::workspace::shipment::{Part, Survey};
+use crate::workspace::staging::Selection;
 
 /// `inspect`.
 pub(super) fn inspect(args: &InspectArgs) -> ExitCode {
@@ -27,41 +27,72 @@ pub(super) fn inspect(args: &InspectArgs) -> ExitCode {
 
 /// Prints what of the checkout at `dir` would travel.
 pub(super) fn list(verb: &str, dir: &Path, choice: &Choice, files: bool) -> ExitCode {
-    let looked = || -> Result<(Checkout, Selection), Failure> {
-        let checkout = Checkout::open(dir)?;
-        let staging = Staging::new(&std::env::temp_dir(), &checkout)?;
-        let selection = staging.select(&checkout, choice.include_untracked)?;
-        Ok((checkout, selection))
-    };
-    match looked() {
-        Ok((_, selection)) if choice.null => print_null(&selection),
-        Ok((checkout, selection)) => plumbing::emit(&describe(&checkout, &selection, files)),
-        Err(failure) => plumbing::fail(failure, TOOL, verb),
+    match Survey::new(&std::env::temp_dir(), dir, choice.of()) {
+        Ok(survey) if choice.null => print_null(&survey),
+        Ok(survey) => {
+            let reply = reply(&survey, files);
+            if verb != "inspect" {
+                // stdout is for machines; nobody may read stderr.
+                drop(io::Write::write_all(&mut io::stderr(), summary::text(&reply).as_bytes()));
+            }
+            plumbing::emit(&plumbing::value(&reply))
+        }
+        Err(error) => plumbing::fail(error.into(), TOOL, verb),
     }
 }
 
-fn describe(checkout: &Checkout, selection: &Selection, files: bool) -> Value {
+/// What the survey found; with `files`, by name.
+pub(super) fn reply(survey: &Survey, files: bool) -> CheckoutReply {
     let text = |path: &Path| path.to_string_lossy().into_owned();
-    plumbing::value(&CheckoutReply {
+    let Part { checkout, selection, .. } = survey.root();
+    let changed = |selection: &Selection| selection.status.changed.len();
+    let changed_count = survey.sum(changed);
+    let submodules = submodules(survey);
+    CheckoutReply {
         schema: CHECKOUT_SCHEMA.to_owned(),
         root: text(&checkout.root),
         head_commit: selection.head.commit.clone(),
         branch: selection.head.branch.as_ref().map(|branch| branch.to_string_lossy().into_owned()),
-        file_count: selection.entries.len(),
-        size_bytes: selection.size_bytes(),
-        dirty: !selection.status.changed.is_empty(),
-        changed_count: selection.status.changed.len(),
-        untracked_count: selection.status.untracked.len(),
-        submodule_count: selection.submodules.len(),
-        left_behind_count: selection.left_behind,
-        files: files.then(|| selection.entries.iter().map(|entry| text(&entry.path)).collect()),
-    })
+        mode: survey.choice.mode,
+        file_count: survey.sum(|selection| selection.entries.len()),
+        size_bytes: survey.size_bytes(),
+        dirty: changed_count > 0,
+        changed_count,
+        untracked_count: survey.sum(|selection| selection.status.untracked.len()),
+        submodule_count: submodules.len(),
+        left_behind_count: survey.sum(|selection| selection.left_behind),
+        submodules,
+        lfs_pointer_count: survey.sum(|selection| selection.lfs_pointers),
+        sparse_count: survey.sum(|selection| selection.skipped),
+        shallow: checkout.shallow.exists(),
+        partial: survey.parts.iter().any(|part| part.checkout.is_partial()),
+        files: files.then(|| survey.paths().map(|path| text(&path)).collect()),
+    }
 }
 
-fn print_null(selection: &Selection) -> ExitCode {
+fn submodules(survey: &Survey) -> Vec<SubmoduleReply> {
+    let links = survey.parts.iter().flat_map(|part| {
+        let links = part.selection.links.keys().chain(&part.selection.gone_links);
+        links.map(|path| part.prefix.join(path))
+    });
+    let mut replies: Vec<SubmoduleReply> = links
+        .map(|path| {
+            let inside = survey.parts.iter().find(|part| part.prefix == path).map(|part| &part.selection);
+            SubmoduleReply {
+                path: path.to_string_lossy().into_owned(),
+                head_commit: inside.and_then(|selection| selection.head.commit.clone()),
+                changed_count: inside.map_or(0, |selection| selection.status.changed.len()),
+            }
+        })
+        .collect();
+    replies.sort_by(|a, b| a.path.cmp(&b.path));
+    replies
+}
+
+fn print_null(survey: &Survey) -> ExitCode {
     let mut bytes = Vec::new();
-    for entry in &selection.entries {
-        bytes.extend_from_slice(entry.path.as_os_str().as_bytes());
+    for path in survey.paths() {
+        bytes.extend_from_slice(path.as_os_str().as_bytes());
         bytes.push(0);
     }
     let printed = io::Write::write_all(&mut io::stdout(), &bytes);

@@ -22,11 +22,13 @@ pub(super) struct Duplex<'a> {
     pending: Vec<u8>,
     sent: usize,
     eof_sent: bool,
+    /// Whether it is us, or who feeds us, that there is nothing to send.
+    starved: bool,
 }
 
 impl<'a> Duplex<'a> {
     pub(super) fn new(session: &'a Session, channel: ssh2::Channel, input: Option<OwnedFd>) -> Self {
-        Self { session, channel, input: input.map(File::from), pending: Vec::new(), sent: 0, eof_sent: false }
+        Self { session, channel, input: input.map(File::from), pending: Vec::new(), sent: 0, eof_sent: false, starved: false }
     }
 
     pub(super) fn into_channel(self) -> ssh2::Channel {
@@ -100,6 +102,9 @@ impl<'a> Duplex<'a> {
                 self.input = None;
             }
             progress |= self.send()?;
+            if self.starved && receiver.awaits_input() {
+                active = Instant::now();
+            }
             if let Some(signal) = watch.interrupts.pending() {
                 return Err(SshError::Interrupted(signal));
             }
@@ -137,6 +142,7 @@ impl<'a> Duplex<'a> {
         if self.eof_sent {
             return Ok(false);
         }
+        self.starved = false;
         if self.sent == self.pending.len() {
             match self.refill() {
                 Ok(0) => {
@@ -151,7 +157,10 @@ impl<'a> Duplex<'a> {
                     };
                 }
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.starved = true;
+                    return Ok(false);
+                }
                 Err(error) => return Err(SshError::Stream(error)),
             }
         }

@@ -1,0 +1,193 @@
+//! The small files of the git directory that the guest gets. Everything in it is chosen here: hooks, credentials, includes and
+//! alternates of the host stay there.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::checkout::{Checkout, Head};
+use super::config::{Writer, without_credentials};
+use super::staging::PREPARED_REF;
+use crate::contract::record::WorkspaceMode;
+use crate::sys::git;
+
+/// The largest ignore or attributes file that travels, bytes.
+const MAX_INFO_BYTES: u64 = 1 << 20;
+
+/// Settings of the host's repository that decide how git reads and writes the same files in the guest.
+const CARRIED: [(&str, &[&str]); 3] = [
+    (
+        "core",
+        &[
+            "filemode",
+            "symlinks",
+            "ignorecase",
+            "autocrlf",
+            "eol",
+            "safecrlf",
+            "precomposeunicode",
+            "whitespace",
+            "sparsecheckout",
+            "sparsecheckoutcone",
+        ],
+    ),
+    ("diff", &["ignoresubmodules"]),
+    ("submodule", &["active"]),
+];
+
+/// What of a remote travels; the rest may name a program or hold a secret.
+const OF_A_REMOTE: [&str; 5] = ["url", "pushurl", "fetch", "promisor", "partialclonefilter"];
+/// What of a submodule's configuration travels.
+const OF_A_SUBMODULE: [&str; 4] = ["url", "active", "ignore", "branch"];
+
+/// The files, by their names in the git directory. `worktree` is where the working tree is from there, unless it is the parent.
+pub fn files(
+    checkout: &Checkout,
+    head: &Head,
+    prepared: &str,
+    mode: WorkspaceMode,
+    worktree: Option<&Path>,
+) -> Vec<(PathBuf, Vec<u8>)> {
+    let upstream = head
+        .upstream
+        .as_ref()
+        .filter(|(_, commit)| mode == WorkspaceMode::Full || head.commit.as_deref() == Some(commit.as_str()));
+    let mut files = vec![
+        ("HEAD".into(), head_file(head)),
+        ("packed-refs".into(), packed_refs(head, upstream, prepared)),
+        ("config".into(), config_file(checkout, head, worktree)),
+    ];
+    let defaults = xdg_dir(checkout);
+    for (name, key, fallback) in
+        [("exclude", "core.excludesfile", "ignore"), ("attributes", "core.attributesfile", "attributes")]
+    {
+        // The user's own file first: what comes later wins.
+        let own = checkout.config_path(key).or_else(|| defaults.as_ref().map(|dir| dir.join(fallback)));
+        let mut text = own.map(|path| read_small(&path)).unwrap_or_default();
+        text.extend(read_small(&checkout.info.join(name)));
+        files.push((Path::new("info").join(name), text));
+    }
+    files.push(("info/sparse-checkout".into(), read_small(&checkout.sparse)));
+    files.push(("shallow".into(), shallow(checkout, head, mode)));
+    files.retain(|(_, text)| !text.is_empty());
+    files
+}
+
+/// The commits whose parents do not travel.
+pub fn shallow(checkout: &Checkout, head: &Head, mode: WorkspaceMode) -> Vec<u8> {
+    match (&head.commit, mode) {
+        (Some(commit), WorkspaceMode::Shallow) => format!("{commit}\n").into_bytes(),
+        _ => std::fs::read(&checkout.shallow).unwrap_or_default(),
+    }
+}
+
+/// git's own default place for a user's ignore and attributes files, which it does not print.
+fn xdg_dir(checkout: &Checkout) -> Option<PathBuf> {
+    // `git var` knows HOME and XDG_CONFIG_HOME; this layer does not read the environment.
+    let said = checkout.git().run(["var", "GIT_CONFIG_GLOBAL"]).ok()?;
+    let line = said.split(|b| *b == b'\n').find(|line| line.ends_with(b"/git/config"))?;
+    Some(git::path(line).parent()?.to_owned())
+}
+
+/// A text file, with a final newline; empty where it is missing or too large.
+fn read_small(path: &Path) -> Vec<u8> {
+    let mut text = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_INFO_BYTES + 1).read_to_end(&mut text));
+    if read.is_err() || text.len() as u64 > MAX_INFO_BYTES {
+        return Vec::new();
+    }
+    if !text.is_empty() && !text.ends_with(b"\n") {
+        text.push(b'\n');
+    }
+    text
+}
+
+fn head_file(head: &Head) -> Vec<u8> {
+    let mut text = Vec::new();
+    match (&head.branch, &head.commit) {
+        (Some(branch), _) => {
+            text.extend_from_slice(b"ref: refs/heads/");
+            text.extend_from_slice(branch.as_bytes());
+        }
+        (None, Some(commit)) => text.extend_from_slice(commit.as_bytes()),
+        // Neither a branch nor a commit: an unborn HEAD always names its branch, so this is git's default.
+        (None, None) => text.extend_from_slice(b"ref: refs/heads/main"),
+    }
+    text.push(b'\n');
+    text
+}
+
+fn packed_refs(head: &Head, upstream: Option<&(Vec<u8>, String)>, prepared: &str) -> Vec<u8> {
+    // "fully-peeled": no ref is a tag, so nothing is to peel; "sorted": banger < heads < remotes (git-pack-refs(1)).
+    let mut text = b"# pack-refs with: peeled fully-peeled sorted \n".to_vec();
+    let mut add = |commit: &str, name: &[&[u8]]| {
+        text.extend_from_slice(commit.as_bytes());
+        text.push(b' ');
+        name.iter().for_each(|piece| text.extend_from_slice(piece));
+        text.push(b'\n');
+    };
+    add(prepared, &[PREPARED_REF.as_bytes()]);
+    if let (Some(branch), Some(commit)) = (&head.branch, &head.commit) {
+        add(commit, &[b"refs/heads/", branch.as_bytes()]);
+    }
+    if let Some((name, commit)) = upstream {
+        add(commit, &[name]);
+    }
+    text
+}
+
+/// The guest's configuration. `checkStat = minimal` lets the shipped index stay valid by size and modification time, which travel,
+/// though inode, owner and change time are others there: else the first `git status` would read every file.
+fn config_file(checkout: &Checkout, head: &Head, worktree: Option<&Path>) -> Vec<u8> {
+    let host = &checkout.config;
+    let mut out = Writer::default();
+    let promised = host.get("extensions.partialclone");
+    let sha256 = checkout.object_format != "sha1";
+    out.section("core", None);
+    out.set("repositoryformatversion", if sha256 || promised.is_some() { "1" } else { "0" });
+    out.set("bare", "false");
+    out.set("logallrefupdates", "true");
+    out.set("checkStat", "minimal");
+    out.set("trustctime", "false");
+    if let Some(worktree) = worktree {
+        out.set("worktree", worktree.as_os_str().as_bytes());
+    }
+    for (section, names) in CARRIED {
+        out.section(section, None);
+        for name in names {
+            host.all(&format!("{section}.{name}")).iter().for_each(|value| out.set(name, value));
+        }
+    }
+    out.section("extensions", None);
+    if sha256 {
+        out.set("objectFormat", &checkout.object_format);
+    }
+    if let Some(remote) = promised {
+        out.set("partialClone", remote);
+    }
+    // A host without an identity, as many a CI runner is, must not keep the guest from committing: the patch names nobody.
+    out.section("user", None);
+    for (name, nobody) in [("name", "banger"), ("email", "banger@localhost")] {
+        out.set(name, host.get(&format!("user.{name}")).unwrap_or(nobody.as_bytes()));
+    }
+    for (section, names) in [("remote", &OF_A_REMOTE[..]), ("submodule", &OF_A_SUBMODULE[..])] {
+        for middle in host.subsections(section) {
+            copy(&mut out, checkout, section, middle, names);
+        }
+    }
+    if let Some(branch) = head.branch.as_ref().and_then(|branch| branch.to_str()) {
+        copy(&mut out, checkout, "branch", branch, &["remote", "merge"]);
+    }
+    out.into_bytes()
+}
+
+/// Copies the values of one `[section "middle"]`; whatever may be a URL loses its credentials.
+fn copy(out: &mut Writer, checkout: &Checkout, section: &str, middle: &str, names: &[&str]) {
+    out.section(section, Some(middle));
+    for name in names {
+        for value in checkout.config.all(&format!("{section}.{middle}.{name}")) {
+            out.set(name, without_credentials(value));
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The pack of what travels of a repository. Pack and pack index are made on the host, so that the guest, whose processor may be
+//! emulated, unpacks a tar and computes nothing.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use super::checkout::{Checkout, Head};
+use super::error::WorkspaceError;
+use super::gitdir;
+use super::staging::Staging;
+use crate::contract::record::WorkspaceMode;
+use crate::sys::clock::boottime_us;
+use crate::sys::exec::Running;
+
+/// How long packing may take.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// What bounds git's memory, whatever it packs.
+const SETTINGS: [(&str, &str); 7] = [
+    ("pack.writeReverseIndex", "false"),
+    ("pack.indexVersion", "2"),
+    ("pack.packSizeLimit", "0"),
+    ("pack.windowMemory", "4m"),
+    ("pack.deltaCacheSize", "4m"),
+    ("pack.threads", "2"),
+    ("pack.compression", "1"),
+];
+
+/// A pack that is being made beside us.
+#[derive(Debug)]
+pub struct Packing {
+    dir: PathBuf,
+    root: PathBuf,
+    partial: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    running: Option<Running>,
+    /// When and how long it was waited for, microseconds (the first on CLOCK_BOOTTIME).
+    waited_us: Option<(u64, u64)>,
+}
+
+impl Packing {
+    /// Starts packing what is reachable from `prepared`, so from HEAD, and from the index.
+    pub fn start(
+        checkout: &Checkout,
+        staging: &Staging,
+        head: &Head,
+        prepared: &str,
+        mode: WorkspaceMode,
+    ) -> Result<Self, WorkspaceError> {
+        let mut git = staging.git(checkout, &staging.index());
+        for (key, value) in SETTINGS {
+            git.setting(key, value);
+        }
+        if mode == WorkspaceMode::Shallow && head.commit.is_some() {
+            let file = staging.path().join("shallow");
+            let text = gitdir::shallow(checkout, head, mode);
+            fs::write(&file, text).map_err(WorkspaceError::io("write", &file))?;
+            git = git.env("GIT_SHALLOW_FILE", &file);
+        }
+        let dir = staging.objects().join("pack");
+        let stem = dir.join("pack");
+        let pack = |how: &[&str]| {
+            let words = ["pack-objects", "-q", "--delta-base-offset"].iter().chain(how).map(OsStr::new);
+            git.exec(words.chain([stem.as_os_str()])).deadline(PATIENCE)
+        };
+        let partial = checkout.is_partial();
+        let running = if partial {
+            // pack-objects itself cannot do without a tree.
+            let args = ["rev-list", "--objects", "--missing=allow-promisor", "--indexed-objects", prepared];
+            git.exec(args).deadline(PATIENCE).start_into(pack(&["--missing=allow-promisor"]))
+        } else {
+            pack(&["--revs", "--indexed-objects"]).stdin(format!("{prepared}\n")).start()
+        };
+        let running = Some(running.map_err(checkout.git_error())?);
+        let state = Mutex::new(State { running, waited_us: None });
+        Ok(Self { dir, root: checkout.root.clone(), partial, state })
+    }
+
+    /// Waits until it is made.
+    pub fn wait(&self) -> Result<(), WorkspaceError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(running) = state.running.take() else { return Ok(()) };
+        let start_us = boottime_us();
+        let ended = running.wait();
+        state.waited_us = Some((start_us, boottime_us() - start_us));
+        ended.map_err(|source| WorkspaceError::Git { root: self.root.clone(), source })
+    }
+
+    /// When and for how long it was waited for: start on CLOCK_BOOTTIME and duration, microseconds.
+    pub fn waited_us(&self) -> Option<(u64, u64)> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).waited_us
+    }
+
+    /// The files of the pack that was made, and their names in a git directory. An empty file beside it marks a pack whose
+    /// objects may refer to ones that only the remote has (partial-clone, "promisor").
+    pub fn files(&self) -> Result<Vec<(PathBuf, Option<PathBuf>)>, WorkspaceError> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(WorkspaceError::io("read", &self.dir))? {
+            let path = entry.map_err(WorkspaceError::io("read", &self.dir))?.path();
+            let name = Path::new("objects/pack").join(path.file_name().unwrap_or_default());
+            if self.partial && path.extension().is_some_and(|e| e == "pack") {
+                files.push((name.with_extension("promisor"), None));
+            }
+            if path.extension().is_some_and(|e| e == "pack" || e == "idx") {
+                files.push((name, Some(path)));
+            }
+        }
+        Ok(files)
+    }
+}

@@ -1,0 +1,396 @@
+//! Every kind of checkout, and how much of git travels with it: the guest's git must see what the host's does.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use serde_json::{Value, json};
+
+use super::guest::{Guest, copy_of, git, said, status, tree};
+use crate::support;
+
+/// Prepares the checkout at `repo` into `guest`, and gives the record.
+fn prepare(guest: &Guest, repo: &Path, extra: &[&str]) -> Value {
+    let output = try_prepare(guest, repo, extra);
+    assert!(output.status.success(), "{}", said(&output));
+    support::record(&output)
+}
+
+fn try_prepare(guest: &Guest, repo: &Path, extra: &[&str]) -> Output {
+    drop(fs::remove_dir_all(guest.path("guest")));
+    let path = guest.path("guest");
+    let mut args = vec!["prepare", "--repo", repo.to_str().unwrap(), "--guest-path", path.to_str().unwrap()];
+    args.extend(extra);
+    guest.ws(&args, &guest.record())
+}
+
+fn text(dir: &Path, args: &[&str]) -> String {
+    String::from_utf8_lossy(&git(dir, args)).into_owned()
+}
+
+/// What git says of a checkout, but for other branches and what `git describe` makes of them.
+fn view(dir: &Path) -> Vec<String> {
+    let submodules = text(dir, &["submodule", "status", "--recursive"]);
+    let submodules = submodules.lines().map(|line| line.split(" (").next().unwrap_or(line).to_owned() + "\n");
+    let log =
+        support::run(support::command("git").arg("-C").arg(dir).args(["log", "--format=%H %an %s"]), b"");
+    vec![
+        status(dir),
+        String::from_utf8_lossy(&log.stdout).into_owned(),
+        submodules.collect(),
+        text(dir, &["symbolic-ref", "-q", "--short", "HEAD"].map(|w| if w == "-q" { "--quiet" } else { w })),
+    ]
+}
+
+/// The guest's git sees what the host's does, its objects are whole, and nothing differs from the prepared commit.
+fn assert_same(guest: &Guest, repo: &Path) {
+    let copy = guest.path("guest");
+    assert_eq!(view(&copy), view(repo));
+    assert_whole(&copy);
+}
+
+fn assert_whole(copy: &Path) {
+    git(copy, &["fsck", "--strict"]);
+    assert_eq!(
+        text(copy, &["diff", "--submodule=short", "--ignore-submodules=dirty", "refs/banger/prepared"]),
+        ""
+    );
+}
+
+fn commit(dir: &Path, file: &str, content: &str, message: &str) {
+    fs::create_dir_all(dir.join(file).parent().unwrap()).unwrap();
+    fs::write(dir.join(file), content).unwrap();
+    git(dir, &["add", "--sparse", file]);
+    git(dir, &["-c", "user.name=x", "-c", "user.email=x@y", "commit", "-qm", message]);
+}
+
+/// A repository of its own with one commit.
+fn upstream(guest: &Guest, name: &str) -> PathBuf {
+    let dir = guest.path(name);
+    fs::create_dir(&dir).unwrap();
+    git(&dir, &["init", "-q", "-b", "main"]);
+    git(&dir, &["config", "uploadpack.allowFilter", "true"]);
+    commit(&dir, "file", &format!("{name}\n"), &format!("{name} one"));
+    dir
+}
+
+const LOCAL: [&str; 2] = ["-c", "protocol.file.allow=always"];
+
+fn add_submodule(repo: &Path, from: &Path, path: &str) {
+    git(repo, &[&LOCAL[..], &["submodule", "add", "-q", from.to_str().unwrap(), path]].concat());
+    git(repo, &["-c", "user.name=x", "-c", "user.email=x@y", "commit", "-qm", "a submodule"]);
+}
+
+#[test]
+fn submodules_arrive_as_they_stand() {
+    let Some(guest) = Guest::new() else { return };
+    let (inner, outer) = (upstream(&guest, "inner"), upstream(&guest, "outer"));
+    add_submodule(&outer, &inner, "deep/er");
+    let repo = guest.repo();
+    for (from, path) in [(&outer, "lib/outer"), (&inner, "bumped"), (&inner, "empty"), (&inner, "gone")] {
+        add_submodule(&repo, from, path);
+    }
+    git(&repo, &[&LOCAL[..], &["submodule", "update", "-q", "--init", "--recursive"]].concat());
+    // One is at another commit than the index has it, one not checked out, one removed, one deep inside dirty.
+    commit(&repo.join("bumped"), "file", "two\n", "inner two");
+    git(&repo, &["submodule", "deinit", "-q", "-f", "empty"]);
+    fs::remove_dir_all(repo.join("gone")).unwrap();
+    fs::write(repo.join("lib/outer/deep/er/file"), "dirty\n").unwrap();
+    fs::write(repo.join("lib/outer/staged"), "staged\n").unwrap();
+    git(&repo.join("lib/outer"), &["add", "staged"]);
+    fs::write(repo.join("lib/outer/loose"), "untracked\n").unwrap();
+    // A repository that is in the index, though in no .gitmodules.
+    let nameless = repo.join("nameless");
+    git(&repo, &["clone", "-q", inner.to_str().unwrap(), nameless.to_str().unwrap()]);
+    git(&repo, &["-c", "advice.addEmbeddedRepo=false", "add", "nameless"]);
+
+    let record = prepare(&guest, &repo, &["--include-untracked"]);
+    let copy = guest.path("guest");
+    assert_eq!(status(&copy), status(&repo));
+    for path in ["lib/outer", "lib/outer/deep/er", "bumped", "nameless"] {
+        assert_eq!(status(&copy.join(path)), status(&repo.join(path)), "{path}");
+        assert_eq!(
+            text(&copy.join(path), &["log", "--format=%H"]),
+            text(&repo.join(path), &["log", "--format=%H"])
+        );
+        assert_whole(&copy.join(path));
+    }
+    assert_whole(&copy);
+    git(&copy, &["rm", "-q", "--cached", "nameless"]);
+    git(&repo, &["rm", "-q", "--cached", "nameless"]);
+    let lines = |dir: &Path| {
+        let said = text(dir, &["submodule", "status", "--recursive"]);
+        said.lines().map(|line| line.split(" (").next().unwrap_or(line).to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(lines(&copy), lines(&repo));
+    assert_eq!(fs::read(copy.join("lib/outer/.git")).unwrap(), b"gitdir: ../../.git/modules/lib/outer\n");
+    let files =
+        |dir: &Path| tree(dir).into_iter().filter(|(path, ..)| !path.ends_with(".git")).collect::<Vec<_>>();
+    assert_eq!(files(&copy), files(&repo));
+    assert_eq!(record["workspace"]["file_count"].as_u64().unwrap(), files(&repo).len() as u64);
+}
+
+#[test]
+fn a_submodule_that_changed_makes_another_shipment_and_a_bump_comes_back() {
+    let Some(guest) = Guest::new() else { return };
+    let inner = upstream(&guest, "inner");
+    let repo = guest.repo();
+    add_submodule(&repo, &inner, "sub");
+    let first = prepare(&guest, &repo, &[]);
+    fs::write(repo.join("sub/file"), "dirty\n").unwrap();
+    let second = prepare(&guest, &repo, &[]);
+    assert_ne!(first["workspace"]["base_commit"], second["workspace"]["base_commit"]);
+    commit(&guest.path("guest/sub"), "file", "in the guest\n", "bump");
+    let bumped = text(&guest.path("guest/sub"), &["rev-parse", "HEAD"]);
+    let output = guest.ws(&["export"], &second);
+    let patch = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(patch.contains(&format!("+Subproject commit {}", bumped.trim())), "{patch}");
+}
+
+#[test]
+fn a_submodule_whose_name_leads_out_is_refused() {
+    let Some(guest) = Guest::new() else { return };
+    let inner = upstream(&guest, "inner");
+    let repo = guest.repo();
+    add_submodule(&repo, &inner, "sub");
+    let modules = fs::read_to_string(repo.join(".gitmodules")).unwrap();
+    for name in ["../../escape", "a/../../../b"] {
+        fs::write(repo.join(".gitmodules"), modules.replace("\"sub\"", &format!("\"{name}\""))).unwrap();
+        let record = support::assert_error(&try_prepare(&guest, &repo, &[]), 2, "bad-input");
+        assert!(record["error"]["message"].as_str().unwrap().contains("\"sub\""), "{record}");
+    }
+    // Two that would share a git directory.
+    add_submodule_under_taken_name(&repo, &inner);
+    support::assert_error(&try_prepare(&guest, &repo, &[]), 2, "bad-input");
+    // Files alone need no names.
+    prepare(&guest, &repo, &["--mode", "files"]);
+}
+
+fn add_submodule_under_taken_name(repo: &Path, inner: &Path) {
+    git(repo, &["checkout", "-q", ".gitmodules"]);
+    add_submodule(repo, inner, "other");
+    let modules = fs::read_to_string(repo.join(".gitmodules")).unwrap();
+    fs::write(repo.join(".gitmodules"), modules.replace("\"other\"", "\"sub/inside\"")).unwrap();
+}
+
+#[test]
+fn a_shallow_workspace_holds_one_commit() {
+    let Some(guest) = Guest::new() else { return };
+    let inner = upstream(&guest, "inner");
+    commit(&inner, "file", "two\n", "inner two");
+    let repo = guest.repo();
+    add_submodule(&repo, &inner, "sub");
+    fs::write(repo.join("README.md"), "dirty\n").unwrap();
+    let old = text(&repo, &["rev-parse", "HEAD~1"]);
+    let full = prepare(&guest, &repo, &[]);
+    let record = prepare(&guest, &repo, &["--mode", "shallow"]);
+    assert_eq!(record["workspace"]["mode"], "shallow");
+    assert_eq!(record["workspace"]["head_commit"], full["workspace"]["head_commit"]);
+    assert_ne!(record["workspace"]["base_commit"], full["workspace"]["base_commit"]);
+    let copy = guest.path("guest");
+    assert_eq!(status(&copy), status(&repo));
+    for dir in [copy.clone(), copy.join("sub")] {
+        assert_eq!(text(&dir, &["rev-list", "--count", "HEAD"]), "1\n");
+        assert_eq!(text(&dir, &["rev-parse", "--is-shallow-repository"]), "true\n");
+        assert_whole(&dir);
+    }
+    let mut cat = support::command("git");
+    cat.arg("-C").arg(&copy).args(["cat-file", "-e", old.trim()]);
+    assert!(!support::run(&mut cat, b"").status.success(), "the parent travelled");
+    let output = guest.ws(&["export"], &record);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(0), 0), "{}", said(&output));
+}
+
+#[test]
+fn files_travel_without_git_and_nothing_pretends_otherwise() {
+    let Some(guest) = Guest::new() else { return };
+    let repo = guest.repo();
+    fs::write(repo.join("README.md"), "dirty\n").unwrap();
+    let record = prepare(&guest, &repo, &["--mode", "files"]);
+    assert_eq!(record["workspace"]["mode"], "files");
+    assert!(!guest.path("guest/.git").exists());
+    assert_eq!(tree(&guest.path("guest")), tree(&repo));
+    let output = guest.ws(&["exec", "--record", "r.json", "--", "cat", "README.md"], &record);
+    assert_eq!(
+        (output.status.code(), output.stdout.as_slice()),
+        (Some(0), &b"dirty\n"[..]),
+        "{}",
+        said(&output)
+    );
+    for args in [&["export", "--output", "p"][..], &["status"], &["check"]] {
+        let error = support::assert_error(&guest.ws(args, &record), 2, "bad-input");
+        assert!(error["error"]["message"].as_str().unwrap().contains("without git"), "{error}");
+    }
+    support::assert_error(&guest.ws(&["exec", "--patch", "p", "--", "true"], &record), 125, "bad-input");
+    let output = guest.run(&repo, &["--mode", "files"], &["true"]);
+    assert_eq!(output.status.code(), Some(125), "--patch needs git");
+    assert!(!guest.path("p.patch").exists());
+    // A file that moves under the copy makes a short stream, which must not pass for a whole one.
+    drop(fs::remove_dir_all(guest.path("guest")));
+    let path = guest.path("guest");
+    let args =
+        ["run", "--repo", repo.to_str().unwrap(), "--mode", "files", "--guest-path", path.to_str().unwrap()];
+    let output = guest.ws(&[&args[..], &["--record", "r.json", "--", "ls", "-A"]].concat(), &guest.record());
+    assert!(!said(&output).contains(".git\n"), "{}", said(&output));
+}
+
+#[test]
+fn a_sparse_checkout_stays_sparse() {
+    let Some(guest) = Guest::new() else { return };
+    let repo = guest.repo();
+    commit(&repo, "in/a", "a\n", "in");
+    commit(&repo, "out/b", "b\n", "out");
+    for cone in [true, false] {
+        let (how, what) = if cone { ("--cone", "in") } else { ("--no-cone", "/in/*") };
+        git(&repo, &["sparse-checkout", "set", how, "--sparse-index", what]);
+        fs::write(repo.join("in/a"), "changed\n").unwrap();
+        assert!(!repo.join("out/b").exists());
+        let record = prepare(&guest, &repo, &[]);
+        assert_same(&guest, &repo);
+        let copy = guest.path("guest");
+        assert_eq!(text(&copy, &["sparse-checkout", "list"]), text(&repo, &["sparse-checkout", "list"]));
+        assert_eq!(text(&copy, &["show", "refs/banger/prepared:out/b"]), "b\n");
+        assert!(!copy.join("out").exists());
+        let output = guest.ws(&["export"], &record);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(0), 0), "{}", said(&output));
+        git(&repo, &["checkout", "-q", "in/a"]);
+    }
+    let reply = support::record(&guest.ws(&["inspect", repo.to_str().unwrap()], &json!({})));
+    assert!(reply["sparse_count"].as_u64().unwrap() > 0, "{reply}");
+}
+
+#[test]
+fn a_partial_clone_travels_without_a_fetch() {
+    let Some(guest) = Guest::new() else { return };
+    let from = upstream(&guest, "from");
+    commit(&from, "in/a", "a\n", "in");
+    commit(&from, "out/b", "b\n", "out");
+    commit(&from, "file", "changed\n", "again");
+    let url = format!("file://{}", from.display());
+    for filter in ["blob:none", "tree:0"] {
+        let repo = guest.path(&filter.replace(':', "-"));
+        git(&guest.path(""), &["clone", "-q", "--sparse", "--filter", filter, &url, repo.to_str().unwrap()]);
+        git(&repo, &["sparse-checkout", "set", "in"]);
+        fs::write(repo.join("in/a"), "dirty\n").unwrap();
+        let seen = view(&repo);
+        // Whoever fetches now fails.
+        git(&repo, &["config", "remote.origin.url", "/nowhere"]);
+        let before = text(&repo, &["count-objects", "-v"]);
+        prepare(&guest, &repo, &[]);
+        assert_eq!(text(&repo, &["count-objects", "-v"]), before, "{filter}: something was fetched");
+        assert_eq!(view(&guest.path("guest")), seen, "{filter}");
+        git(&guest.path("guest"), &["fsck"]);
+        assert_eq!(text(&guest.path("guest"), &["config", "remote.origin.promisor"]), "true\n");
+        let reply = support::record(&guest.ws(&["inspect", repo.to_str().unwrap()], &json!({})));
+        assert_eq!(reply["partial"], true, "{reply}");
+    }
+}
+
+#[test]
+fn shallow_clones_worktrees_and_heads_of_every_kind_arrive() {
+    let Some(guest) = Guest::new() else { return };
+    let repo = guest.repo();
+    for round in 0..3 {
+        commit(&repo, "README.md", &format!("{round}\n"), "more");
+    }
+    git(&repo, &["branch", "other"]);
+    // A shallow clone.
+    let shallow = guest.path("shallow");
+    let url = format!("file://{}", repo.display());
+    git(&repo, &["clone", "-q", "--depth", "2", &url, shallow.to_str().unwrap()]);
+    prepare(&guest, &shallow, &[]);
+    assert_same(&guest, &shallow);
+    assert_eq!(text(&guest.path("guest"), &["rev-list", "--count", "HEAD"]), "2\n");
+    // A worktree, from a directory inside it.
+    let worktree = guest.path("worktree");
+    git(&repo, &["worktree", "add", "-q", worktree.to_str().unwrap(), "other"]);
+    fs::write(worktree.join("LICENSE"), "changed\n").unwrap();
+    let record = prepare(&guest, &worktree.join("src"), &[]);
+    assert_same(&guest, &worktree);
+    assert_eq!(record["workspace"]["host_path"], worktree.to_str().unwrap());
+    // A repository inside the checkout stays behind, and travels by itself.
+    let nested = repo.join("nested");
+    fs::create_dir(&nested).unwrap();
+    git(&nested, &["init", "-q", "-b", "main"]);
+    commit(&nested, "n", "n\n", "nested");
+    prepare(&guest, &repo, &["--include-untracked"]);
+    assert!(!guest.path("guest/nested").exists());
+    prepare(&guest, &nested, &[]);
+    assert_same(&guest, &nested);
+    // An unborn branch.
+    git(&nested, &["checkout", "-q", "--orphan", "fresh"]);
+    prepare(&guest, &nested, &[]);
+    assert_eq!(status(&guest.path("guest")), status(&nested));
+    assert_eq!(text(&guest.path("guest"), &["symbolic-ref", "HEAD"]), "refs/heads/fresh\n");
+    prepare(&guest, &nested, &["--mode", "shallow"]);
+    assert_eq!(status(&guest.path("guest")), status(&nested));
+    // A detached HEAD.
+    git(&repo, &["checkout", "-q", "--detach", "HEAD~1"]);
+    prepare(&guest, &repo, &[]);
+    let head = |dir: &Path| text(dir, &["status", "--porcelain=v2", "--branch", "--untracked-files=no"]);
+    assert_eq!(head(&guest.path("guest")), head(&repo));
+}
+
+#[test]
+fn remotes_travel_without_credentials_and_nothing_else_of_the_host_does() {
+    let Some(guest) = Guest::new() else { return };
+    let from = upstream(&guest, "from");
+    let repo = guest.path("clone");
+    git(&from, &["clone", "-q", from.to_str().unwrap(), repo.to_str().unwrap()]);
+    for (key, value) in [
+        ("remote.origin.url", "https://user:s3cret@host/a.git"),
+        ("remote.origin.pushurl", "https://s3cret@host/a.git"),
+        ("remote.origin.proxy", "http://user:s3cret@proxy"),
+        ("url.https://s3cret@host/.insteadOf", "gh:"),
+        ("http.extraHeader", "Authorization: s3cret"),
+        ("credential.helper", "!echo s3cret"),
+        ("include.path", "/s3cret"),
+        ("core.sshCommand", "s3cret"),
+        ("alias.x", "!s3cret"),
+        ("user.name", "Ann"),
+    ] {
+        git(&repo, &["config", key, value]);
+    }
+    git(&repo, &["branch", "secret"]);
+    fs::write(repo.join(".git/hooks/pre-commit"), "s3cret").unwrap();
+    prepare(&guest, &repo, &[]);
+    let copy = guest.path("guest");
+    let config = fs::read_to_string(copy.join(".git/config")).unwrap();
+    assert!(!config.contains("s3cret") && !config.contains("include"), "{config}");
+    assert!(!copy.join(".git/hooks/pre-commit").exists());
+    assert_eq!(text(&copy, &["config", "--get-all", "remote.origin.url"]), "https://host/a.git\n");
+    assert_eq!(text(&copy, &["config", "user.name"]), "Ann\n");
+    let branch = |dir: &Path| text(dir, &["status", "--porcelain=v2", "--branch"]);
+    assert_eq!(branch(&copy), branch(&repo));
+    assert!(branch(&copy).contains("branch.ab +0 -0"), "{}", branch(&copy));
+    assert!(!text(&copy, &["for-each-ref"]).contains("secret"));
+    // What HEAD is behind of would bring another branch's objects along.
+    commit(&from, "file", "ahead\n", "ahead");
+    git(&repo, &["fetch", "-q", from.to_str().unwrap(), "+main:refs/remotes/origin/main"]);
+    prepare(&guest, &repo, &[]);
+    let ahead = text(&from, &["rev-parse", "HEAD"]);
+    let mut cat = support::command("git");
+    cat.arg("-C").arg(&copy).args(["cat-file", "-e", ahead.trim()]);
+    assert!(!support::run(&mut cat, b"").status.success());
+    assert_eq!(text(&copy, &["for-each-ref", "refs/remotes"]), "");
+}
+
+#[test]
+fn mise_is_told_to_trust_the_copy() {
+    let Some(guest) = Guest::new() else { return };
+    let repo = guest.repo();
+    let mise = guest.path("bin/mise");
+    fs::create_dir_all(mise.parent().unwrap()).unwrap();
+    let log = guest.path("mise.log");
+    fs::write(&mise, format!("#!/bin/sh\necho \"$PWD $*\" >> '{}'; echo noise; exit 1\n", log.display()))
+        .unwrap();
+    assert!(support::run(support::command("chmod").arg("755").arg(&mise), b"").status.success());
+    prepare(&guest, &repo, &[]);
+    assert!(!log.exists(), "nothing of mise's is in the checkout");
+    commit(&repo, "mise.toml", "[tools]\n", "mise");
+    prepare(&guest, &repo, &[]);
+    let told = fs::read_to_string(&log).unwrap();
+    assert_eq!(told, format!("{} trust --all --yes --quiet\n", guest.path("guest").display()));
+    let copy = copy_of(&guest, &repo);
+    assert_eq!(tree(&copy), tree(&guest.path("guest")));
+}
