@@ -18,6 +18,7 @@ pub fn all() -> Vec<(&'static str, Value)> {
         ("banger.version.1.json", schemars::schema_for!(reply::Version).to_value()),
         ("banger.gc.1.json", schemars::schema_for!(reply::Collected).to_value()),
         ("banger.doctor.1.json", schemars::schema_for!(reply::Checkup).to_value()),
+        ("banger.network.1.json", schemars::schema_for!(reply::NetworkReply).to_value()),
         ("banger.checkout.1.json", schemars::schema_for!(reply::CheckoutReply).to_value()),
     ]
 }

@@ -13,6 +13,7 @@ use thiserror::Error;
 use super::arch;
 use super::monitor::{Channel, Launch, Machine, Monitor, MonitorError, Process};
 use crate::contract::guest::PORT_NAME;
+use crate::contract::policy::EgressPolicy;
 use crate::contract::record::{Accel, NetMode, Protocol, VmmKind};
 use crate::contract::{Coded, ErrorCode};
 use crate::sys::exec::{Exec, ExecError};
@@ -272,6 +273,10 @@ fn net_args(machine: &Machine) -> Vec<String> {
             );
             if let Some(dns) = user_dns(machine) {
                 user.push_str(&format!(",dns={dns}"));
+            }
+            // Published ports work all the same; everything else from the guest ends in QEMU.
+            if net.egress.policy == EgressPolicy::None {
+                user.push_str(",restrict=on");
             }
             user.extend(forwards(machine).iter().map(Forward::option));
             user
