@@ -165,8 +165,11 @@ fn describe(
         mac: MacAddr::for_guest(address),
         cid: lease.cid,
         net_mode: choice.net_mode,
-        nat: !spec.no_nat,
-        publish: Vec::new(),
+        nat: spec.nat(),
+        egress: spec.egress.clone(),
+        peer: spec.peer,
+        publish: spec.publish.clone(),
+        open_firewall: false,
         disk_backend: spec.disk.into(),
         vmm_kind: spec.vmm.into(),
         paths: Paths {

@@ -182,8 +182,9 @@ fn hostile_values_are_refused_before_anything_is_touched() {
 #[test]
 fn what_a_mode_cannot_do_is_unsupported_rather_than_ignored() {
     assert_error(&netd("attach", &with("user", "nat", json!(false))), 5, "unsupported");
-    let publish = json!([{ "host_ip": null, "host_port": 8080, "guest_port": 80, "protocol": "tcp" }]);
-    assert_error(&netd("attach", &with("tap", "publish", publish)), 5, "unsupported");
+    assert_error(&netd("attach", &with("user", "peer", json!(true))), 5, "unsupported");
+    let listed = json!({ "policy": "allow", "allow": [{ "network": "192.0.2.7/32", "port": null, "protocol": null }] });
+    assert_error(&netd("attach", &with("user", "egress", listed)), 5, "unsupported");
 }
 
 #[test]

@@ -65,15 +65,15 @@ pub(super) fn exec(args: &ExecArgs) -> ExitCode {
     report("exec", &to, true, &args.input, |job| {
         let (command, stdin) = command_of(&args.options, &args.command, &args.input)?;
         let workspace = job.document.required_workspace()?;
-        let base = products.patch.as_ref().map(|_| Base::new(&products.comparison, &workspace)).transpose()?;
+        let base =
+            products.patch.as_ref().map(|_| Base::new(&products.comparison, &workspace)).transpose()?;
         transfer::check_guest_path(&workspace.guest_path)?;
         let files = places(&[products.patch.as_ref(), products.record.as_ref()])?;
         job.confine(&[], &files)?;
         let guest = job.timeline.step("connect", || Guest::connect(&job.endpoint, &job.interrupts))?;
         let mut live = Live::new(&job.interrupts, all_to_stderr, || {});
         let path = &workspace.guest_path;
-        let ran =
-            command::run(&guest, path, workspace.mode, &command, stdin, &mut live, &mut job.timeline);
+        let ran = command::run(&guest, path, workspace.mode, &command, stdin, &mut live, &mut job.timeline);
         job.started = guest.has_started();
         let mut outcome = outcome_of(&ran?);
         if let (Some(patch), Some(base)) = (&products.patch, &base) {

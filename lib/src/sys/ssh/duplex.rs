@@ -28,7 +28,15 @@ pub(super) struct Duplex<'a> {
 
 impl<'a> Duplex<'a> {
     pub(super) fn new(session: &'a Session, channel: ssh2::Channel, input: Option<OwnedFd>) -> Self {
-        Self { session, channel, input: input.map(File::from), pending: Vec::new(), sent: 0, eof_sent: false, starved: false }
+        Self {
+            session,
+            channel,
+            input: input.map(File::from),
+            pending: Vec::new(),
+            sent: 0,
+            eof_sent: false,
+            starved: false,
+        }
     }
 
     pub(super) fn into_channel(self) -> ssh2::Channel {
