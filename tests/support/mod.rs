@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each tier uses its part")]
 
+pub mod changes;
 pub mod disk;
 
 use std::io::Write;

@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
@@ -11,6 +10,7 @@ use std::process::{Child, Output, Stdio};
 use serde_json::{Value, json};
 
 use crate::support;
+use crate::support::changes::tree;
 
 pub(super) const ID: &str = "0123456789ab";
 
@@ -165,29 +165,6 @@ pub(super) fn status(dir: &Path) -> String {
 
 pub(super) fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-}
-
-/// Files but those of git's: path, mode, content or target.
-pub(super) fn tree(dir: &Path) -> Vec<(PathBuf, u32, Vec<u8>)> {
-    fn walk(root: &Path, dir: &Path, out: &mut Vec<(PathBuf, u32, Vec<u8>)>) {
-        for entry in fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            let meta = fs::symlink_metadata(&path).unwrap();
-            let name = path.strip_prefix(root).unwrap().to_owned();
-            if name == Path::new(".git") {
-            } else if meta.is_dir() {
-                walk(root, &path, out);
-            } else if meta.is_symlink() {
-                out.push((name, 0, fs::read_link(&path).unwrap().into_os_string().into_vec()));
-            } else {
-                out.push((name, meta.permissions().mode() & 0o100, fs::read(&path).unwrap()));
-            }
-        }
-    }
-    let mut out = Vec::new();
-    walk(dir, dir, &mut out);
-    out.sort();
-    out
 }
 
 /// The patch applies to `copy`, a copy of the checkout as it was sent, and gives the guest's tree.

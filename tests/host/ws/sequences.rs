@@ -1,83 +1,139 @@
-//! Any sequence of changes, on the host and in the guest, makes the round trip.
+//! Random checkouts and random sequences of changes, on the host and in the guest: each makes the round trip, and export leaves
+//! the guest as it was. `BANGER_TEST_SEED=N` repeats the checkout that a failure names.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
-use super::guest::{Guest, copy_of, git, said, tree};
+use serde_json::Value;
+
+use super::guest::{Guest, git, said};
 use crate::support;
+use crate::support::changes::{self, Dice, File, IGNORED, assert_same, listed, tree};
 
-/// A generator of pseudo-random numbers (xorshift64*), so that a failure can be repeated.
-struct Dice(u64);
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % sides
-    }
-}
+/// Sequences per checkout. With the checkouts of the four tests below that makes 200.
+const SEQUENCES: usize = 4;
 
-fn mutate(dice: &mut Dice) -> String {
-    let names = ["a", "src/a.c", "d/e/f", "README.md", "run.sh", "sp ace", "forced.o", "link", "q\"uote"];
-    let name = format!("'{}'", names[dice.roll(9) as usize]);
-    let text = dice.roll(1000);
-    match dice.roll(11) {
-        0 => format!("mkdir -p \"$(dirname {name})\" && echo {text} > {name}"),
-        1 => format!("echo {text} >> {name}"),
-        2 => format!("rm -rf {name}"),
-        3 => format!("printf '\\0{text}\\377' > {name}"),
-        4 => format!("git add {name}"),
-        5 => "git add -A".into(),
-        6 => format!("git commit -qm {text} -a"),
-        7 => format!("chmod 755 {name}"),
-        8 => format!("rm -rf {name}; ln -s target{text} {name}"),
-        9 => format!("git add -N {name}"),
-        _ => format!("rm -rf {name}; mkdir -p {name} && echo {text} > {name}/inner"),
-    }
+#[test]
+fn sequences_of_changes_make_the_round_trip_1() {
+    campaign(100..112);
 }
 
 #[test]
-fn any_sequence_of_changes_makes_the_round_trip() {
+fn sequences_of_changes_make_the_round_trip_2() {
+    campaign(200..213);
+}
+
+#[test]
+fn sequences_of_changes_make_the_round_trip_3() {
+    campaign(300..312);
+}
+
+#[test]
+fn sequences_of_changes_make_the_round_trip_4() {
+    campaign(400..413);
+}
+
+fn campaign(usual: std::ops::Range<u64>) {
     let Some(guest) = Guest::new() else { return };
-    let mut dice = Dice(0x00ba_9ce5_0000_0001);
-    for round in 0..30 {
+    for seed in changes::seeds(usual) {
         for name in ["guest", "repo", "copy"] {
             drop(fs::remove_dir_all(guest.path(name)));
         }
-        let repo = guest.repo();
-        let script = |dice: &mut Dice| {
-            (0..1 + dice.roll(8)).map(|_| mutate(dice) + " 2>/dev/null\n").collect::<String>()
-        };
-        let (on_host, in_guest) = (script(&mut dice), script(&mut dice));
-        support::run(support::command("sh").args(["-c", &on_host]).current_dir(&repo), b"");
-        let copy = copy_of(&guest, &repo);
-        let ignored =
-            String::from_utf8(git(&repo, &["ls-files", "-z", "--others", "--ignored", "--exclude-standard"]))
-                .unwrap();
-        for path in ignored.split('\0').filter(|p| !p.is_empty()) {
-            drop(fs::remove_file(copy.join(path)));
+        Trip::start(&guest, seed).go_on();
+    }
+}
+
+/// One checkout in the guest, and what happened so far.
+struct Trip<'a> {
+    guest: &'a Guest,
+    dice: Dice,
+    story: String,
+    record: Value,
+}
+
+fn sh(dir: &Path, script: &str) {
+    support::run(support::command("sh").args(["-c", script]).current_dir(dir), b"");
+}
+
+/// A random checkout, dirty half of the time.
+fn make_repo(repo: &Path, dice: &mut Dice) -> String {
+    fs::create_dir(repo).unwrap();
+    fs::write(repo.join(".gitignore"), "*.o\nbuild/\n").unwrap();
+    changes::random_tree(repo, dice);
+    let made = "git init -q -b main --template= && git config user.name A && git config user.email a@b && \
+                git add -A && git add -f forced.o; git commit -qm first && git tag v1";
+    sh(repo, made);
+    let dirty = if dice.roll(2) == 0 { String::new() } else { changes::script(dice) };
+    sh(repo, &dirty);
+    dirty
+}
+
+fn remove(dir: &Path, paths: BTreeSet<std::path::PathBuf>) {
+    for path in paths {
+        fs::remove_file(dir.join(path)).unwrap();
+    }
+}
+
+impl<'a> Trip<'a> {
+    /// Makes a checkout and sends it. `copy` becomes what was sent.
+    fn start(guest: &'a Guest, seed: u64) -> Self {
+        let mut dice = Dice::of(seed);
+        let (repo, copy, there) = (guest.path("repo"), guest.path("copy"), guest.path("guest"));
+        let dirty = make_repo(&repo, &mut dice);
+        let untracked = dice.roll(2) == 0;
+        support::run(support::command("cp").arg("-a").arg(&repo).arg(&copy), b"");
+        remove(&copy, listed(&copy, if untracked { &IGNORED } else { &["--others"] }));
+        let (repo_arg, path) = (repo.to_str().unwrap(), there.to_str().unwrap());
+        let mut args = vec!["prepare", "--repo", repo_arg, "--guest-path", path];
+        args.extend(untracked.then_some("--include-untracked"));
+        let output = guest.ws(&args, &guest.record());
+        let story = format!("BANGER_TEST_SEED={seed}\non the host:\n{dirty}");
+        assert!(output.status.success(), "{story}\n{}", said(&output));
+        let files = if untracked { "--untracked-files=all" } else { "--untracked-files=no" };
+        let status =
+            |dir| String::from_utf8_lossy(&git(dir, &["status", "--porcelain=v2", files])).into_owned();
+        assert_eq!(status(&there), status(&repo), "{story}");
+        assert_same(&tree(&there), &tree(&copy), &story);
+        Self { guest, dice, story, record: support::record(&output) }
+    }
+
+    fn go_on(mut self) {
+        for _ in 0..SEQUENCES {
+            let script = changes::script(&mut self.dice);
+            self.story += &format!("in the guest:\n{script}");
+            let output =
+                self.guest.ws(&["exec", "--record", "r.json", "--", "sh", "-c", &script], &self.record);
+            assert!(output.status.success(), "{}\n{}", self.story, said(&output));
+            let before = everything(&self.guest.path("guest"));
+            let output = self.guest.ws(&["export", "--output", "p.patch"], &self.record);
+            assert!(output.status.success(), "{}\n{}", self.story, said(&output));
+            assert_same(&everything(&self.guest.path("guest")), &before, &self.story);
+            self.apply();
         }
-        let all = format!("git status --porcelain=v2 -z --untracked-files=all --no-renames\n{in_guest} true");
-        let output = guest.run(&repo, &["--include-untracked"], &["sh", "-c", &all]);
-        let story = format!("round {round}\n{on_host}---\n{in_guest}---\n{}", said(&output));
-        assert!(output.status.success(), "{story}");
-        let seen = String::from_utf8_lossy(&output.stdout).replace('\0', "\n");
-        let expected =
-            git(&repo, &["status", "--porcelain=v2", "-z", "--untracked-files=all", "--no-renames"]);
-        let expected = String::from_utf8_lossy(&expected).replace('\0', "\n");
-        assert!(seen.starts_with(&expected), "{story}\nexpected:\n{expected}");
-        // Ignored files that the command made stay in the guest.
-        let ignored =
-            git(&guest.path("guest"), &["ls-files", "-z", "--others", "--ignored", "--exclude-standard"]);
-        for path in String::from_utf8(ignored).unwrap().split('\0').filter(|p| !p.is_empty()) {
-            drop(fs::remove_file(guest.path("guest").join(path)));
-        }
-        let patch = guest.path("p.patch");
+    }
+
+    /// The patch applies to what was sent, and gives what is in the guest; ignored files stay there.
+    fn apply(&self) {
+        let (there, tried, patch) =
+            (self.guest.path("guest"), self.guest.path("tried"), self.guest.path("p.patch"));
+        support::run(support::command("cp").arg("-a").arg(self.guest.path("copy")).arg(&tried), b"");
         if fs::metadata(&patch).unwrap().len() > 0 {
             let mut apply = support::command("git");
-            apply.arg("-C").arg(&copy).arg("apply").arg(&patch);
-            let applied = support::run(&mut apply, b"");
-            assert!(applied.status.success(), "{story}\n{}", said(&applied));
+            let output = support::run(apply.arg("-C").arg(&tried).arg("apply").arg(&patch), b"");
+            assert!(output.status.success(), "{}\n{}", self.story, said(&output));
         }
-        assert_eq!(tree(&copy), tree(&guest.path("guest")), "{story}");
+        let ignored = listed(&there, &IGNORED);
+        let wanted = tree(&there).into_iter().filter(|(path, ..)| !ignored.contains(path)).collect();
+        assert_same(&tree(&tried), &wanted, &self.story);
+        fs::remove_dir_all(&tried).unwrap();
     }
+}
+
+/// The working tree and all that git keeps: index, refs, reflogs, objects.
+fn everything(dir: &Path) -> BTreeSet<File> {
+    let of_git = tree(&dir.join(".git"))
+        .into_iter()
+        .map(|(path, mode, bytes)| (Path::new(".git").join(path), mode, bytes));
+    tree(dir).into_iter().chain(of_git).collect()
 }
