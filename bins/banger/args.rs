@@ -8,6 +8,10 @@ use banger_lib::contract::record::{DiskBackend, Init, VmmKind};
 use banger_lib::types::{ImageName, VmName};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+mod reach;
+
+pub use reach::{Change, Net, Reach, Set};
+
 /// The longest time to live: what is longer is no limit.
 const MAX_TTL_S: u64 = 10 * 366 * 86_400;
 
@@ -57,6 +61,8 @@ impl Command {
                 VmCommand::Delete(_) => "vm delete",
                 VmCommand::Show(_) => "vm show",
                 VmCommand::List => "vm list",
+                VmCommand::Set(_) => "vm set",
+                VmCommand::Net(_) => "vm net",
                 VmCommand::Logs(_) => "vm logs",
                 VmCommand::Stats(_) => "vm stats",
                 VmCommand::Ports(_) => "vm ports",
@@ -100,6 +106,10 @@ pub enum VmCommand {
     /// List VMs
     #[command(visible_alias = "ps")]
     List,
+    /// Change what a VM may reach, at once where it runs
+    Set(Set),
+    /// Show a VM's network: policy, addresses, published ports, and what its rules have counted
+    Net(Net),
     /// Show what the guest's console or the VMM printed
     Logs(Logs),
     /// Show what running VMs use: processor, memory, disks, network
@@ -214,9 +224,8 @@ pub struct Spec {
     /// How the guest reaches the network
     #[arg(long, value_enum, value_name = "MODE", default_value = "auto")]
     pub net: NetChoice,
-    /// Leave the guest without a way out of its subnet (tap only)
-    #[arg(long)]
-    pub no_nat: bool,
+    #[command(flatten)]
+    pub reach: Reach,
     /// How the root is kept apart from its image
     #[arg(long, value_enum, value_name = "BACKEND", default_value = "auto")]
     pub disk: DiskChoice,

@@ -9,6 +9,7 @@ use crate::support::{self, assert_error, command, record, run};
 
 mod guest;
 mod packets;
+mod reach;
 
 const NETD: &str = env!("CARGO_BIN_EXE_banger-netd");
 
@@ -141,6 +142,9 @@ fn differing_input_is_a_conflict_and_changes_nothing() {
             ("mac", json!("02:00:00:00:00:99")),
             ("address", json!("10.213.7.9")),
             ("nat", json!(false)),
+            ("egress", json!({ "policy": "none", "allow": [] })),
+            ("peer", json!(true)),
+            ("publish", json!([{ "host_ip": null, "host_port": 1, "guest_port": 1, "protocol": "tcp" }])),
             ("gateway", json!("10.213.7.254")),
             ("prefix_len", json!(25)),
         ] {

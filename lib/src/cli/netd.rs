@@ -13,7 +13,7 @@ use crate::contract::record::NetMode;
 use crate::contract::{Document, Fault};
 use crate::net::caller::Caller;
 use crate::net::request::{Names, TapRequest};
-use crate::net::{NetError, attach, check, detach, dns, gc, user};
+use crate::net::{NetError, attach, check, detach, dns, gc, status, update, user};
 use crate::sys::clock::Timeline;
 
 const TOOL: &str = "banger-netd";
@@ -34,6 +34,10 @@ enum Verb {
     Attach(Input),
     /// Remove what attach made, whatever is left of it
     Detach(Input),
+    /// Change what an attached VM may reach: NAT, egress, peers
+    Update(Input),
+    /// Show a VM's network and what its rules have counted
+    Status(Input),
     /// Compare the record with the host
     Check(Input),
     /// Remove what is tagged with a state directory and belongs to none of the VMs on stdin
@@ -51,6 +55,8 @@ pub fn main() -> ExitCode {
     match args.verb {
         Verb::Attach(input) => plumbing::record_verb(TOOL, "attach", &input, run_attach),
         Verb::Detach(input) => plumbing::record_verb(TOOL, "detach", &input, run_detach),
+        Verb::Update(input) => plumbing::record_verb(TOOL, "update", &input, run_update),
+        Verb::Status(input) => plumbing::value_verb(TOOL, "status", || run_status(&input)),
         Verb::Check(input) => plumbing::record_verb(TOOL, "check", &input, run_check),
         Verb::Gc(input) => plumbing::value_verb(TOOL, "gc", || run_gc(&input)),
         Verb::Version => {
@@ -74,9 +80,8 @@ fn run_attach(document: &mut Document, timeline: &mut Timeline) -> Result<bool, 
         NetMode::Tap => {
             let request = TapRequest::new(&vm, &caller)?;
             let files = [Path::new(dns::RESOLV_CONF), Path::new(dns::RESOLVED_UPSTREAM)];
-            // A guest that may not go out reaches no resolver either.
-            let resolvers = if vm.nat { dns::upstream(&files) } else { Vec::new() };
-            attach::attach(&request, &caller, previous, resolvers, timeline)?
+            // Whatever it may reach now: that can change while it runs, and what it may not reach refuses at once.
+            attach::attach(&request, &caller, previous, dns::upstream(&files), timeline)?
         }
     };
     document.set_net(Some(&net));
@@ -92,6 +97,22 @@ fn run_detach(document: &mut Document, timeline: &mut Timeline) -> Result<bool, 
     };
     document.set_net(None);
     Ok(changed)
+}
+
+fn run_update(document: &mut Document, timeline: &mut Timeline) -> Result<bool, Failure> {
+    let (vm, previous, caller) = (document.vm()?, document.required_net()?, caller()?);
+    let (net, changed) = match vm.net_mode {
+        NetMode::User => user::attach(&vm, &caller, Some(previous))?,
+        NetMode::Tap => update::update(&TapRequest::new(&vm, &caller)?, &caller, &previous, timeline)?,
+    };
+    document.set_net(Some(&net));
+    Ok(changed)
+}
+
+fn run_status(input: &Input) -> Result<Value, Failure> {
+    let document = input.document()?;
+    let reply = status::status(&document.vm()?, document.net()?, &caller()?)?;
+    Ok(plumbing::value(&reply))
 }
 
 fn run_check(document: &mut Document, _: &mut Timeline) -> Result<bool, Failure> {

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use super::policy::{Egress, Protocol, Publish};
 use crate::types::{ImageName, LinkName, MacAddr, StateId, VmId, VmName};
 
 /// The schema of a VM's record.
@@ -65,30 +66,6 @@ pub enum VmmKind {
     Firecracker,
     /// QEMU.
     Qemu,
-}
-
-/// A transport protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-}
-
-/// A guest port that is reachable from the host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Publish {
-    /// The host's address that listens; `None`: all.
-    pub host_ip: Option<Ipv4Addr>,
-    /// The host's port.
-    pub host_port: u16,
-    /// The guest's port.
-    pub guest_port: u16,
-    /// TCP or UDP.
-    pub protocol: Protocol,
 }
 
 /// Absolute paths of a VM's inputs.
@@ -155,8 +132,17 @@ pub struct Vm {
     pub net_mode: NetMode,
     /// Whether the guest reaches the outside through masquerading.
     pub nat: bool,
+    /// What the guest may reach outside, where `nat` lets it out at all.
+    #[serde(default)]
+    pub egress: Egress,
+    /// Whether the guest and the other VMs of its state directory of which this holds reach each other.
+    #[serde(default)]
+    pub peer: bool,
     /// Published ports.
     pub publish: Vec<Publish>,
+    /// Whether `banger-netd` may ask other firewalls of the host, such as Docker's, to let the VMs through.
+    #[serde(default)]
+    pub open_firewall: bool,
     /// The wanted copy-on-write backend.
     pub disk_backend: DiskBackend,
     /// The wanted VMM.
@@ -185,6 +171,12 @@ pub struct Net {
     pub dns: Vec<Ipv4Addr>,
     /// Whether masquerading is on.
     pub nat: bool,
+    /// What the guest may reach outside, where `nat` is on.
+    #[serde(default)]
+    pub egress: Egress,
+    /// Whether the guest and other such VMs reach each other.
+    #[serde(default)]
+    pub peer: bool,
     /// Published ports.
     pub publish: Vec<Publish>,
     /// Where the host reaches the guest's sshd.

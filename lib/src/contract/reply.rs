@@ -1,9 +1,14 @@
 //! What verbs without a record answer: versions, collections, checkups, checkouts.
 
+use std::net::Ipv4Addr;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::error::Fault;
+use super::policy::{Egress, Publish};
+use super::record::NetMode;
+use crate::types::{MacAddr, VmId, VmName};
 
 /// The schema of [`Version`].
 pub const VERSION_SCHEMA: &str = "banger.version/1";
@@ -13,6 +18,8 @@ pub const GC_SCHEMA: &str = "banger.gc/1";
 pub const DOCTOR_SCHEMA: &str = "banger.doctor/1";
 /// The schema of [`CheckoutReply`].
 pub const CHECKOUT_SCHEMA: &str = "banger.checkout/1";
+/// The schema of [`NetworkReply`].
+pub const NETWORK_SCHEMA: &str = "banger.network/1";
 
 /// The answer to `version`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -124,4 +131,50 @@ pub struct CheckoutReply {
     /// The files that travel, where they were asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<Vec<String>>,
+}
+
+/// What one of a VM's rules has counted since it was last changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RuleCount {
+    /// What it does, for people: `published: …`, `let through: …`, `refused: …` or `dropped: …`.
+    pub rule: String,
+    /// Packets; connections where it is about a published port.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// The answer to `banger-netd status`: a VM's network, and what its rules have counted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NetworkReply {
+    /// Always [`NETWORK_SCHEMA`].
+    pub schema: String,
+    /// The VM.
+    pub id: VmId,
+    /// Its name.
+    pub name: VmName,
+    /// Tap or user networking.
+    pub mode: NetMode,
+    /// Whether the network is there.
+    pub attached: bool,
+    /// The guest's address, which is the VM's as long as the VM is there.
+    pub address: Ipv4Addr,
+    /// Its prefix length.
+    pub prefix_len: u8,
+    /// Its gateway.
+    pub gateway: Ipv4Addr,
+    /// The guest's Ethernet address.
+    pub mac: MacAddr,
+    /// The resolvers that the guest was given.
+    pub dns: Vec<Ipv4Addr>,
+    /// Whether the guest gets out of its subnet.
+    pub nat: bool,
+    /// What it may reach there.
+    pub egress: Egress,
+    /// Whether it and other such VMs reach each other.
+    pub peer: bool,
+    /// Published ports.
+    pub publish: Vec<Publish>,
+    /// What the VM's rules have counted; empty with user networking, which has none.
+    pub rules: Vec<RuleCount>,
 }

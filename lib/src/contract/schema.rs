@@ -21,6 +21,7 @@ pub fn all() -> Vec<(&'static str, Value)> {
         ("banger.usage.1.json", schemars::schema_for!(inside::Usage).to_value()),
         ("banger.usages.1.json", schemars::schema_for!(inside::Usages).to_value()),
         ("banger.ports.1.json", schemars::schema_for!(inside::Ports).to_value()),
+        ("banger.network.1.json", schemars::schema_for!(reply::NetworkReply).to_value()),
         ("banger.checkout.1.json", schemars::schema_for!(reply::CheckoutReply).to_value()),
     ]
 }

@@ -11,8 +11,9 @@ use super::NetError;
 use super::caller::Caller;
 use super::error::UndoError;
 use super::host::Host;
+use super::publish;
 use super::request::TapRequest;
-use super::rules::{self, Tables};
+use super::rules::{self, Before, Tables};
 use crate::contract::record::Net;
 use crate::sys::clock::Timeline;
 use crate::sys::forwarding::{self, Forwarding};
@@ -54,19 +55,21 @@ pub fn attach(
     host.require_free_subnet(request)?;
     // The resolvers of a network that is attached are those the guest was given.
     let section = previous.unwrap_or_else(|| request.section(dns));
+    let mut held = None;
     if host.tap(&request.names)?.is_some() {
         let tables = timeline.step("inspect-nft", || Tables::read(&request.names.table))?;
-        require_same_guest(&tables, request)?;
+        let tables = held.insert(tables);
+        require_same_guest(tables, request)?;
         let differences = super::check::links_differ(&host, request)?;
         if differences.is_empty()
             && tables.differences(request).is_empty()
-            && !forwarding_is_missing(request)?
+            && forwarding_differs(request)?.is_empty()
         {
             return Ok((section, false));
         }
     }
     let mut made = Made::default();
-    match make(&mut host, request, &mut made, timeline) {
+    match make(&mut host, request, held.as_ref(), &mut made, timeline) {
         Ok(()) => Ok((section, true)),
         Err(error) => Err(undo(error, request, &made)),
     }
@@ -91,7 +94,7 @@ fn require_same_section(request: &TapRequest, previous: Option<&Net>) -> Result<
 
 /// # Errors
 /// The bridge is somebody else's or has another address.
-fn require_same_bridge(host: &Host, request: &TapRequest) -> Result<(), NetError> {
+pub(super) fn require_same_bridge(host: &Host, request: &TapRequest) -> Result<(), NetError> {
     let Some(bridge) = host.bridge(&request.names)? else { return Ok(()) };
     let wanted = (request.gateway, request.subnet.prefix_len());
     match host.addresses_of(bridge).into_iter().find(|found| *found != wanted) {
@@ -112,33 +115,90 @@ fn require_same_guest(tables: &Tables, request: &TapRequest) -> Result<(), NetEr
     let (found, wanted) = match what {
         "vm.mac" => ("another".to_owned(), request.mac.to_string()),
         "vm.nat" => ((!request.nat).to_string(), request.nat.to_string()),
+        "vm.peer" => ((!request.peer).to_string(), request.peer.to_string()),
+        "vm.egress" => ("another".to_owned(), request.egress.to_string()),
+        "vm.publish" => {
+            let ports: Vec<String> = request.publish.iter().map(ToString::to_string).collect();
+            ("another".to_owned(), format!("[{}]", ports.join(", ")))
+        }
         _ => ("another".to_owned(), request.address.to_string()),
     };
     Err(NetError::Differs { object: format!("the tap {}", request.names.tap), what, found, wanted })
 }
 
-/// Whether the guest may go out and the host does not forward.
-pub(super) fn forwarding_is_missing(request: &TapRequest) -> Result<bool, NetError> {
+/// What the network needs the host to route and the host does not, in words.
+pub(super) fn forwarding_differs(request: &TapRequest) -> Result<Vec<String>, NetError> {
     let on = forwarding::ipv4_is_on().map_err(NetError::io("read whether IPv4 is forwarded"))?;
-    Ok(request.nat && !on)
+    let mut found = Vec::new();
+    if request.is_forwarded() && !on {
+        found.push("IPv4 forwarding is off".to_owned());
+    }
+    if request.peer && !routes_between(request)? {
+        found.push(format!("the bridge {} does not route between VMs", request.names.bridge));
+    }
+    if !request.publish.is_empty() && !routes_loopback(request)? {
+        found.push(format!("the bridge {} does not route 127.0.0.0/8", request.names.bridge));
+    }
+    Ok(found)
 }
 
 fn make(
     host: &mut Host,
     request: &TapRequest,
+    held: Option<&Tables>,
     made: &mut Made,
     timeline: &mut Timeline,
 ) -> Result<(), NetError> {
     let bridge = timeline.step("bridge", || ensure_bridge(host, request, made))?;
     // Before the attempt: a program that failed may have come as far as the kernel all the same.
     made.rules = host.tap(&request.names)?.is_none();
-    timeline.step("nft", || rules::apply(request, made.bridge))?;
-    if request.nat {
-        let switched = timeline.step("forwarding", forwarding::switch_ipv4_on);
+    let before = match held {
+        Some(tables) if !made.bridge => Before::Tap(tables),
+        None if !made.bridge => Before::Bridge,
+        _ => Before::Nothing,
+    };
+    if made.rules && !request.publish.is_empty() {
+        timeline.step("ports", || require_free_ports(host, request))?;
+    }
+    timeline.step("nft", || rules::apply(request, before))?;
+    timeline.step("forwarding", || switch_forwarding_on(request))?;
+    timeline.step("tap", || ensure_tap(host, request, &bridge))
+}
+
+/// # Errors
+/// A process or another VM has one of the ports.
+fn require_free_ports(host: &Host, request: &TapRequest) -> Result<(), NetError> {
+    publish::require_no_listener(&request.publish)?;
+    let own = request.names.tap.as_str();
+    let others = host.links.iter().any(|link| link.name.starts_with("bgt") && link.name != own);
+    if others { publish::require_unpublished(request) } else { Ok(()) }
+}
+
+/// What the host is to route, once the rules are there.
+pub(super) fn switch_forwarding_on(request: &TapRequest) -> Result<(), NetError> {
+    let bridge = &request.names.bridge;
+    if request.is_forwarded() {
+        let switched = forwarding::switch_ipv4_on();
         let (Forwarding::Identity | Forwarding::SwitchedOn) =
             switched.map_err(NetError::io("switch IPv4 forwarding on"))?;
     }
-    timeline.step("tap", || ensure_tap(host, request, &bridge))
+    if request.peer && !routes_between(request)? {
+        forwarding::route_between_ports(bridge).map_err(NetError::io("have the bridge route between VMs"))?;
+    }
+    if !request.publish.is_empty() && !routes_loopback(request)? {
+        forwarding::route_loopback(bridge).map_err(NetError::io("have the bridge route 127.0.0.0/8"))?;
+    }
+    Ok(())
+}
+
+fn routes_between(request: &TapRequest) -> Result<bool, NetError> {
+    forwarding::routes_between_ports(&request.names.bridge)
+        .map_err(NetError::io("read how the bridge routes between VMs"))
+}
+
+fn routes_loopback(request: &TapRequest) -> Result<bool, NetError> {
+    forwarding::routes_loopback(&request.names.bridge)
+        .map_err(NetError::io("read whether the bridge routes 127.0.0.0/8"))
 }
 
 /// The bridge with its address, tag and carrier; not up where it is new.

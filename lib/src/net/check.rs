@@ -1,7 +1,7 @@
 //! Checking: the record against what the kernel holds.
 
 use super::NetError;
-use super::attach::forwarding_is_missing;
+use super::attach::forwarding_differs;
 use super::caller::Caller;
 use super::host::Host;
 use super::request::{Names, TapRequest};
@@ -46,9 +46,7 @@ fn present(request: &TapRequest, net: &Net, caller: &Caller) -> Result<Vec<Strin
     // Rules can be seen by the privileged only.
     caller.require_net_admin()?;
     differences.extend(Tables::read(&request.names.table)?.differences(request));
-    if forwarding_is_missing(request)? {
-        differences.push("IPv4 forwarding is off".to_owned());
-    }
+    differences.extend(forwarding_differs(request)?);
     Ok(differences)
 }
 

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
+use crate::contract::policy::Publish;
 use crate::contract::{Coded, ErrorCode};
 use crate::sys::link::LinkError;
 use crate::sys::nft::NftError;
@@ -65,6 +66,26 @@ pub enum NetError {
     /// The guest's address belongs to another VM.
     #[error("the address {0} is another VM's")]
     AddressTaken(Ipv4Addr),
+    /// A published port is somebody else's.
+    #[error("the port {port} cannot be published: {} has it", .holder.as_deref().unwrap_or("a process that cannot be seen"))]
+    PortTaken {
+        /// The published port, as people write it.
+        port: String,
+        /// Who has it, where that can be seen.
+        holder: Option<String>,
+    },
+    /// A published port that this user may not have.
+    #[error("the port {port} cannot be published")]
+    PortRefused {
+        /// The published port, as people write it.
+        port: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A change of a network that is not there.
+    #[error("VM {0} has no network that could be changed: its tap is not there")]
+    NotAttached(VmId),
     /// A link with the wanted name is not ours.
     #[error("the link {link} is there and is not this VM's: its tag is {tag:?}")]
     Foreign {
@@ -140,6 +161,11 @@ impl NetError {
         move |source| Self::Io { what, source }
     }
 
+    /// The published port is taken by `holder`.
+    pub fn port_taken(publish: &Publish, holder: Option<String>) -> Self {
+        Self::PortTaken { port: publish.to_string(), holder }
+    }
+
     /// The error and its causes on one line.
     pub fn line(&self) -> String {
         let mut line = self.to_string();
@@ -160,6 +186,12 @@ impl Coded for NetError {
             Self::NotOwner { .. } | Self::Unprivileged => ErrorCode::Denied,
             Self::Overlap { .. } | Self::Differs { .. } | Self::AddressTaken(_) => ErrorCode::Conflict,
             Self::Foreign { .. } | Self::Mismatch { .. } => ErrorCode::Conflict,
+            Self::PortTaken { .. } => ErrorCode::InUse,
+            Self::PortRefused { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                ErrorCode::Denied
+            }
+            Self::PortRefused { .. } => ErrorCode::Failed,
+            Self::NotAttached(_) => ErrorCode::NotFound,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => ErrorCode::Denied,
             Self::Io { .. } => ErrorCode::Failed,
             Self::Kept { source, .. } => source.code(),
@@ -181,6 +213,7 @@ impl Coded for NetError {
             }
             Self::Foreign { link, tag } => json!({ "link": link, "tag": tag }),
             Self::AddressTaken(address) => json!({ "address": address }),
+            Self::PortTaken { port, holder } => json!({ "port": port, "holder": holder }),
             Self::Mismatch { differences, .. } => json!({ "differences": differences }),
             Self::Undo(undo) => {
                 let mut details = undo.error.details();
@@ -200,6 +233,9 @@ impl Coded for NetError {
             Self::NotOwner { .. } => "only root may act for another user",
             Self::Overlap { .. } => "plan the VM in another subnet",
             Self::Differs { .. } => "run banger-netd detach first",
+            Self::PortTaken { .. } => "publish another port of the host, or end what has it",
+            Self::PortRefused { .. } => "publish a port from 1024 on, or run banger as root",
+            Self::NotAttached(_) => "run banger-netd attach first",
             Self::AddressTaken(_) => "run banger gc, or plan the VM anew",
             Self::Mismatch { .. } => "run banger-netd detach, then attach",
             Self::Link(error) => return error.hint(),

@@ -15,12 +15,16 @@ pub mod detach;
 pub mod dns;
 pub mod error;
 pub mod gc;
+pub mod publish;
 pub mod rebuild;
 pub mod request;
 pub mod rules;
+pub mod status;
 pub mod tag;
+pub mod update;
 pub mod user;
 
 mod host;
+mod policy;
 
 pub use error::NetError;

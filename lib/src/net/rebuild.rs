@@ -23,9 +23,11 @@ pub fn rebuild(vm: &Vm, listening: &[u16]) -> Option<Net> {
                 address: vm.address,
                 prefix_len: vm.prefix_len,
                 gateway: vm.gateway,
-                dns: if vm.nat { dns::upstream(&files) } else { Vec::new() },
+                dns: dns::upstream(&files),
                 nat: vm.nat,
-                publish: Vec::new(),
+                egress: vm.egress.clone(),
+                peer: vm.peer,
+                publish: vm.publish.clone(),
                 ssh_host: vm.address,
                 ssh_port: 22,
             })

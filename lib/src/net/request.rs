@@ -4,10 +4,12 @@ use std::net::Ipv4Addr;
 
 use super::NetError;
 use super::caller::Caller;
+use super::rules::published_chain;
 use super::tag::Tag;
-use crate::contract::record::{Net, NetMode, Publish, Vm};
+use crate::contract::policy::{Egress, EgressPolicy, Publish};
+use crate::contract::record::{Net, NetMode, Vm};
 use crate::sys::link::Link;
-use crate::types::{Cidr, LinkName, MacAddr, StateId, VmId};
+use crate::types::{Cidr, LinkName, MacAddr, StateId, VmId, VmName};
 
 /// The private networks (RFC 1918): a subnet lies within one of them.
 const PRIVATE: [(Ipv4Addr, u8); 3] = [
@@ -18,6 +20,9 @@ const PRIVATE: [(Ipv4Addr, u8); 3] = [
 
 /// The most published ports of a VM.
 const MAX_PUBLISHED: usize = 64;
+
+/// The most entries of what a guest may reach outside.
+const MAX_ALLOWED: usize = 256;
 
 /// Names of a VM's host objects, which need no more than its ids, and whose they are.
 #[derive(Debug, Clone)]
@@ -32,6 +37,8 @@ pub struct Names {
     pub dummy: LinkName,
     /// The tap.
     pub tap: LinkName,
+    /// The chain of the published ports.
+    pub published: String,
     /// Both nftables tables.
     pub table: String,
     /// What the links are tagged with.
@@ -56,6 +63,7 @@ impl Names {
             bridge: vm.state_id.bridge(),
             dummy: dummy_name(&vm.state_id),
             tap: vm.id.tap(),
+            published: published_chain(&vm.id),
             table: vm.state_id.nft_table(),
             tag: Tag { state: vm.state_id.clone(), uid: vm.owner_uid },
         })
@@ -80,8 +88,18 @@ pub struct TapRequest {
     pub subnet: Cidr,
     /// The guest's Ethernet address.
     pub mac: MacAddr,
+    /// The VM's name: what others who want the same port are told.
+    pub name: VmName,
     /// Whether the guest reaches the outside.
     pub nat: bool,
+    /// What it may reach there.
+    pub egress: Egress,
+    /// Whether it reaches other VMs of which this holds.
+    pub peer: bool,
+    /// Ports of the host's that lead to it.
+    pub publish: Vec<Publish>,
+    /// Whether other firewalls may be asked to let the VMs through.
+    pub open_firewall: bool,
 }
 
 fn invalid<T>(field: &'static str, reason: impl Into<String>) -> Result<T, NetError> {
@@ -95,14 +113,27 @@ impl TapRequest {
     /// [`NetError::Invalid`], [`NetError::NotOwner`], or something that is not supported.
     pub fn new(vm: &Vm, caller: &Caller) -> Result<Self, NetError> {
         let names = Names::new(vm, caller)?;
-        check_publish(&vm.publish)?;
-        if !vm.publish.is_empty() {
-            return Err(NetError::Unsupported("publishing ports is not supported in tap mode".into()));
-        }
+        check_policy(vm)?;
         let subnet = check_subnet(vm.address, vm.prefix_len, vm.gateway)?;
         check_mac(vm.mac)?;
-        let (address, gateway, mac, nat) = (vm.address, vm.gateway, vm.mac, vm.nat);
-        Ok(Self { names, address, gateway, subnet, mac, nat })
+        Ok(Self {
+            names,
+            address: vm.address,
+            gateway: vm.gateway,
+            subnet,
+            mac: vm.mac,
+            name: vm.name.clone(),
+            nat: vm.nat,
+            egress: vm.egress.clone(),
+            peer: vm.peer,
+            publish: vm.publish.clone(),
+            open_firewall: vm.open_firewall,
+        })
+    }
+
+    /// Whether packets of the guest's pass through the host, or packets for it.
+    pub fn is_forwarded(&self) -> bool {
+        self.nat || self.peer || !self.publish.is_empty()
     }
 
     /// The section that stands for this network.
@@ -116,21 +147,65 @@ impl TapRequest {
             gateway: self.gateway,
             dns,
             nat: self.nat,
-            publish: Vec::new(),
+            egress: self.egress.clone(),
+            peer: self.peer,
+            publish: self.publish.clone(),
             ssh_host: self.address,
             ssh_port: 22,
         }
     }
 }
 
+/// Checks what the VM wants of others and others of it, as far as that needs no look at the host.
+///
 /// # Errors
-/// More ports than a VM may publish, or port 0.
-pub fn check_publish(publish: &[Publish]) -> Result<(), NetError> {
+/// [`NetError::Invalid`], or what user networking cannot do.
+pub fn check_policy(vm: &Vm) -> Result<(), NetError> {
+    check_publish(&vm.publish)?;
+    check_egress(&vm.egress)?;
+    if vm.net_mode == NetMode::User { super::user::require_supported(vm) } else { Ok(()) }
+}
+
+/// # Errors
+/// More ports than a VM may publish, port 0, one host port twice, or an address on which nothing can listen.
+fn check_publish(publish: &[Publish]) -> Result<(), NetError> {
     if publish.len() > MAX_PUBLISHED {
         return invalid("vm.publish", format!("there are more than {MAX_PUBLISHED} entries"));
     }
     if publish.iter().any(|p| p.host_port == 0 || p.guest_port == 0) {
         return invalid("vm.publish", "0 is no port");
+    }
+    let odd = |ip: &Ipv4Addr| ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast();
+    if let Some(ip) = publish.iter().filter_map(|p| p.host_ip).find(odd) {
+        return invalid("vm.publish", format!("{ip} is no address of a host"));
+    }
+    for (n, one) in publish.iter().enumerate() {
+        if let Some(other) = publish[..n].iter().find(|other| overlaps(one, other)) {
+            return invalid("vm.publish", format!("{other} and {one} want the same port of the host"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether two published ports are the same port of the host.
+pub(super) fn overlaps(one: &Publish, other: &Publish) -> bool {
+    let same_address = one.host_ip.is_none() || other.host_ip.is_none() || one.host_ip == other.host_ip;
+    (one.protocol, one.host_port) == (other.protocol, other.host_port) && same_address
+}
+
+/// # Errors
+/// A list where the policy has none, an empty or too long one, or an entry with half a port.
+fn check_egress(egress: &Egress) -> Result<(), NetError> {
+    let listed = egress.policy == EgressPolicy::Allow;
+    if listed == egress.allow.is_empty() {
+        let reason = if listed { "the list is empty" } else { "only the policy \"allow\" has a list" };
+        return invalid("vm.egress", reason);
+    }
+    if egress.allow.len() > MAX_ALLOWED {
+        return invalid("vm.egress", format!("there are more than {MAX_ALLOWED} entries"));
+    }
+    if egress.allow.iter().any(|e| e.port == Some(0) || e.port.is_some() != e.protocol.is_some()) {
+        return invalid("vm.egress", "an entry has a port and its protocol, or neither");
     }
     Ok(())
 }

@@ -2,21 +2,21 @@
 //!
 //! Their fixed part is `skeleton.nft`. A VM adds a chain of its tap's name to each, and an element that leads to it: by
 //! the tap in the bridge table, where a chain lets through only frames with the guest's own addresses, and by the
-//! guest's address in the inet table, where a chain says whether it may go out. Attach and detach are one transaction
-//! each and touch no other VM's chains, so concurrent VMs never lose each other's rules.
+//! guest's address in the inet table, where a chain says what it may reach ([`super::policy`]). A chain `bgp` and the VM's id
+//! holds its published ports. Attach and detach are one transaction each and touch no other VM's chains, so concurrent VMs never
+//! lose each other's rules.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::net::Ipv4Addr;
 
 use super::NetError;
-use super::request::{Names, TapRequest};
-use crate::sys::nft::{self, NftError, Table};
+use super::policy::{self, AT_HOST, GUESTS, OPEN_PORTS, PEERS, PUBLISH, PUBLISHED};
+use super::request::TapRequest;
+use crate::sys::nft::{self, Element, NftError, Rule, Table};
 use crate::types::VmId;
 
 const SKELETON: &str = include_str!("skeleton.nft");
-
-/// The map in each table that leads to the VMs' chains.
-const MAP: &str = "guests";
 
 const FAMILIES: [&str; 2] = ["inet", "bridge"];
 
@@ -27,52 +27,75 @@ fn skeleton(request: &TapRequest) -> String {
         .replace("%subnet%", &request.subnet.to_string())
 }
 
-/// The VM's own part. Chains are flushed first: what a crash left of the same VM is replaced.
-fn guest(request: &TapRequest) -> String {
-    let TapRequest { names: Names { table, tap, .. }, address, mac, .. } = request;
-    let verdict = if request.nat { "accept" } else { "jump refuse" };
-    format!(
-        "add chain inet {table} {tap}
-flush chain inet {table} {tap}
-add rule inet {table} {tap} {verdict}
-add element inet {table} {MAP} {{ {address} : jump {tap} }}
-add chain bridge {table} {tap}
-flush chain bridge {table} {tap}
-add rule bridge {table} {tap} ether saddr != {mac} drop
-add rule bridge {table} {tap} ether type ip ip saddr {address} accept
-add rule bridge {table} {tap} ether type arp arp htype 1 arp ptype ip arp hlen 6 arp plen 4 \
-arp saddr ether {mac} arp saddr ip {address} accept
-add rule bridge {table} {tap} ether type ip6 accept
-add rule bridge {table} {tap} drop
-add element bridge {table} {MAP} {{ \"{tap}\" : jump {tap} }}
-"
-    )
+/// What of a network was there before its rules are applied.
+#[derive(Debug, Clone, Copy)]
+pub enum Before<'a> {
+    /// Not even the bridge: no VM can have been attached, and a crash may have left anything.
+    Nothing,
+    /// The bridge, and other VMs.
+    Bridge,
+    /// The VM itself, with these rules: they are replaced.
+    Tap(&'a Tables),
 }
 
-/// Applies the skeleton and the VM's part, in one transaction. `anew` drops what the tables held: where the bridge was not there
-/// no VM can have been attached, and a crash may have left anything. It mostly left nothing, and then there is nothing to
-/// drop: `nft` does not end before the kernel has let go of what it removed, which takes longer than all else that it does.
+/// Applies the skeleton and the VM's part, in one transaction, and drops what the tables held where not even the bridge was there. They
+/// mostly held nothing, and then there is nothing to drop: `nft` does not end before the kernel has let go of what it removed, which
+/// takes longer than all else that it does.
 ///
 /// # Errors
-/// `nft` refuses; [`NetError::AddressTaken`] where another VM has the address.
-pub fn apply(request: &TapRequest, anew: bool) -> Result<(), NetError> {
+/// `nft` refuses; [`NetError::AddressTaken`] or [`NetError::PortTaken`] where another VM has the address or a port.
+pub fn apply(request: &TapRequest, before: Before<'_>) -> Result<(), NetError> {
     let table = &request.names.table;
-    let script = skeleton(request) + &guest(request);
-    if anew {
-        return match nft::apply(table, &(creation(table) + &script)) {
-            Err(error) if error.is_existing() => Ok(nft::apply(table, &(removal(table) + &script))?),
-            other => Ok(other?),
-        };
+    let mut script = skeleton(request) + &policy::script(request);
+    match before {
+        Before::Nothing => {
+            return match nft::apply(table, &(creation(table) + &script)) {
+                Err(error) if error.is_existing() => Ok(nft::apply(table, &(removal(table) + &script))?),
+                other => Ok(other?),
+            };
+        }
+        Before::Bridge => {}
+        Before::Tap(held) => {
+            script = held.removal_of(table, &request.names.vm, Some(request.address)) + &script;
+        }
     }
-    nft::apply(table, &script).map_err(|error| {
+    match nft::apply(table, &script) {
         // Elements are the only thing here that can be there with another value, and a tap's is always its own chain.
-        if error.is_existing() { NetError::AddressTaken(request.address) } else { error.into() }
-    })
+        Err(error) if error.is_existing() => Err(whose(request).unwrap_or_else(|| error.into())),
+        other => Ok(other?),
+    }
 }
 
 /// Unlike adding, creating a table that exists is an error.
 fn creation(table: &str) -> String {
     FAMILIES.iter().map(|family| format!("create table {family} {table}\n")).collect()
+}
+
+/// Which of the VM's keys leads to another VM: its address or a published port.
+fn whose(request: &TapRequest) -> Option<NetError> {
+    let names = &request.names;
+    let tables = Tables::read(&names.table).ok()?;
+    let address = request.address.to_string();
+    let taken = |e: &Element<'_>| e.key == [address.as_str()] && e.target != Some(names.tap.as_str());
+    if tables.inet.elements(GUESTS).iter().any(taken) {
+        return Some(NetError::AddressTaken(request.address));
+    }
+    let mut published = request.publish.iter();
+    published.find_map(|publish| {
+        let (map, key) = policy::published_key(publish);
+        let holder = tables.inet.elements(map).into_iter().find(|e| e.key() == key)?;
+        let taken = holder.target != Some(names.published.as_str());
+        taken.then(|| NetError::port_taken(publish, Some(vm_of(&holder))))
+    })
+}
+
+/// The VM that an element of a map of published ports is of, for people.
+pub(super) fn vm_of(element: &Element<'_>) -> String {
+    let id = element.target.and_then(|chain| chain.strip_prefix("bgp")).unwrap_or("(unknown)");
+    match element.comment {
+        Some(name) => format!("VM {name} ({id})"),
+        None => format!("VM {id}"),
+    }
 }
 
 /// Removes both tables, whether they exist or not.
@@ -131,11 +154,21 @@ impl Tables {
     /// The VMs that have a chain in one of them.
     pub fn guests(&self) -> Vec<VmId> {
         let chains = FAMILIES.iter().flat_map(|family| self.table(family).chains());
-        let mut ids: Vec<VmId> =
-            chains.filter_map(|(name, _)| name.strip_prefix("bgt")?.parse().ok()).collect();
+        let id = |name: &str| name.strip_prefix("bgt").or(name.strip_prefix("bgp"))?.parse().ok();
+        let mut ids: Vec<VmId> = chains.filter_map(id).collect();
         ids.sort();
         ids.dedup();
         ids
+    }
+
+    /// The rules of the VM's chains in the table of `family`; none where there are none.
+    pub fn rules(&self, family: &str, chain: &str) -> Vec<Rule<'_>> {
+        self.table(family).rules(chain).unwrap_or_default()
+    }
+
+    /// The elements of a set or map in the inet table.
+    pub fn elements(&self, name: &str) -> Vec<Element<'_>> {
+        self.inet.elements(name)
     }
 
     /// Removes the chains of `vm` and what leads to them, in one transaction; `false` where there are none.
@@ -143,56 +176,122 @@ impl Tables {
     /// # Errors
     /// `nft` refuses.
     pub fn remove_guest(&self, table: &str, vm: &VmId) -> Result<bool, NftError> {
-        let chain = vm.tap();
-        let mut script = String::new();
-        for family in FAMILIES {
-            let held = self.table(family);
-            for (key, _) in held.jumps(MAP).iter().filter(|(_, target)| *target == chain.as_str()) {
-                let key = if family == "bridge" { format!("\"{key}\"") } else { (*key).to_owned() };
-                writeln!(script, "delete element {family} {table} {MAP} {{ {key} }}").expect("to a string");
-            }
-            if held.chains().iter().any(|(name, _)| *name == chain.as_str()) {
-                writeln!(script, "flush chain {family} {table} {chain}").expect("to a string");
-                writeln!(script, "delete chain {family} {table} {chain}").expect("to a string");
-            }
-        }
+        let script = self.removal_of(table, vm, None);
         if script.is_empty() {
             return Ok(false);
         }
         nft::apply(table, &script).map(|()| true)
     }
 
+    /// The script that does so. `address` is the VM's, where it is known; the map of guests tells it as well.
+    fn removal_of(&self, table: &str, vm: &VmId, address: Option<Ipv4Addr>) -> String {
+        let (tap, published) = (vm.tap(), published_chain(vm));
+        let (tap, published) = (tap.as_str(), published.as_str());
+        let mut script = String::new();
+        let mut delete = |family: &str, set: &str, key: String| {
+            writeln!(script, "delete element {family} {table} {set} {{ {key} }}").expect("to a string");
+        };
+        let leads = |element: &&Element<'_>| [Some(tap), Some(published)].contains(&element.target);
+        let guests = self.inet.elements(GUESTS);
+        let mut addresses: Vec<String> = guests.iter().filter(leads).map(Element::key).collect();
+        addresses.iter().for_each(|key| delete("inet", GUESTS, key.clone()));
+        let unclaimed = |key: &String| !guests.iter().any(|e| e.key() == *key);
+        addresses.extend(address.map(|a| a.to_string()).filter(unclaimed));
+        for set in [AT_HOST, PEERS, OPEN_PORTS] {
+            let elements = self.inet.elements(set);
+            let own = elements.iter().filter(|e| e.key.first().is_some_and(|key| addresses.contains(key)));
+            own.for_each(|e| delete("inet", set, e.key()));
+        }
+        for map in PUBLISHED {
+            self.inet.elements(map).iter().filter(leads).for_each(|e| delete("inet", map, e.key()));
+        }
+        let taps = self.bridge.elements(GUESTS);
+        taps.iter().filter(leads).for_each(|e| delete("bridge", GUESTS, format!("\"{}\"", e.key())));
+        for family in FAMILIES {
+            for chain in self.table(family).chains().filter(|chain| [tap, published].contains(chain)) {
+                writeln!(script, "flush chain {family} {table} {chain}").expect("to a string");
+                writeln!(script, "delete chain {family} {table} {chain}").expect("to a string");
+            }
+        }
+        script
+    }
+
     /// What of the VM's own part is there with other values: the property. Missing parts are not meant.
     pub fn conflict(&self, request: &TapRequest) -> Option<&'static str> {
-        let tap = request.names.tap.as_str();
-        let there = |family| self.table(family).chains().iter().any(|(name, n)| *name == tap && *n > 0);
-        let says = |family, text: &str| self.table(family).chain_mentions(tap, text);
-        if there("bridge") && !says("bridge", &request.mac.to_string()) {
+        let names = &request.names;
+        let frames = self.rules("bridge", names.tap.as_str());
+        let says = |text: String| frames.is_empty() || frames.iter().any(|rule| rule.mentions(&text));
+        if !says(request.mac.to_string()) {
             return Some("vm.mac");
         }
-        if there("bridge") && !says("bridge", &request.address.to_string()) {
+        if !says(request.address.to_string()) {
             return Some("vm.address");
         }
-        if there("inet") && says("inet", "accept") != request.nat {
+        let wanted = labels(&policy::script(request));
+        let differs = |chain: &str, part: &dyn Fn(&str) -> bool| {
+            let held = self.rules("inet", chain);
+            let held: Vec<&str> = held.iter().filter_map(|rule| rule.comment).filter(|l| part(l)).collect();
+            let key = ("inet".to_owned(), chain.to_owned());
+            let wanted: Vec<&str> = wanted
+                .get(&key)
+                .into_iter()
+                .flatten()
+                .filter_map(Option::as_deref)
+                .filter(|l| part(l))
+                .collect();
+            self.inet.chains().any(|name| name == chain) && held != wanted
+        };
+        let tap = names.tap.as_str();
+        if self.rules("inet", tap).is_empty() {
+            return None;
+        }
+        if differs(tap, &|label| label == policy::PEER) {
+            return Some("vm.peer");
+        }
+        if differs(tap, &|label| label == policy::REFUSED_NAT) {
             return Some("vm.nat");
         }
-        None
+        if differs(tap, &|label| label != policy::PEER) {
+            return Some("vm.egress");
+        }
+        // An empty chain to which ports lead is damage.
+        let leads =
+            |map: &&str| self.inet.elements(map).iter().any(|e| e.target == Some(names.published.as_str()));
+        let flushed = self.rules("inet", &names.published).is_empty() && PUBLISHED.iter().any(leads);
+        (!flushed && differs(&names.published, &|label| label.starts_with(PUBLISH))).then_some("vm.publish")
     }
 
     /// What is missing or not as [`apply`] makes it, in words.
     pub fn differences(&self, request: &TapRequest) -> Vec<String> {
         let mut found = Vec::new();
-        let table = &request.names.table;
-        for ((family, chain), count) in expected_counts(&(skeleton(request) + &guest(request))) {
-            let held = self.table(&family).chains().into_iter().find(|(name, _)| *name == chain);
-            if held.map(|(_, n)| n) != Some(count) {
+        let names = &request.names;
+        let table = &names.table;
+        for ((family, chain), wanted) in labels(&(skeleton(request) + &policy::script(request))) {
+            let held = self.table(&family).rules(&chain);
+            let labels = |rules: &Vec<Rule<'_>>| rules.iter().map(|r| r.comment.map(str::to_owned)).collect();
+            if held.as_ref().map(labels) != Some(wanted) {
                 found.push(format!("the chain {family} {table} {chain} is missing or changed"));
             }
         }
-        let tap = request.names.tap.as_str();
-        for (family, key) in [("inet", request.address.to_string()), ("bridge", tap.to_owned())] {
-            if !self.table(family).jumps(MAP).contains(&(&key, tap)) {
-                found.push(format!("the map {family} {table} {MAP} does not lead from {key} to {tap}"));
+        let mut lead = |held: &Table, map: &str, key: String, chain: &str| {
+            if !held.elements(map).iter().any(|e| e.key() == key && e.target == Some(chain)) {
+                found.push(format!("the map {table} {map} does not lead from {key} to {chain}"));
+            }
+        };
+        let (tap, published) = (names.tap.as_str(), names.published.as_str());
+        lead(&self.inet, GUESTS, request.address.to_string(), tap);
+        lead(&self.bridge, GUESTS, tap.to_owned(), tap);
+        for publish in &request.publish {
+            let (map, key) = policy::published_key(publish);
+            lead(&self.inet, map, key, published);
+        }
+        for (set, wanted) in policy::memberships(request) {
+            let held = self.inet.elements(set);
+            let held = held.iter().filter(|e| e.key.first() == Some(&request.address.to_string()));
+            let mut held: Vec<String> = held.map(Element::key).collect();
+            held.sort();
+            if held != wanted {
+                found.push(format!("the set {table} {set} has changed"));
             }
         }
         if let Some(field) = self.conflict(request) {
@@ -202,14 +301,28 @@ impl Tables {
     }
 }
 
-/// How many rules a script adds to each chain: `add rule <family> <table> <chain> …`.
-fn expected_counts(script: &str) -> BTreeMap<(String, String), usize> {
-    let mut counts = BTreeMap::new();
-    for line in script.lines().filter_map(|line| line.strip_prefix("add rule ")) {
+/// The chain of a VM's published ports.
+pub(super) fn published_chain(vm: &VmId) -> String {
+    format!("bgp{vm}")
+}
+
+/// The rules that a script adds to each chain, by their comments: `add rule <family> <table> <chain> … comment "<label>"`.
+fn labels(script: &str) -> BTreeMap<(String, String), Vec<Option<String>>> {
+    let mut labels: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for line in script.lines() {
         let mut words = line.split(' ');
-        if let (Some(family), Some(chain)) = (words.next(), words.nth(1)) {
-            *counts.entry((family.to_owned(), chain.to_owned())).or_default() += 1;
+        let (add, what) = (words.next(), words.next());
+        let (Some(family), Some(chain)) = (words.next(), words.nth(1)) else { continue };
+        let key = (family.to_owned(), chain.to_owned());
+        match (add, what) {
+            (Some("add"), Some("rule")) => {
+                let label = line.split_once(" comment \"").and_then(|(_, rest)| rest.strip_suffix('"'));
+                labels.entry(key).or_default().push(label.map(str::to_owned));
+            }
+            // A chain without rules is one to be there, too.
+            (Some("flush"), Some("chain")) => drop(labels.entry(key).or_default()),
+            _ => {}
         }
     }
-    counts
+    labels
 }

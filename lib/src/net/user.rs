@@ -4,7 +4,9 @@ use std::net::{Ipv4Addr, TcpListener};
 
 use super::NetError;
 use super::caller::Caller;
-use super::request::check_publish;
+use super::publish::require_no_listener;
+use super::request::check_policy;
+use crate::contract::policy::EgressPolicy;
 use crate::contract::record::{Net, NetMode, Vm};
 use crate::sys::random;
 
@@ -21,12 +23,9 @@ const ATTEMPTS: u16 = 256;
 /// The record asks for what user mode cannot do, or has another network already.
 pub fn attach(vm: &Vm, caller: &Caller, previous: Option<Net>) -> Result<(Net, bool), NetError> {
     caller.require_for(vm.owner_uid)?;
-    check_publish(&vm.publish)?;
-    if !vm.nat {
-        let text = "user networking always reaches the outside, and vm.nat is false";
-        return Err(NetError::Unsupported(text.into()));
-    }
+    check_policy(vm)?;
     let Some(previous) = previous else {
+        require_no_listener(&vm.publish)?;
         return Ok((section(vm, free_port()?), true));
     };
     let expected = section(vm, previous.ssh_port);
@@ -42,6 +41,20 @@ pub fn attach(vm: &Vm, caller: &Caller, previous: Option<Net>) -> Result<(Net, b
     Ok((previous, false))
 }
 
+/// # Errors
+/// What only rules on a tap can do.
+pub(super) fn require_supported(vm: &Vm) -> Result<(), NetError> {
+    let text = match vm.egress.policy {
+        _ if !vm.nat => "user networking has no NAT to switch off; egress \"none\" keeps the guest inside",
+        _ if vm.peer => "user networking has no peers: each VM is alone in its network",
+        EgressPolicy::Allow => {
+            "user networking cannot limit the guest to a list: egress is \"open\" or \"none\""
+        }
+        EgressPolicy::Open | EgressPolicy::None => return Ok(()),
+    };
+    Err(NetError::Unsupported(text.into()))
+}
+
 /// slirp's fixed addresses (`-netdev user` in qemu(1)): it gives the first guest .15, answers names on .3.
 pub(super) fn section(vm: &Vm, ssh_port: u16) -> Net {
     Net {
@@ -51,8 +64,11 @@ pub(super) fn section(vm: &Vm, ssh_port: u16) -> Net {
         address: Ipv4Addr::new(10, 0, 2, 15),
         prefix_len: 24,
         gateway: Ipv4Addr::new(10, 0, 2, 2),
-        dns: vec![Ipv4Addr::new(10, 0, 2, 3)],
+        // slirp drops questions without an answer where it lets nothing out; a guest without resolvers does not wait for one.
+        dns: if vm.egress.is_open() { vec![Ipv4Addr::new(10, 0, 2, 3)] } else { Vec::new() },
         nat: true,
+        egress: vm.egress.clone(),
+        peer: false,
         publish: vm.publish.clone(),
         ssh_host: Ipv4Addr::LOCALHOST,
         ssh_port,

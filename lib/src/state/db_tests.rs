@@ -1,7 +1,7 @@
 //! Tests of the database: leases, names, migrations, and many processes at once.
 
 use super::*;
-use crate::contract::record::{DiskBackend, Init, NetMode, Paths, VmmKind};
+use crate::contract::record::{DiskBackend, Egress, Init, NetMode, Paths, VmmKind};
 use crate::types::MacAddr;
 
 const READY: Life = Life { creating: false, ephemeral: false };
@@ -29,6 +29,9 @@ fn vm(store: &Store, name: &VmName, lease: Lease) -> Vm {
         cid: lease.cid,
         net_mode: NetMode::Tap,
         nat: true,
+        egress: Egress::default(),
+        peer: false,
+        open_firewall: false,
         publish: Vec::new(),
         disk_backend: DiskBackend::Auto,
         vmm_kind: VmmKind::Auto,

@@ -1,6 +1,8 @@
-//! IPv4 forwarding between links (ip_forward in Documentation/networking/ip-sysctl.rst).
+//! IPv4 forwarding between links, and how a bridge routes (Documentation/networking/ip-sysctl.rst).
 
 use std::io;
+
+use crate::types::LinkName;
 
 const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 
@@ -31,4 +33,46 @@ pub fn switch_ipv4_on() -> io::Result<Forwarding> {
     }
     std::fs::write(IP_FORWARD, "1\n")?;
     Ok(Forwarding::SwitchedOn)
+}
+
+/// Has the link answer ARP for every address behind it, itself included, so that what its isolated ports send each other passes through
+/// this host (proxy_arp_pvlan), at once rather than after a random delay (proxy_delay in arp(7)).
+///
+/// # Errors
+/// The files cannot be written.
+pub fn route_between_ports(link: &LinkName) -> io::Result<()> {
+    std::fs::write(format!("/proc/sys/net/ipv4/neigh/{link}/proxy_delay"), "0\n")?;
+    std::fs::write(format!("/proc/sys/net/ipv4/conf/{link}/proxy_arp_pvlan"), "1\n")
+}
+
+/// Whether [`route_between_ports`] is in force; `false` where there is no such link.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn routes_between_ports(link: &LinkName) -> io::Result<bool> {
+    is_on(link, "proxy_arp_pvlan")
+}
+
+/// Has packets from and to 127.0.0.0/8 routed through the link (route_localnet). Rules must drop those that come in by it.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn route_loopback(link: &LinkName) -> io::Result<()> {
+    std::fs::write(format!("/proc/sys/net/ipv4/conf/{link}/route_localnet"), "1\n")
+}
+
+/// Whether [`route_loopback`] is in force; `false` where there is no such link.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn routes_loopback(link: &LinkName) -> io::Result<bool> {
+    is_on(link, "route_localnet")
+}
+
+fn is_on(link: &LinkName, setting: &str) -> io::Result<bool> {
+    match std::fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{link}/{setting}")) {
+        Ok(text) => Ok(text.trim() != "0"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }

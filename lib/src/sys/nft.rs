@@ -114,36 +114,149 @@ fn objects(args: &[&str]) -> Result<Vec<Value>, NftCause> {
     }
 }
 
-impl Table {
-    /// Its chains and how many rules each has.
-    pub fn chains(&self) -> Vec<(&str, usize)> {
-        let of = |kind: &'static str, key: &'static str| {
-            self.objects.iter().filter_map(move |o| o.get(kind)?.get(key)?.as_str())
+/// Packets that met a rule or an element, and their bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counter {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+impl Counter {
+    fn parse(value: &Value) -> Option<Self> {
+        let number = |key: &str| value.get(key).and_then(Value::as_u64);
+        Some(Self { packets: number("packets")?, bytes: number("bytes")? })
+    }
+}
+
+/// A rule of a chain.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rule<'a> {
+    /// The chain.
+    pub chain: &'a str,
+    /// Its comment.
+    pub comment: Option<&'a str>,
+    /// Its counter.
+    pub counter: Option<Counter>,
+    expr: &'a Value,
+}
+
+impl Rule<'_> {
+    /// Whether it holds `text` as a value anywhere.
+    pub fn mentions(&self, text: &str) -> bool {
+        mentions(self.expr, text)
+    }
+}
+
+/// An element of a set or map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Element<'a> {
+    /// Its key; several parts where keys are concatenated.
+    pub key: Vec<String>,
+    /// The chain that is jumped to; maps of verdicts only.
+    pub target: Option<&'a str>,
+    /// Its comment.
+    pub comment: Option<&'a str>,
+    /// Its counter.
+    pub counter: Option<Counter>,
+}
+
+impl<'a> Element<'a> {
+    fn parse(value: &'a Value, target: Option<&'a str>) -> Option<Self> {
+        let inner = value.get("elem");
+        let key = inner.map_or(Some(value), |elem| elem.get("val"))?;
+        let part = |value: &Value| match value {
+            Value::String(text) => Some(text.clone()),
+            Value::Number(number) => Some(number.to_string()),
+            _ => None,
         };
-        of("chain", "name").map(|name| (name, of("rule", "chain").filter(|c| *c == name).count())).collect()
+        let key = match key.get("concat").and_then(Value::as_array) {
+            Some(parts) => parts.iter().map(part).collect::<Option<Vec<_>>>()?,
+            None => vec![part(key)?],
+        };
+        let comment = inner.and_then(|elem| elem.get("comment")?.as_str());
+        let counter = inner.and_then(|elem| Counter::parse(elem.get("counter")?));
+        Some(Self { key, target, comment, counter })
     }
 
-    /// The entries of the verdict map `map`: the key and the chain that is jumped to.
-    pub fn jumps(&self, map: &str) -> Vec<(&str, &str)> {
+    /// The key as nft(8) writes it, where none of its parts needs quotes.
+    pub fn key(&self) -> String {
+        self.key.join(" . ")
+    }
+}
+
+/// The elements of every map of the family `inet`: the table, the map, its elements.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Maps {
+    objects: Vec<Value>,
+}
+
+/// Reads every map of the family `inet`.
+///
+/// # Errors
+/// `nft` is missing or refuses.
+pub fn inet_maps() -> Result<Maps, NftError> {
+    let error = |source| NftError { action: "list the maps of", table: "inet (all)".to_owned(), source };
+    Ok(Maps { objects: objects(&["-j", "list", "maps", "inet"]).map_err(error)? })
+}
+
+impl Maps {
+    /// The elements of the maps named `map` with their tables.
+    pub fn named(&self, map: &str) -> Vec<(&str, Vec<Element<'_>>)> {
         let maps = self.objects.iter().filter_map(|object| object.get("map"));
-        let elements = maps
-            .filter(|m| m.get("name").and_then(Value::as_str) == Some(map))
-            .filter_map(|m| m.get("elem")?.as_array())
-            .flatten();
-        elements
-            .filter_map(|pair| {
-                Some((pair.get(0)?.as_str()?, pair.get(1)?.pointer("/jump/target")?.as_str()?))
-            })
+        maps.filter(|m| m.get("name").and_then(Value::as_str) == Some(map))
+            .filter_map(|m| Some((m.get("table")?.as_str()?, elements_of(m))))
             .collect()
     }
+}
 
-    /// Whether a rule of `chain` holds `text` as a value anywhere.
-    pub fn chain_mentions(&self, chain: &str, text: &str) -> bool {
-        let rules = self.objects.iter().filter_map(|object| object.get("rule"));
-        rules
-            .filter(|rule| rule.get("chain").and_then(Value::as_str) == Some(chain))
-            .filter_map(|rule| rule.get("expr"))
-            .any(|expr| mentions(expr, text))
+fn elements_of(set: &Value) -> Vec<Element<'_>> {
+    let list = set.get("elem").and_then(Value::as_array).into_iter().flatten();
+    let is_map = set.get("map").is_some();
+    list.filter_map(|entry| {
+        if is_map {
+            Element::parse(entry.get(0)?, entry.get(1)?.pointer("/jump/target").and_then(Value::as_str))
+        } else {
+            Element::parse(entry, None)
+        }
+    })
+    .collect()
+}
+
+impl Table {
+    fn all(&self, kind: &'static str) -> impl Iterator<Item = &Value> {
+        self.objects.iter().filter_map(move |object| object.get(kind))
+    }
+
+    /// The names of its chains.
+    pub fn chains(&self) -> impl Iterator<Item = &str> {
+        self.all("chain").filter_map(|chain| chain.get("name")?.as_str())
+    }
+
+    /// The rules of `chain`, in order; `None` where there is no such chain.
+    pub fn rules(&self, chain: &str) -> Option<Vec<Rule<'_>>> {
+        self.chains().find(|name| *name == chain)?;
+        let of_chain =
+            self.all("rule").filter(|rule| rule.get("chain").and_then(Value::as_str) == Some(chain));
+        let parsed = of_chain.filter_map(|rule| {
+            let expr = rule.get("expr")?;
+            let counter = expr.as_array().into_iter().flatten().find_map(|part| part.get("counter"));
+            Some(Rule {
+                chain: rule.get("chain")?.as_str()?,
+                comment: rule.get("comment").and_then(Value::as_str),
+                counter: counter.and_then(Counter::parse),
+                expr,
+            })
+        });
+        Some(parsed.collect())
+    }
+
+    /// The elements of the set or map `name`; none where it is not there.
+    pub fn elements(&self, name: &str) -> Vec<Element<'_>> {
+        let mut sets = self.all("map").chain(self.all("set"));
+        let found = sets.find(|set| set.get("name").and_then(Value::as_str) == Some(name));
+        found.map(elements_of).unwrap_or_default()
     }
 }
 
@@ -153,5 +266,38 @@ fn mentions(value: &Value, text: &str) -> bool {
         Value::Array(list) => list.iter().any(|v| mentions(v, text)),
         Value::Object(map) => map.iter().any(|(key, v)| key == text || mentions(v, text)),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements_are_read_with_keys_targets_and_counters() {
+        let text = r#"[
+            {"map": {"name": "m", "table": "t", "map": "verdict", "elem": [
+                [{"elem": {"val": {"concat": ["tcp", 80]}, "comment": "dev1"}}, {"jump": {"target": "c"}}],
+                ["10.0.0.1", {"accept": null}]]}},
+            {"set": {"name": "s", "elem": [{"elem": {"val": "10.0.0.2", "counter": {"packets": 1, "bytes": 60}}}, "10.0.0.3"]}},
+            {"chain": {"name": "c"}},
+            {"rule": {"chain": "c", "comment": "x", "expr": [{"counter": {"packets": 2, "bytes": 3}}, {"accept": null}]}}
+        ]"#;
+        let table = Table { objects: serde_json::from_str(text).unwrap() };
+        let map = table.elements("m");
+        assert_eq!(
+            (map[0].key().as_str(), map[0].target, map[0].comment),
+            ("tcp . 80", Some("c"), Some("dev1"))
+        );
+        assert_eq!((map[1].key().as_str(), map[1].target), ("10.0.0.1", None));
+        let set = table.elements("s");
+        assert_eq!(
+            (set[0].key(), set[0].counter),
+            ("10.0.0.2".into(), Some(Counter { packets: 1, bytes: 60 }))
+        );
+        assert_eq!(set[1].key(), "10.0.0.3");
+        let rules = table.rules("c").unwrap();
+        assert_eq!((rules[0].comment, rules[0].counter.unwrap().packets), (Some("x"), 2));
+        assert!(rules[0].mentions("accept") && !rules[0].mentions("drop") && table.rules("d").is_none());
     }
 }

@@ -14,6 +14,7 @@ use super::arch;
 use super::monitor::{Channel, Launch, Machine, Monitor, MonitorError, Process};
 use crate::contract::guest::PORT_NAME;
 use crate::contract::inside::DiskIo;
+use crate::contract::policy::EgressPolicy;
 use crate::contract::record::{Accel, NetMode, Protocol, VmmKind};
 use crate::contract::{Coded, ErrorCode};
 use crate::state::dir::VmDir;
@@ -296,6 +297,10 @@ fn net_args(machine: &Machine) -> Vec<String> {
             );
             if let Some(dns) = user_dns(machine) {
                 user.push_str(&format!(",dns={dns}"));
+            }
+            // Published ports work all the same; everything else from the guest ends in QEMU.
+            if net.egress.policy == EgressPolicy::None {
+                user.push_str(",restrict=on");
             }
             user.extend(forwards(machine).iter().map(Forward::option));
             user

@@ -11,14 +11,14 @@ use super::guest::{Namespace, boot};
 use super::{STATE, document, ip, isolated, ok, sh, tap};
 
 /// Long for packets on one machine, short for a test.
-const WAIT: Duration = Duration::from_millis(700);
+pub const WAIT: Duration = Duration::from_millis(700);
 
 /// The outside: TEST-NET-2 (RFC 5737), and a cloud's metadata service.
-const OUTSIDE: &str = "198.51.100.1:80";
-const METADATA: &str = "169.254.169.254:80";
+pub const OUTSIDE: &str = "198.51.100.1:80";
+pub const METADATA: &str = "169.254.169.254:80";
 
 /// Connects and gives what the peer says: the address that it sees.
-fn seen_by(to: &str) -> io::Result<String> {
+pub fn seen_by(to: &str) -> io::Result<String> {
     let to: SocketAddr = to.parse().expect("an address");
     let mut stream = TcpStream::connect_timeout(&to, WAIT)?;
     stream.set_read_timeout(Some(WAIT))?;
@@ -28,7 +28,7 @@ fn seen_by(to: &str) -> io::Result<String> {
 }
 
 /// Serves connections with the peer's address until the process ends.
-fn serve(listener: TcpListener) {
+pub fn serve(listener: TcpListener) {
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.expect("a connection");
@@ -38,13 +38,13 @@ fn serve(listener: TcpListener) {
     });
 }
 
-fn listen(address: &str) -> TcpListener {
+pub fn listen(address: &str) -> TcpListener {
     TcpListener::bind(address).unwrap_or_else(|e| panic!("{address}: {e}"))
 }
 
 /// Whether it was refused at once rather than left to time out.
 #[track_caller]
-fn assert_refused(result: io::Result<String>, began: Instant) {
+pub fn assert_refused(result: io::Result<String>, began: Instant) {
     let error = result.expect_err("it got through");
     assert!(
         error.kind() != ErrorKind::TimedOut && began.elapsed() < WAIT,
@@ -54,11 +54,11 @@ fn assert_refused(result: io::Result<String>, began: Instant) {
 }
 
 #[track_caller]
-fn assert_lost(result: io::Result<String>) {
+pub fn assert_lost(result: io::Result<String>) {
     result.expect_err("it got through");
 }
 
-fn outside() -> Namespace {
+pub fn outside() -> Namespace {
     let (outside, ()) = Namespace::new(|| ());
     ip(&["link", "add", "up0", "type", "veth", "peer", "name", "up1"]);
     outside.take_link("up1");
@@ -183,7 +183,7 @@ fn without_nat_a_guest_reaches_nothing_and_the_outside_reaches_no_guest() {
         let outside = outside();
         let mut inner = document(2);
         inner["vm"]["nat"] = json!(false);
-        assert_eq!(ok("attach", &inner)["net"]["dns"], json!([]));
+        ok("attach", &inner);
         ok("attach", &document(3));
         let (two, three) = (boot(&tap(2), 2), boot(&tap(3), 3));
         let began = Instant::now();

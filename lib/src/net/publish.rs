@@ -1,0 +1,88 @@
+//! Published ports: whether they are free, and who has them where they are not.
+
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
+
+use super::NetError;
+use super::policy::PUBLISHED;
+use super::request::{TapRequest, overlaps};
+use super::rules::vm_of;
+use crate::contract::policy::{Protocol, Publish};
+use crate::sys::listen::{self, Process};
+use crate::sys::nft::{self, Element};
+
+/// # Errors
+/// [`NetError::PortTaken`] where a process listens on one of the ports; an address that is not this host's, or a port that this user
+/// may not have.
+pub fn require_no_listener(publish: &[Publish]) -> Result<(), NetError> {
+    for one in publish {
+        let at = SocketAddrV4::new(one.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED), one.host_port);
+        // What would be refused to a server is refused here, by the kernel itself. Nothing is held: with a tap the host's rules lead to
+        // the guest, and a VMM with user networking listens itself.
+        let tried = match one.protocol {
+            Protocol::Tcp => TcpListener::bind(at).map(drop),
+            Protocol::Udp => UdpSocket::bind(at).map(drop),
+        };
+        match tried {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                let tcp = one.protocol == Protocol::Tcp;
+                let holder = listen::holder(tcp, one.host_ip, one.host_port).map(shown);
+                return Err(NetError::port_taken(one, holder));
+            }
+            Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {
+                let reason = format!("{} is no address of this host", at.ip());
+                return Err(NetError::Invalid { field: "vm.publish", reason });
+            }
+            Err(source) => return Err(NetError::PortRefused { port: one.to_string(), source }),
+        }
+    }
+    Ok(())
+}
+
+/// A process for people; a VMM is named by its VM.
+fn shown(process: Process) -> String {
+    let Process { pid, name, arguments } = process;
+    let vm = arguments.iter().find_map(|word| word.strip_prefix("guest=banger-"));
+    match vm {
+        Some(id) => format!("VM {} (process {pid})", id.chars().take(12).collect::<String>()),
+        None => format!("{name} (process {pid})"),
+    }
+}
+
+/// # Errors
+/// [`NetError::PortTaken`] where another VM has published one of the ports, whichever state directory it is of.
+pub fn require_unpublished(request: &TapRequest) -> Result<(), NetError> {
+    let maps = nft::inet_maps()?;
+    for name in PUBLISHED {
+        for (table, elements) in
+            maps.named(name).into_iter().filter(|(table, _)| table.starts_with("banger_"))
+        {
+            let own = |e: &Element<'_>| {
+                table == request.names.table && e.target == Some(request.names.published.as_str())
+            };
+            for element in elements.iter().filter(|e| !own(e)) {
+                let Some(held) = read(element) else { continue };
+                if let Some(wanted) = request.publish.iter().find(|wanted| overlaps(wanted, &held)) {
+                    return Err(NetError::port_taken(wanted, Some(vm_of(element))));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The host's side of a published port in one of the maps.
+fn read(element: &Element<'_>) -> Option<Publish> {
+    let (host_ip, protocol, port) = match element.key.as_slice() {
+        [ip, protocol, port] => (Some(ip.parse().ok()?), protocol, port),
+        [protocol, port] => (None, protocol, port),
+        _ => return None,
+    };
+    let protocol = match protocol.as_str() {
+        "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        _ => return None,
+    };
+    Some(Publish { host_ip, host_port: port.parse().ok()?, guest_port: 0, protocol })
+}
