@@ -5,10 +5,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use banger_lib::cli::ws::ModeChoice;
-use banger_lib::contract::policy::{Egress, Publish};
 use banger_lib::contract::record::{DiskBackend, Init, VmmKind};
 use banger_lib::types::{ImageName, VmName};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+mod reach;
+
+pub use reach::{Change, Net, Reach, Set};
 
 /// The longest time to live: what is longer is no limit.
 const MAX_TTL_S: u64 = 10 * 366 * 86_400;
@@ -59,6 +62,8 @@ impl Command {
                 VmCommand::Delete(_) => "vm delete",
                 VmCommand::Show(_) => "vm show",
                 VmCommand::List => "vm list",
+                VmCommand::Set(_) => "vm set",
+                VmCommand::Net(_) => "vm net",
                 VmCommand::Logs(_) => "vm logs",
                 VmCommand::Stats(_) => "vm stats",
                 VmCommand::Ports(_) => "vm ports",
@@ -102,6 +107,10 @@ pub enum VmCommand {
     /// List VMs
     #[command(visible_alias = "ps")]
     List,
+    /// Change what a VM may reach, at once where it runs
+    Set(Set),
+    /// Show a VM's network: policy, addresses, published ports, and what its rules have counted
+    Net(Net),
     /// Show what the guest's console or the VMM printed
     Logs(Logs),
     /// Show what running VMs use: processor, memory, disks, network
@@ -216,35 +225,14 @@ pub struct Spec {
     /// How the guest reaches the network
     #[arg(long, value_enum, value_name = "MODE", default_value = "auto")]
     pub net: NetChoice,
-    /// Masquerade what the guest sends out of its subnet: the default (tap only)
-    #[arg(long, overrides_with = "no_nat")]
-    nat: bool,
-    /// Leave the guest without a way out of its subnet (tap only)
-    #[arg(long, overrides_with = "nat")]
-    no_nat: bool,
-    /// What the guest may reach outside: "open", "none", or "allow=" and addresses or networks with or without a port,
-    /// as in allow=10.0.0.0/8:443,192.0.2.7
-    #[arg(long, value_name = "POLICY", default_value = "open")]
-    pub egress: Egress,
-    /// Let this VM and others that are given this option reach each other (tap only)
-    #[arg(long)]
-    pub peer: bool,
-    /// Publish a port of the guest on the host; may be given several times
-    #[arg(long, short = 'p', value_name = "[HOST_IP:]HOST_PORT:GUEST_PORT[/udp]")]
-    pub publish: Vec<Publish>,
+    #[command(flatten)]
+    pub reach: Reach,
     /// How the root is kept apart from its image
     #[arg(long, value_enum, value_name = "BACKEND", default_value = "auto")]
     pub disk: DiskChoice,
     /// Which virtual machine monitor
     #[arg(long, value_enum, value_name = "VMM", default_value = "auto")]
     pub vmm: VmmChoice,
-}
-
-impl Spec {
-    /// Whether the guest gets out of its subnet.
-    pub fn nat(&self) -> bool {
-        self.nat || !self.no_nat
-    }
 }
 
 /// Seconds from a time such as `1h30m`; a bare number is seconds.

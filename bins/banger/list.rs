@@ -79,7 +79,7 @@ pub fn list(context: &Context) -> Result<ExitCode> {
     }
     let lines: Result<Vec<Vec<String>>> = rows.iter().map(line).collect();
     Ok(context::print(&table::table(
-        &["NAME", "STATE", "IMAGE", "CPUS", "MEMORY", "ADDRESS", "TTL", "WORKSPACE"],
+        &["NAME", "STATE", "IMAGE", "CPUS", "MEMORY", "ADDRESS", "PORTS", "TTL", "WORKSPACE"],
         lines?,
     )))
 }
@@ -100,6 +100,8 @@ fn line(row: &VmRow) -> Result<Vec<String>> {
     let vm = &row.vm;
     let left = started.filter(|_| running).and_then(|started| time_left(&started, vm.ttl_s?));
     let memory = format!("{}M", vm.memory_mib);
+    let ports: Vec<String> = vm.publish.iter().map(ToString::to_string).collect();
+    let ports = if ports.is_empty() { "-".to_owned() } else { ports.join(" ") };
     Ok(vec![
         vm.name.to_string(),
         state,
@@ -107,6 +109,7 @@ fn line(row: &VmRow) -> Result<Vec<String>> {
         vm.vcpus.to_string(),
         memory,
         address,
+        ports,
         left.unwrap_or_else(|| "-".to_owned()),
         workspace,
     ])

@@ -10,11 +10,13 @@ mod inside;
 mod lifecycle;
 mod list;
 mod logs;
+mod net;
 mod plan;
 mod progress;
 mod prune;
 mod review;
 mod run;
+mod set;
 mod setup;
 mod stage;
 mod table;
@@ -84,6 +86,8 @@ fn dispatch(context: &Context, command: Command) -> context::Result<ExitCode> {
             VmCommand::Delete(args) => lifecycle::delete(context, &args),
             VmCommand::Show(args) => list::show(context, &args),
             VmCommand::List => list::list(context),
+            VmCommand::Set(args) => set::set(context, &args),
+            VmCommand::Net(args) => net::net(context, &args),
             VmCommand::Logs(args) => logs::logs(context, &args),
             VmCommand::Stats(args) => inside::stats(context, &args),
             VmCommand::Ports(args) => inside::ports(context, &args),

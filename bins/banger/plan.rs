@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use banger_lib::contract::record::{NetMode, Paths, Vm, VmmKind};
 use banger_lib::contract::{Coded, Document, ErrorCode};
 use banger_lib::disk::image::{self, Image, ImageError};
+use banger_lib::net::request::check_policy;
 use banger_lib::state::db::{Lease, Life, Store, StoreError};
 use banger_lib::state::dir::{StateDir, VmDir};
 use banger_lib::sys::{atomic, clock, exec, random, route, sshkey};
@@ -83,7 +84,8 @@ pub fn plan(context: &Context, store: &mut Store, wanted: &Wanted<'_>) -> Result
         NetMode::User => None,
     };
     let vm = insert(context, store, wanted, &Choice { image: &image, net_mode, subnet })?;
-    if let Err(failure) = make_files(&context.state, &vm) {
+    if let Err(failure) = check_policy(&vm).map_err(Into::into).and_then(|()| make_files(&context.state, &vm))
+    {
         // The row goes too, so that the name is free again; what could not be removed is gc's.
         drop(std::fs::remove_dir_all(&vm.paths.dir));
         store.remove(&vm.id)?;
@@ -165,10 +167,10 @@ fn describe(
         mac: MacAddr::for_guest(address),
         cid: lease.cid,
         net_mode: choice.net_mode,
-        nat: spec.nat(),
-        egress: spec.egress.clone(),
-        peer: spec.peer,
-        publish: spec.publish.clone(),
+        nat: spec.reach.nat(),
+        egress: spec.reach.egress.clone(),
+        peer: spec.reach.peer,
+        publish: spec.reach.publish.clone(),
         open_firewall: false,
         disk_backend: spec.disk.into(),
         vmm_kind: spec.vmm.into(),

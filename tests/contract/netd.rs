@@ -231,3 +231,50 @@ fn version_names_the_schemas_and_wrong_arguments_are_usage() {
     assert_eq!((&version["tool"], &version["schemas"][0]), (&json!("banger-netd"), &json!("banger.vm/1")));
     assert_error(&netd("serve-everything", b""), 2, "usage");
 }
+
+#[test]
+fn reach_is_planned_shown_and_changed() {
+    let temp = support::state_with_fake_image();
+    let banger = |args: &[&str]| {
+        let mut command = support::command(env!("CARGO_BIN_EXE_banger"));
+        run(command.args(args).env("BANGER_STATE_DIR", temp.path()), b"")
+    };
+    let publish = ["-p", "127.0.0.1:8080:80", "-p", "5353:53/udp"];
+    let wanted = [&["vm", "plan", "dev1", "--net", "tap", "--no-nat", "--peer"][..], &publish].concat();
+    let vm = record(&banger(&wanted))["vm"].take();
+    let port = json!({ "host_ip": "127.0.0.1", "host_port": 8080, "guest_port": 80, "protocol": "tcp" });
+    assert_eq!((&vm["publish"][0], &vm["nat"], &vm["peer"]), (&port, &json!(false), &json!(true)));
+    let list = String::from_utf8(banger(&["ps"]).stdout).expect("text");
+    assert!(list.contains("127.0.0.1:8080:80 5353:53/udp"), "{list}");
+
+    let changed =
+        ["vm", "set", "dev1", "--nat", "on", "--egress", "allow=10.0.0.0/8:443,192.0.2.7", "--json"];
+    let egress = json!({ "policy": "allow", "allow": [
+        { "network": "10.0.0.0/8", "port": 443, "protocol": "tcp" },
+        { "network": "192.0.2.7/32", "port": null, "protocol": null },
+    ] });
+    for shown in [record(&banger(&changed)), record(&banger(&["vm", "show", "dev1", "--record"]))] {
+        assert_eq!((&shown["vm"]["nat"], &shown["vm"]["egress"]), (&json!(true), &egress));
+        assert_eq!((&shown["vm"]["peer"], &shown["net"]), (&json!(true), &Value::Null));
+    }
+    let network = String::from_utf8(banger(&["vm", "net", "dev1"]).stdout).expect("text");
+    for text in ["tap (not attached)", "allow=10.0.0.0/8:443,192.0.2.7", "5353:53/udp"] {
+        assert!(network.contains(text), "{network}");
+    }
+
+    // What cannot be is refused before it is recorded, and names stay free.
+    assert_error(&banger(&["vm", "set", "dev1", "--json"]), 2, "usage");
+    assert_error(&banger(&["vm", "set", "dev1", "--egress", "allow=::1", "--json"]), 2, "usage");
+    let user = ["vm", "plan", "dev2", "--net", "user"];
+    for (more, status, code) in [
+        (&["--peer"][..], 5, "unsupported"),
+        (&["--egress", "allow=192.0.2.7"], 5, "unsupported"),
+        (&["-p", "80:80", "-p", "127.0.0.1:80:81"], 2, "bad-input"),
+        (&["-p", "224.0.0.1:80:80"], 2, "bad-input"),
+    ] {
+        assert_error(&banger(&[&user[..], more].concat()), status, code);
+    }
+    assert!(banger(&[&user[..], &["--egress", "none"]].concat()).status.success());
+    assert_error(&banger(&["vm", "set", "dev2", "--nat", "off", "--json"]), 5, "unsupported");
+    assert!(banger(&["vm", "set", "dev2", "--egress", "open"]).status.success());
+}

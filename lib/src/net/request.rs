@@ -113,8 +113,7 @@ impl TapRequest {
     /// [`NetError::Invalid`], [`NetError::NotOwner`], or something that is not supported.
     pub fn new(vm: &Vm, caller: &Caller) -> Result<Self, NetError> {
         let names = Names::new(vm, caller)?;
-        check_publish(&vm.publish)?;
-        check_egress(&vm.egress)?;
+        check_policy(vm)?;
         let subnet = check_subnet(vm.address, vm.prefix_len, vm.gateway)?;
         check_mac(vm.mac)?;
         Ok(Self {
@@ -157,9 +156,19 @@ impl TapRequest {
     }
 }
 
+/// Checks what the VM wants of others and others of it, as far as that needs no look at the host.
+///
+/// # Errors
+/// [`NetError::Invalid`], or what user networking cannot do.
+pub fn check_policy(vm: &Vm) -> Result<(), NetError> {
+    check_publish(&vm.publish)?;
+    check_egress(&vm.egress)?;
+    if vm.net_mode == NetMode::User { super::user::require_supported(vm) } else { Ok(()) }
+}
+
 /// # Errors
 /// More ports than a VM may publish, port 0, one host port twice, or an address on which nothing can listen.
-pub fn check_publish(publish: &[Publish]) -> Result<(), NetError> {
+fn check_publish(publish: &[Publish]) -> Result<(), NetError> {
     if publish.len() > MAX_PUBLISHED {
         return invalid("vm.publish", format!("there are more than {MAX_PUBLISHED} entries"));
     }
@@ -179,14 +188,14 @@ pub fn check_publish(publish: &[Publish]) -> Result<(), NetError> {
 }
 
 /// Whether two published ports are the same port of the host.
-pub fn overlaps(one: &Publish, other: &Publish) -> bool {
+pub(super) fn overlaps(one: &Publish, other: &Publish) -> bool {
     let same_address = one.host_ip.is_none() || other.host_ip.is_none() || one.host_ip == other.host_ip;
     (one.protocol, one.host_port) == (other.protocol, other.host_port) && same_address
 }
 
 /// # Errors
 /// A list where the policy has none, an empty or too long one, or an entry with half a port.
-pub fn check_egress(egress: &Egress) -> Result<(), NetError> {
+fn check_egress(egress: &Egress) -> Result<(), NetError> {
     let listed = egress.policy == EgressPolicy::Allow;
     if listed == egress.allow.is_empty() {
         let reason = if listed { "the list is empty" } else { "only the policy \"allow\" has a list" };

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use super::NetError;
 use super::caller::Caller;
 use super::publish::require_no_listener;
-use super::request::{check_egress, check_publish};
+use super::request::check_policy;
 use crate::contract::policy::EgressPolicy;
 use crate::contract::record::{Net, NetMode, Vm};
 use crate::sys::random;
@@ -23,9 +23,7 @@ const ATTEMPTS: u16 = 256;
 /// The record asks for what user mode cannot do, or has another network already.
 pub fn attach(vm: &Vm, caller: &Caller, previous: Option<Net>) -> Result<(Net, bool), NetError> {
     caller.require_for(vm.owner_uid)?;
-    check_publish(&vm.publish)?;
-    check_egress(&vm.egress)?;
-    require_supported(vm)?;
+    check_policy(vm)?;
     let Some(previous) = previous else {
         require_no_listener(&vm.publish)?;
         return Ok((section(vm, free_port()?), true));
@@ -45,7 +43,7 @@ pub fn attach(vm: &Vm, caller: &Caller, previous: Option<Net>) -> Result<(Net, b
 
 /// # Errors
 /// What only rules on a tap can do.
-fn require_supported(vm: &Vm) -> Result<(), NetError> {
+pub(super) fn require_supported(vm: &Vm) -> Result<(), NetError> {
     let text = match vm.egress.policy {
         _ if !vm.nat => "user networking has no NAT to switch off; egress \"none\" keeps the guest inside",
         _ if vm.peer => "user networking has no peers: each VM is alone in its network",

@@ -300,6 +300,15 @@ impl Store {
             .map(drop)
     }
 
+    /// Replaces what the VM is. Its name and leases stay.
+    pub fn set_vm(&mut self, vm: &Vm) -> Result<(), StoreError> {
+        let json = serde_json::to_string(vm).expect("a VM has string keys only");
+        self.connection
+            .execute("UPDATE vms SET vm = ?2 WHERE id = ?1", [vm.id.as_str(), &json])
+            .map_err(sql("change a VM"))
+            .map(drop)
+    }
+
     /// Records the workspace as it was prepared.
     pub fn set_workspace(&mut self, id: &VmId, workspace: &Workspace) -> Result<(), StoreError> {
         let json = serde_json::to_string(workspace).expect("a workspace has string keys only");

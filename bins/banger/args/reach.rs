@@ -1,0 +1,78 @@
+//! What a guest may reach and who may reach it, on the command line.
+
+use banger_lib::contract::policy::{Egress, Publish};
+use clap::{Args, ValueEnum};
+
+/// Of a new VM.
+#[derive(Debug, Clone, Args)]
+pub struct Reach {
+    /// Masquerade what the guest sends out of its subnet: the default (tap only)
+    #[arg(long, overrides_with = "no_nat")]
+    nat: bool,
+    /// Leave the guest without a way out of its subnet (tap only)
+    #[arg(long, overrides_with = "nat")]
+    no_nat: bool,
+    /// What the guest may reach outside: "open", "none", or "allow=" and addresses or networks with or without a port,
+    /// as in allow=10.0.0.0/8:443,192.0.2.7
+    #[arg(long, value_name = "POLICY", default_value = "open")]
+    pub egress: Egress,
+    /// Let this VM and others that are given this option reach each other (tap only)
+    #[arg(long)]
+    pub peer: bool,
+    /// Publish a port of the guest on the host; may be given several times
+    #[arg(long, short = 'p', value_name = "[HOST_IP:]HOST_PORT:GUEST_PORT[/udp]")]
+    pub publish: Vec<Publish>,
+}
+
+impl Reach {
+    /// Whether the guest gets out of its subnet.
+    pub fn nat(&self) -> bool {
+        self.nat || !self.no_nat
+    }
+}
+
+/// On or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// On
+    On,
+    /// Off
+    Off,
+}
+
+impl From<Switch> for bool {
+    fn from(switch: Switch) -> Self {
+        switch == Switch::On
+    }
+}
+
+/// What is to be another; one at least.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub struct Change {
+    /// Whether the guest gets out of its subnet, masqueraded (tap only)
+    #[arg(long, value_enum, value_name = "SWITCH")]
+    pub nat: Option<Switch>,
+    /// What the guest may reach outside: "open", "none", or "allow=" and addresses or networks with or without a port
+    #[arg(long, value_name = "POLICY")]
+    pub egress: Option<Egress>,
+    /// Whether the VM and others of which this holds reach each other (tap only)
+    #[arg(long, value_enum, value_name = "SWITCH")]
+    pub peer: Option<Switch>,
+}
+
+#[derive(Debug, Args)]
+pub struct Set {
+    /// The VM's name or id
+    #[arg(value_name = "VM")]
+    pub vm: String,
+    #[command(flatten)]
+    pub change: Change,
+}
+
+#[derive(Debug, Args)]
+pub struct Net {
+    /// The VM's name or id
+    #[arg(value_name = "VM")]
+    pub vm: String,
+}
