@@ -8,12 +8,13 @@ use rustix::thread::{CapabilitySet, capabilities};
 use serde_json::Value;
 
 use super::plumbing::{self, Input};
-use super::{Failure, collect};
+use super::{Failure, collect, serve};
 use crate::contract::record::NetMode;
 use crate::contract::{Document, Fault};
 use crate::net::caller::Caller;
+use crate::net::dns::resolvers;
 use crate::net::request::{Names, TapRequest};
-use crate::net::{NetError, attach, check, detach, dns, gc, user};
+use crate::net::{NetError, attach, check, detach, gc, user};
 use crate::sys::clock::Timeline;
 
 const TOOL: &str = "banger-netd";
@@ -34,6 +35,8 @@ enum Verb {
     Attach(Input),
     /// Remove what attach made, whatever is left of it
     Detach(Input),
+    /// Answer DNS questions about a state directory's VMs, and pass their own on, until the last VM is detached
+    Serve(serve::Serve),
     /// Compare the record with the host
     Check(Input),
     /// Remove what is tagged with a state directory and belongs to none of the VMs on stdin
@@ -51,6 +54,7 @@ pub fn main() -> ExitCode {
     match args.verb {
         Verb::Attach(input) => plumbing::record_verb(TOOL, "attach", &input, run_attach),
         Verb::Detach(input) => plumbing::record_verb(TOOL, "detach", &input, run_detach),
+        Verb::Serve(args) => serve::serve(TOOL, &args, caller()),
         Verb::Check(input) => plumbing::record_verb(TOOL, "check", &input, run_check),
         Verb::Gc(input) => plumbing::value_verb(TOOL, "gc", || run_gc(&input)),
         Verb::Version => {
@@ -73,9 +77,9 @@ fn run_attach(document: &mut Document, timeline: &mut Timeline) -> Result<bool, 
         NetMode::User => timeline.step("port", || user::attach(&vm, &caller, previous))?,
         NetMode::Tap => {
             let request = TapRequest::new(&vm, &caller)?;
-            let files = [Path::new(dns::RESOLV_CONF), Path::new(dns::RESOLVED_UPSTREAM)];
+            let files = [resolvers::RESOLV_CONF, resolvers::RESOLVED_UPSTREAM].map(Path::new);
             // A guest that may not go out reaches no resolver either.
-            let resolvers = if vm.nat { dns::upstream(&files) } else { Vec::new() };
+            let resolvers = if vm.nat { resolvers::upstream(&files) } else { Vec::new() };
             attach::attach(&request, &caller, previous, resolvers, timeline)?
         }
     };

@@ -1,9 +1,12 @@
 //! What verbs without a record answer: versions, collections, checkups, checkouts.
 
+use std::net::Ipv4Addr;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::error::Fault;
+use crate::types::{LinkName, StateId};
 
 /// The schema of [`Version`].
 pub const VERSION_SCHEMA: &str = "banger.version/1";
@@ -13,6 +16,9 @@ pub const GC_SCHEMA: &str = "banger.gc/1";
 pub const DOCTOR_SCHEMA: &str = "banger.doctor/1";
 /// The schema of [`CheckoutReply`].
 pub const CHECKOUT_SCHEMA: &str = "banger.checkout/1";
+
+/// The schema of [`Resolver`].
+pub const RESOLVER_SCHEMA: &str = "banger.resolver/1";
 
 /// The answer to `version`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -124,4 +130,19 @@ pub struct CheckoutReply {
     /// The files that travel, where they were asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<Vec<String>>,
+}
+
+/// The answer to `banger-netd serve`: the resolver that answers from now on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Resolver {
+    /// Always [`RESOLVER_SCHEMA`].
+    pub schema: String,
+    /// The state directory.
+    pub state_id: StateId,
+    /// Its bridge.
+    pub bridge: LinkName,
+    /// The address at which questions are answered, port 53.
+    pub address: Ipv4Addr,
+    /// Whether it was started; `false`: it ran already.
+    pub changed: bool,
 }
