@@ -6,8 +6,9 @@ use std::process::Output;
 
 use serde_json::{Value, json};
 
-use super::guest::{Guest, copy_of, git, said, status, tree};
+use super::guest::{Guest, copy_of, git, said, status};
 use crate::support;
+use crate::support::changes::tree;
 
 /// Prepares the checkout at `repo` into `guest`, and gives the record.
 fn prepare(guest: &Guest, repo: &Path, extra: &[&str]) -> Value {
