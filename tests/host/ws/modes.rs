@@ -98,13 +98,12 @@ fn submodules_arrive_as_they_stand() {
     fs::write(repo.join("lib/outer/deep/er/file"), "dirty\n").unwrap();
     fs::write(repo.join("lib/outer/staged"), "staged\n").unwrap();
     git(&repo.join("lib/outer"), &["add", "staged"]);
-    fs::write(repo.join("lib/outer/loose"), "untracked\n").unwrap();
     // A repository that is in the index, though in no .gitmodules.
     let nameless = repo.join("nameless");
     git(&repo, &["clone", "-q", inner.to_str().unwrap(), nameless.to_str().unwrap()]);
     git(&repo, &["-c", "advice.addEmbeddedRepo=false", "add", "nameless"]);
 
-    let record = prepare(&guest, &repo, &["--include-untracked"]);
+    let record = prepare(&guest, &repo, &[]);
     let copy = guest.path("guest");
     assert_eq!(status(&copy), status(&repo));
     for path in ["lib/outer", "lib/outer/deep/er", "bumped", "nameless"] {
@@ -116,18 +115,26 @@ fn submodules_arrive_as_they_stand() {
         assert_whole(&copy.join(path));
     }
     assert_whole(&copy);
-    git(&copy, &["rm", "-q", "--cached", "nameless"]);
-    git(&repo, &["rm", "-q", "--cached", "nameless"]);
+    git(&copy, &["rm", "-qf", "--cached", "nameless"]);
+    git(&repo, &["rm", "-qf", "--cached", "nameless"]);
     let lines = |dir: &Path| {
         let said = text(dir, &["submodule", "status", "--recursive"]);
         said.lines().map(|line| line.split(" (").next().unwrap_or(line).to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(lines(&copy), lines(&repo));
     assert_eq!(fs::read(copy.join("lib/outer/.git")).unwrap(), b"gitdir: ../../.git/modules/lib/outer\n");
-    let files =
-        |dir: &Path| tree(dir).into_iter().filter(|(path, ..)| !path.ends_with(".git")).collect::<Vec<_>>();
+    let files = |dir: &Path| {
+        let mut files = tree(dir);
+        files.retain(|(path, ..)| !path.iter().any(|part| part == ".git"));
+        files
+    };
     assert_eq!(files(&copy), files(&repo));
     assert_eq!(record["workspace"]["file_count"].as_u64().unwrap(), files(&repo).len() as u64);
+    // No longer in the index, it is a repository in the checkout, which stays behind.
+    fs::remove_dir_all(&nameless).unwrap();
+    fs::write(repo.join("lib/outer/loose"), "untracked\n").unwrap();
+    prepare(&guest, &repo, &["--include-untracked"]);
+    assert_eq!(files(&copy), files(&repo));
 }
 
 #[test]
