@@ -5,6 +5,7 @@ mod broken;
 mod command;
 mod export;
 mod guest;
+mod locks;
 mod modes;
 mod prepare;
 mod sequences;

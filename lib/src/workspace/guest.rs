@@ -14,7 +14,7 @@ use super::error::WorkspaceError;
 use super::marks::{self, Marked};
 use crate::contract::error::escape_controls;
 use crate::contract::guest::{TIMEOUT_GRACE, mark_start};
-use crate::contract::record::{Net, Vm};
+use crate::contract::record::{Accel, Net, Vm, Vmm};
 use crate::state::dir::{StateDir, VmDir};
 use crate::state::lock::is_alive;
 use crate::sys::clock::boottime_us;
@@ -46,10 +46,12 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Of the VM `vm` with the network `net`.
-    pub fn of(state: &StateDir, vm: &Vm, net: &Net) -> Result<Self, WorkspaceError> {
+    /// Of the VM `vm` with the network `net`, run by `vmm`.
+    pub fn of(state: &StateDir, vm: &Vm, net: &Net, vmm: Option<&Vmm>) -> Result<Self, WorkspaceError> {
         let dir = VmDir::at(&vm.paths.dir);
+        let emulated = vmm.is_some_and(|vmm| vmm.accel == Accel::Tcg);
         let target = Target::root(net.ssh_host, net.ssh_port, dir.host_key_pub(), state.client_key());
+        let target = Target { emulated, ..target };
         let keys = Keys::read(&target).map_err(|source| WorkspaceError::Ssh { stopped: false, source })?;
         let has_lock = dir.run_lock().exists();
         Ok(Self { target, keys, dir, has_lock })

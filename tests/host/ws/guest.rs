@@ -2,6 +2,7 @@
 //! share about checkouts.
 
 use std::fs;
+use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -110,6 +111,17 @@ impl Guest {
         let mut command = support::command(env!("CARGO_BIN_EXE_banger-ws"));
         command.args(args).current_dir(self.temp.path());
         support::run(&mut command, input.to_string().as_bytes())
+    }
+
+    /// Starts banger-ws; its output is for `wait_with_output`.
+    pub(super) fn start(&self, args: &[&str], input: &Value) -> Child {
+        let mut command = support::command(env!("CARGO_BIN_EXE_banger-ws"));
+        command.args(args).current_dir(self.temp.path());
+        let streams = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = streams.spawn().unwrap();
+        // A record fits into a pipe, so this does not wait for the program.
+        child.stdin.take().unwrap().write_all(input.to_string().as_bytes()).unwrap();
+        child
     }
 
     /// Runs `banger-ws run` with the workspace at `guest`, the patch at `p.patch`, the record at `r.json`.

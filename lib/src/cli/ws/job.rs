@@ -42,7 +42,7 @@ impl Job {
         let interrupts =
             Interrupts::catch().map_err(WorkspaceError::io("catch signals in", "this process"))?;
         let state = state_of(&vm)?;
-        let endpoint = Endpoint::of(&state, &vm, &net)?;
+        let endpoint = Endpoint::of(&state, &vm, &net, document.vmm()?.as_ref())?;
         let timeline = Timeline::new(TOOL, verb);
         Ok(Self { document, timeline, vm, state, interrupts, endpoint, started: false, _session: session })
     }
