@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::{self, assert_error, command, record, run};
 
+mod dns;
 mod guest;
 mod packets;
 mod reach;

@@ -9,6 +9,7 @@ pub mod netd;
 pub mod plumbing;
 pub mod progress;
 pub mod report;
+pub mod serve;
 pub mod vmm;
 pub mod ws;
 

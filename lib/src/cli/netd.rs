@@ -8,12 +8,13 @@ use rustix::thread::{CapabilitySet, capabilities};
 use serde_json::Value;
 
 use super::plumbing::{self, Input};
-use super::{Failure, collect};
+use super::{Failure, collect, serve};
 use crate::contract::record::NetMode;
 use crate::contract::{Document, Fault};
 use crate::net::caller::Caller;
+use crate::net::dns::resolvers;
 use crate::net::request::{Names, TapRequest};
-use crate::net::{NetError, attach, check, detach, dns, gc, status, update, user};
+use crate::net::{NetError, attach, check, detach, gc, status, update, user};
 use crate::sys::clock::Timeline;
 
 const TOOL: &str = "banger-netd";
@@ -38,6 +39,8 @@ enum Verb {
     Update(Input),
     /// Show a VM's network and what its rules have counted
     Status(Input),
+    /// Answer DNS questions about a state directory's VMs, and pass their own on, until the last VM is detached
+    Serve(serve::Serve),
     /// Compare the record with the host
     Check(Input),
     /// Remove what is tagged with a state directory and belongs to none of the VMs on stdin
@@ -57,6 +60,7 @@ pub fn main() -> ExitCode {
         Verb::Detach(input) => plumbing::record_verb(TOOL, "detach", &input, run_detach),
         Verb::Update(input) => plumbing::record_verb(TOOL, "update", &input, run_update),
         Verb::Status(input) => plumbing::value_verb(TOOL, "status", || run_status(&input)),
+        Verb::Serve(args) => serve::serve(TOOL, &args, caller()),
         Verb::Check(input) => plumbing::record_verb(TOOL, "check", &input, run_check),
         Verb::Gc(input) => plumbing::value_verb(TOOL, "gc", || run_gc(&input)),
         Verb::Version => {
@@ -79,9 +83,9 @@ fn run_attach(document: &mut Document, timeline: &mut Timeline) -> Result<bool, 
         NetMode::User => timeline.step("port", || user::attach(&vm, &caller, previous))?,
         NetMode::Tap => {
             let request = TapRequest::new(&vm, &caller)?;
-            let files = [Path::new(dns::RESOLV_CONF), Path::new(dns::RESOLVED_UPSTREAM)];
+            let files = [resolvers::RESOLV_CONF, resolvers::RESOLVED_UPSTREAM].map(Path::new);
             // Whatever it may reach now: that can change while it runs, and what it may not reach refuses at once.
-            attach::attach(&request, &caller, previous, dns::upstream(&files), timeline)?
+            attach::attach(&request, &caller, previous, resolvers::upstream(&files), timeline)?
         }
     };
     document.set_net(Some(&net));

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::error::Fault;
 use super::policy::{Egress, Publish};
 use super::record::{NetMode, WorkspaceMode};
-use crate::types::{MacAddr, VmId, VmName};
+use crate::types::{LinkName, MacAddr, StateId, VmId, VmName};
 
 /// The schema of [`Version`].
 pub const VERSION_SCHEMA: &str = "banger.version/1";
@@ -20,6 +20,9 @@ pub const DOCTOR_SCHEMA: &str = "banger.doctor/1";
 pub const CHECKOUT_SCHEMA: &str = "banger.checkout/1";
 /// The schema of [`NetworkReply`].
 pub const NETWORK_SCHEMA: &str = "banger.network/1";
+
+/// The schema of [`Resolver`].
+pub const RESOLVER_SCHEMA: &str = "banger.resolver/1";
 
 /// The answer to `version`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -201,4 +204,19 @@ pub struct NetworkReply {
     pub publish: Vec<Publish>,
     /// What the VM's rules have counted; empty with user networking, which has none.
     pub rules: Vec<RuleCount>,
+}
+
+/// The answer to `banger-netd serve`: the resolver that answers from now on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Resolver {
+    /// Always [`RESOLVER_SCHEMA`].
+    pub schema: String,
+    /// The state directory.
+    pub state_id: StateId,
+    /// Its bridge.
+    pub bridge: LinkName,
+    /// The address at which questions are answered, port 53.
+    pub address: Ipv4Addr,
+    /// Whether it was started; `false`: it ran already.
+    pub changed: bool,
 }

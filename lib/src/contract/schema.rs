@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::error::ErrorRecord;
 use super::image::{ImageList, ImageRecord};
-use super::{inside, record, reply};
+use super::{inside, names, record, reply};
 
 /// File name and content of every schema.
 pub fn all() -> Vec<(&'static str, Value)> {
@@ -22,6 +22,8 @@ pub fn all() -> Vec<(&'static str, Value)> {
         ("banger.usages.1.json", schemars::schema_for!(inside::Usages).to_value()),
         ("banger.ports.1.json", schemars::schema_for!(inside::Ports).to_value()),
         ("banger.network.1.json", schemars::schema_for!(reply::NetworkReply).to_value()),
+        ("banger.names.1.json", schemars::schema_for!(names::Names).to_value()),
+        ("banger.resolver.1.json", schemars::schema_for!(reply::Resolver).to_value()),
         ("banger.checkout.1.json", schemars::schema_for!(reply::CheckoutReply).to_value()),
     ]
 }

@@ -43,6 +43,11 @@ impl Caller {
         }
     }
 
+    /// The user for whom the program acts; `None`: root itself.
+    pub fn uid(&self) -> Option<u32> {
+        self.uid
+    }
+
     /// Whether the program may change links and rules at all.
     pub fn has_net_admin(&self) -> bool {
         self.has_net_admin

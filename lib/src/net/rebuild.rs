@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::{dns, user};
+use super::dns::resolvers;
+use super::user;
 use crate::contract::record::{Net, NetMode, Vm};
 
 /// The section as [`super::attach`] or [`user::attach`] gave it, or `None` where the kernel has no such network. `listening` are the
@@ -15,7 +16,7 @@ pub fn rebuild(vm: &Vm, listening: &[u16]) -> Option<Net> {
         }
         NetMode::Tap => {
             nix::net::if_::if_nametoindex(vm.id.tap().as_str()).ok()?;
-            let files = [dns::RESOLV_CONF, dns::RESOLVED_UPSTREAM].map(Path::new);
+            let files = [resolvers::RESOLV_CONF, resolvers::RESOLVED_UPSTREAM].map(Path::new);
             Some(Net {
                 mode: NetMode::Tap,
                 bridge: Some(vm.state_id.bridge()),
@@ -23,7 +24,7 @@ pub fn rebuild(vm: &Vm, listening: &[u16]) -> Option<Net> {
                 address: vm.address,
                 prefix_len: vm.prefix_len,
                 gateway: vm.gateway,
-                dns: dns::upstream(&files),
+                dns: resolvers::upstream(&files),
                 nat: vm.nat,
                 egress: vm.egress.clone(),
                 peer: vm.peer,

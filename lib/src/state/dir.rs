@@ -42,6 +42,14 @@ impl StateDir {
     pub fn client_key(&self) -> PathBuf {
         self.root.join("ssh/id_ed25519")
     }
+    /// What the resolver may read: others can enter this directory, though not the one that it is in.
+    pub fn dns(&self) -> PathBuf {
+        self.root.join("dns")
+    }
+    /// The names file: which VMs the resolver knows.
+    pub fn names(&self) -> PathBuf {
+        self.root.join("dns/names")
+    }
     /// Lock files.
     pub fn locks(&self) -> PathBuf {
         self.root.join("locks")

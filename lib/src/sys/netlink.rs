@@ -5,7 +5,7 @@
 //! less than starting one `ip`. It also works in a network namespace whose /sys still shows another one.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
@@ -103,6 +103,28 @@ impl Netlink {
         Ok(Self { fd, sequence: 0 })
     }
 
+    /// Opens a socket that becomes readable whenever a link comes, changes or goes. What it then holds is to be thrown away
+    /// ([`Self::forget`]) and the links to be listed anew: events can be lost, a list cannot.
+    ///
+    /// # Errors
+    /// As socket(2) and bind(2).
+    pub fn watch_links() -> io::Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, libc::RTMGRP_LINK as u32))?;
+        Ok(Self { fd, sequence: 0 })
+    }
+
+    /// Throws away what a socket of [`Self::watch_links`] was told.
+    pub fn forget(&self) {
+        let mut buffer = [0; 4096];
+        // ENOBUFS only says that there was more than fits.
+        while !matches!(
+            recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT),
+            Err(nix::Error::EAGAIN | nix::Error::EBADF | nix::Error::ENOTSOCK)
+        ) {}
+    }
+
     fn send(&mut self, kind: u16, flags: i32, body: &Body) -> io::Result<()> {
         self.sequence += 1;
         let flags = flags as u16 | libc::NLM_F_REQUEST as u16;
@@ -180,6 +202,12 @@ impl Netlink {
             rest = after;
         }
         Ok(messages)
+    }
+}
+
+impl AsFd for Netlink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

@@ -1,7 +1,7 @@
-//! The resolvers that a guest is to use: the host's upstream ones.
+//! The host's resolvers, by resolv.conf(5): those that a guest can reach, and all of them.
 
 use std::io::Read;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 /// resolv.conf(5).
@@ -16,7 +16,14 @@ const MAX_RESOLVERS: usize = 3;
 /// The IPv4 resolvers in the first of `files` that names one a guest can reach. A file that cannot be read names none, and
 /// none at all is an empty list: a VM without names is still a VM.
 pub fn upstream(files: &[&Path]) -> Vec<Ipv4Addr> {
-    files.iter().map(|file| parse(&read(file))).find(|list| !list.is_empty()).unwrap_or_default()
+    files.iter().map(|file| reachable(&read(file))).find(|list| !list.is_empty()).unwrap_or_default()
+}
+
+/// The resolvers in `file` as the host itself asks them, on loopback too; none where it cannot be read.
+pub fn of_host(file: &Path) -> Vec<IpAddr> {
+    let mut list = parse(&read(file));
+    list.truncate(MAX_RESOLVERS);
+    list
 }
 
 fn read(file: &Path) -> String {
@@ -28,18 +35,27 @@ fn read(file: &Path) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-fn parse(text: &str) -> Vec<Ipv4Addr> {
-    let mut list: Vec<Ipv4Addr> = Vec::new();
+/// The resolvers that `text` names, each once. Those with a scope (`fe80::1%eth0`) are left out.
+fn parse(text: &str) -> Vec<IpAddr> {
+    let mut list: Vec<IpAddr> = Vec::new();
     for line in text.lines() {
         let mut words = line.split_ascii_whitespace();
         if words.next() != Some("nameserver") {
             continue;
         }
         let address = words.next().and_then(|word| word.parse().ok());
-        list.extend(address.filter(|a| is_reachable(a) && !list.contains(a)));
+        list.extend(address.filter(|a| !list.contains(a)));
     }
-    list.truncate(MAX_RESOLVERS);
     list
+}
+
+/// Those of [`parse`] that a guest can reach.
+fn reachable(text: &str) -> Vec<Ipv4Addr> {
+    let v4 = |address| match address {
+        IpAddr::V4(v4) => Some(v4),
+        IpAddr::V6(_) => None,
+    };
+    parse(text).into_iter().filter_map(v4).filter(is_reachable).take(MAX_RESOLVERS).collect()
 }
 
 /// Whether the address means the same in a guest as on the host, and the rules let it through.
@@ -66,14 +82,16 @@ mod tests {
         assert_eq!(upstream(&[&stub, &real]), [Ipv4Addr::new(192, 0, 2, 1)]);
         std::fs::write(&stub, "nameserver 127.0.0.53\nnameserver\t198.51.100.7 \n").unwrap();
         assert_eq!(upstream(&[&stub, &real]), [Ipv4Addr::new(198, 51, 100, 7)]);
+        let all = ["127.0.0.53", "198.51.100.7"].map(|text| text.parse::<IpAddr>().unwrap());
+        assert_eq!(of_host(&stub), all, "the host itself reaches its stub");
     }
 
     #[test]
     fn odd_files_name_few_or_none() {
         let many: String = (1..9).map(|n| format!("nameserver 10.0.0.{n}\n")).collect();
-        assert_eq!(parse(&many).len(), MAX_RESOLVERS);
+        assert_eq!(reachable(&many).len(), MAX_RESOLVERS);
         assert_eq!(
-            parse("nameserver 0.0.0.0\nnameserver 169.254.1.1\nnameserver x\nnameserver"),
+            reachable("nameserver 0.0.0.0\nnameserver 169.254.1.1\nnameserver x\nnameserver"),
             [] as [Ipv4Addr; 0]
         );
         assert_eq!(upstream(&[Path::new("/nonexistent"), Path::new("/")]), [] as [Ipv4Addr; 0]);

@@ -1,0 +1,245 @@
+//! Questions about the rest of the world: passed on, believed only when they fit, and never waited for without end.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{TcpListener, UdpSocket};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use super::{A, Names, WAIT, ask, assert_well, code, item, question, servers, wire};
+use crate::netd::guest::{Namespace, boot};
+use crate::netd::{document, isolated, ok, tap};
+
+/// A resolver of the outside world, as odd as they come: it goes by the first label of the name.
+struct Upstream;
+
+static ASKED: AtomicUsize = AtomicUsize::new(0);
+
+/// The answer to `packet`: 192.0.2.9, `count` times.
+fn answer(packet: &[u8], count: u16) -> Vec<u8> {
+    let end = 12 + packet[12..].iter().position(|b| *b == 0).expect("a name") + 5;
+    let mut out = packet[..end].to_vec();
+    out[2] |= 0x80;
+    out[3] = 0x80;
+    out[6..8].copy_from_slice(&count.to_be_bytes());
+    out[8..12].fill(0);
+    for _ in 0..count {
+        out.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 9]);
+    }
+    out
+}
+
+impl Upstream {
+    /// Listens at `address` until the process ends.
+    fn start(address: &'static str) {
+        let socket = UdpSocket::bind(address).expect("free");
+        std::thread::spawn(move || {
+            let mut packet = [0; 4096];
+            let mut seen: HashMap<Vec<u8>, usize> = HashMap::new();
+            while let Ok((length, from)) = socket.recv_from(&mut packet) {
+                ASKED.fetch_add(1, Ordering::SeqCst);
+                let packet = &packet[..length];
+                let times = seen.entry(packet[12..].to_vec()).or_default();
+                *times += 1;
+                for reply in Self::udp(packet, *times) {
+                    socket.send_to(&reply, from).expect("sent");
+                }
+            }
+        });
+        let listener = TcpListener::bind(address).expect("free");
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                std::thread::spawn(move || {
+                    let mut length = [0; 2];
+                    stream.read_exact(&mut length).expect("a length");
+                    let mut packet = vec![0; usize::from(u16::from_be_bytes(length))];
+                    stream.read_exact(&mut packet).expect("a question");
+                    let reply = match Self::label(&packet) {
+                        b"mute" => return std::thread::sleep(Duration::from_secs(20)),
+                        b"liar" => answer(&question("other.test", A), 1),
+                        _ => answer(&packet, 300),
+                    };
+                    let whole = [&(reply.len() as u16).to_be_bytes(), &reply[..]].concat();
+                    drop(stream.write_all(&whole));
+                });
+            }
+        });
+    }
+
+    fn label(packet: &[u8]) -> &[u8] {
+        &packet[13..13 + usize::from(packet[12])]
+    }
+
+    fn udp(packet: &[u8], times: usize) -> Vec<Vec<u8>> {
+        let right = answer(packet, 1);
+        let with = |change: &dyn Fn(&mut Vec<u8>)| {
+            let mut copy = right.clone();
+            let end = copy.len();
+            copy[end - 1] = 66;
+            change(&mut copy);
+            copy
+        };
+        match Self::label(packet) {
+            b"mute" => vec![],
+            // It needs a second try.
+            b"deaf" if times == 1 => vec![],
+            b"long" => {
+                let mut cut = answer(packet, 0);
+                cut[2] |= 2;
+                vec![cut]
+            }
+            // More than the client can take, and no word of it.
+            b"rude" => vec![answer(packet, 60)],
+            b"broken" => vec![with(&|p| p[3] |= 2)],
+            // Forgeries before the right one: id, question, case, kind of message, length.
+            b"forged" => vec![
+                with(&|p| p[1] ^= 1),
+                with(&|p| p[14] = b'x'),
+                with(&|p| p[14] ^= 0x20),
+                with(&|p| p[2] &= 0x7f),
+                with(&|p| p[2] |= 0x28),
+                with(&|p| p[5] = 2),
+                with(&|p| p.truncate(20)),
+                with(&|p| p.truncate(0)),
+                right,
+            ],
+            _ => vec![right],
+        }
+    }
+}
+
+fn ask_tcp(packet: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut stream = std::net::TcpStream::connect_timeout(&super::SERVER.parse().expect("one"), WAIT)?;
+    stream.set_read_timeout(Some(Duration::from_secs(8)))?;
+    stream.write_all(&[&(packet.len() as u16).to_be_bytes(), packet].concat())?;
+    let mut length = [0; 2];
+    stream.read_exact(&mut length)?;
+    let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut answer)?;
+    Ok(answer)
+}
+
+/// A server of one VM that asks two resolvers of the outside, and that VM.
+fn world(names: &Names, upstream: &[&str]) -> Namespace {
+    ok("attach", &document(2));
+    let args: Vec<&str> = upstream.iter().flat_map(|address| ["--upstream", address]).collect();
+    names.serve(&args);
+    boot(&tap(2), 2)
+}
+
+#[test]
+fn others_names_come_from_the_hosts_resolvers() {
+    isolated("netd::dns::forward::others_names_come_from_the_hosts_resolvers", || {
+        Upstream::start("127.0.0.1:5300");
+        let names = Names::new(&[2]);
+        let guest = world(&names, &["127.0.0.1:5300"]);
+        let from_guest = |name: &str| guest.run(|| ask(&question(name, A)).expect("an answer"));
+        let good = from_guest("Www.Example.Test");
+        assert!(good.ends_with(&[192, 0, 2, 9]) && good[..2] == [0x12, 0x34], "{good:?}");
+        assert_eq!(good[12..][..wire("Www.Example.Test").len()], wire("Www.Example.Test"));
+        // None of the forged answers was believed.
+        let forged = from_guest("forged.test");
+        assert!(forged.ends_with(&[192, 0, 2, 9]) && code(&forged) == 0, "{forged:?}");
+        assert_eq!(code(&from_guest("broken.test")), 2, "SERVFAIL is passed on");
+        assert!(from_guest("deaf.test").ends_with(&[192, 0, 2, 9]), "it is asked again");
+        // Too long for UDP: TC, and all of it over TCP.
+        for name in ["long.test", "rude.test"] {
+            let cut = from_guest(name);
+            assert!(cut[2] & 2 != 0 && cut.len() < 512, "{name}: {cut:?}");
+            let whole = guest.run(|| ask_tcp(&question(name, A)).expect("an answer over TCP"));
+            assert_eq!((whole.len(), &whole[..2]), (12 + wire(name).len() + 4 + 300 * 16, &[0x12, 0x34][..]));
+        }
+        // With EDNS the client says how much it takes.
+        let mut roomy = question("rude.test", A);
+        roomy[11] = 1;
+        roomy.extend([0, 0, 41, 16, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(guest.run(|| ask(&roomy).expect("an answer"))[7], 60);
+        assert_eq!(guest.run(|| code(&ask_tcp(&question("liar.test", A)).expect("an answer"))), 2);
+        assert_eq!(
+            code(&ask(&question("www.example.test", A)).expect("an answer")),
+            5,
+            "the host has its own"
+        );
+        // Not a VM that may not go out. Our own names it knows.
+        names.write(vec![item("dev2", &["10.213.7.2"], false)]);
+        super::eventually("the refusal", || code(&from_guest("www.example.test")) == 5);
+        assert!(from_guest("dev2.vm").ends_with(&[10, 213, 7, 2]));
+        let asked = ASKED.load(Ordering::SeqCst);
+        from_guest("secret.attacker.test");
+        assert_eq!(ASKED.load(Ordering::SeqCst), asked, "it was passed on");
+    });
+}
+
+#[test]
+fn a_silent_resolver_costs_time_and_a_dead_one_none() {
+    isolated("netd::dns::forward::a_silent_resolver_costs_time_and_a_dead_one_none", || {
+        Upstream::start("127.0.0.1:5300");
+        let names = Names::new(&[2]);
+        // Nobody listens at the first one.
+        let guest = world(&names, &["127.0.0.1:5999", "127.0.0.1:5300"]);
+        let began = Instant::now();
+        assert!(guest.run(|| ask(&question("a.test", A)).expect("an answer")).ends_with(&[192, 0, 2, 9]));
+        assert!(began.elapsed() < Duration::from_millis(800), "{:?}", began.elapsed());
+        // Both do not answer: SERVFAIL before the C library asks again, and nobody else waits meanwhile.
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                guest.run(|| {
+                    let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+                    socket.connect(super::SERVER).expect("connected");
+                    socket.set_read_timeout(Some(Duration::from_secs(8))).expect("a timeout");
+                    let began = Instant::now();
+                    socket.send(&question("mute.test", A)).expect("sent");
+                    let mut answer = [0; 512];
+                    socket.recv(&mut answer).expect("an answer");
+                    (code(&answer), began.elapsed())
+                })
+            });
+            let tcp = scope.spawn(|| {
+                let began = Instant::now();
+                (guest.run(|| code(&ask_tcp(&question("mute.test", A)).expect("an answer"))), began.elapsed())
+            });
+            for _ in 0..50 {
+                let began = Instant::now();
+                assert_well();
+                assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            for thread in [waiting, tcp] {
+                let (code, took) = thread.join().expect("no panic");
+                assert!(code == 2 && took < Duration::from_millis(4950), "{code} after {took:?}");
+            }
+        });
+    });
+}
+
+#[test]
+fn one_guest_that_asks_without_end_leaves_room_for_others() {
+    isolated("netd::dns::forward::one_guest_that_asks_without_end_leaves_room_for_others", || {
+        Upstream::start("127.0.0.1:5300");
+        let names = Names::new(&[2, 3]);
+        ok("attach", &document(3));
+        let (greedy, other) = (world(&names, &["127.0.0.1:5300"]), boot(&tap(3), 3));
+        let refused = greedy.run(|| {
+            let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+            socket.connect(super::SERVER).expect("connected");
+            socket.set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout");
+            let (mut packet, mut failed) = ([0; 512], 0);
+            for n in 0..2000 {
+                socket.send(&question(&format!("mute.{n}.test"), A)).expect("sent");
+                if n % 20 == 19 {
+                    while socket.recv(&mut packet).is_ok() {
+                        failed += u32::from(code(&packet) == 2);
+                        socket.set_nonblocking(true).expect("set");
+                    }
+                    socket.set_nonblocking(false).expect("set");
+                }
+            }
+            failed
+        });
+        assert!(refused > 500, "only {refused} were refused");
+        let answer = other.run(|| ask(&question("www.example.test", A)).expect("an answer"));
+        assert!(answer.ends_with(&[192, 0, 2, 9]), "{answer:?}");
+        let open = std::fs::read_dir(format!("/proc/{}/fd", servers()[0])).expect("its files").count();
+        assert!(open < 100, "{open} descriptors");
+    });
+}
