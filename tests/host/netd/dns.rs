@@ -300,7 +300,7 @@ fn it_lives_as_long_as_a_vm_is_attached_and_runs_once() {
 fn a_vm_that_comes_while_the_last_one_goes_is_served() {
     isolated("netd::dns::a_vm_that_comes_while_the_last_one_goes_is_served", || {
         let names = Names::new(&[2]);
-        for round in 0..25 {
+        for round in 0..60 {
             ok("attach", &document(2));
             names.serve(&[]);
             assert_well();

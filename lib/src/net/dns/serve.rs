@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 use thiserror::Error;
@@ -36,6 +36,9 @@ const RESOLVER_DIRECTORIES: [&str; 5] =
 
 /// How long after a change of the names the next one is waited for: many VMs may start at once.
 const SETTLE: Duration = Duration::from_millis(20);
+
+/// How long a process that has ended may hold its port.
+const RELEASE: Duration = Duration::from_millis(300);
 
 /// Why there is no resolver.
 #[derive(Debug, Error)]
@@ -255,9 +258,9 @@ pub fn begin(order: &Order, caller: &Caller, user: Option<u32>) -> Result<Begun,
     };
     let taken = |source| ServeError::Taken { address: site.address, source };
     let at = SocketAddrV4::new(site.address, PORT);
-    let udp = UdpSocket::bind(at).map_err(taken)?;
+    let udp = patiently(|| UdpSocket::bind(at)).map_err(taken)?;
     datagram::tell_links(&udp).map_err(ServeError::io("have packets told by their links"))?;
-    let tcp = TcpListener::bind(at).map_err(taken)?;
+    let tcp = patiently(|| TcpListener::bind(at)).map_err(taken)?;
     let host = Host::read()?;
     let loopback = host.links.iter().find(|link| link.name == "lo").map_or(0, |link| link.index);
     let shared = Shared {
@@ -268,6 +271,19 @@ pub fn begin(order: &Order, caller: &Caller, user: Option<u32>) -> Result<Begun,
     let port = order.upstream.first().map_or(PORT, SocketAddr::port);
     let shared = Arc::new(shared);
     Ok(Begun::Ours(Box::new(Server { site, serving, names, changes, links, udp, tcp, shared, port })))
+}
+
+/// Binds a port that a server which has just ended may still hold: the kernel closes its lock first.
+fn patiently<T>(bind: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let until = Instant::now() + RELEASE;
+    loop {
+        match bind() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            other => return other,
+        }
+    }
 }
 
 impl Server {
