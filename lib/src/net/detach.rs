@@ -75,6 +75,10 @@ fn remove_rules(names: &Names, others: bool, any_links: bool) -> Result<bool, Ne
 
 /// The bridge of `state` and its dummy port, each where it is there and `ours`.
 pub(super) fn bridge_links(host: &Host, state: &StateId, ours: impl Fn(&Link) -> bool) -> Vec<Link> {
-    let names = [dummy_name(state), state.bridge()];
-    names.iter().filter_map(|name| host.link(name)).filter(|link| ours(link)).cloned().collect()
+    let made = [(dummy_name(state), "dummy"), (state.bridge(), "bridge")];
+    let found = made.iter().filter_map(|(name, kind)| Some((host.link(name)?, *kind)));
+    found
+        .filter(|(link, kind)| link.kind.as_deref() == Some(*kind) && ours(link))
+        .map(|(l, _)| l.clone())
+        .collect()
 }

@@ -44,7 +44,8 @@ fn is_ours(link: &Link, state: &StateId, caller: &Caller) -> bool {
 pub fn collect(state: &StateId, keep: &BTreeSet<VmId>, caller: &Caller) -> Result<Collected, NetError> {
     if !caller.has_net_admin() {
         let host = Host::read()?;
-        let any = host.links.iter().any(|link| is_ours(link, state, caller) && !is_kept(link, keep));
+        let dead = |link: &Link| is_ours(link, state, caller) && !is_kept(link, keep);
+        let any = host.links.iter().any(dead);
         return if any { Err(NetError::Unprivileged) } else { Ok(Collected::default()) };
     }
     let _lock = RootLock::acquire(LOCK, PATIENCE)?;
@@ -58,7 +59,7 @@ pub fn collect(state: &StateId, keep: &BTreeSet<VmId>, caller: &Caller) -> Resul
     let (dead, alive): (Vec<Link>, Vec<Link>) = host
         .links
         .iter()
-        .filter(|link| link.kind.as_deref() == Some("tun") && is_ours(link, state, caller))
+        .filter(|link| is_tap(link) && is_ours(link, state, caller))
         .cloned()
         .partition(|link| !is_kept(link, keep));
     for tap in &dead {
@@ -79,10 +80,19 @@ pub fn collect(state: &StateId, keep: &BTreeSet<VmId>, caller: &Caller) -> Resul
     Ok(collected)
 }
 
+/// Whether a link is a tap of the name that attach gives to a VM's. A tap of another name has got our tag from somebody else.
+fn is_tap(link: &Link) -> bool {
+    link.kind.as_deref() == Some("tun") && vm_of(link).is_some()
+}
+
+/// The VM that a tap's name stands for.
+fn vm_of(link: &Link) -> Option<VmId> {
+    link.name.strip_prefix("bgt")?.parse().ok()
+}
+
 /// Whether a link is a tap of a VM that stays; the bridge and its dummy are decided on by their ports.
 fn is_kept(link: &Link, keep: &BTreeSet<VmId>) -> bool {
-    let id = link.name.strip_prefix("bgt").and_then(|id| id.parse().ok());
-    id.is_some_and(|id: VmId| keep.contains(&id))
+    vm_of(link).is_some_and(|id| keep.contains(&id))
 }
 
 fn collect_rules(state: &StateId, keep: &BTreeSet<VmId>, used: bool, collected: &mut Collected) {

@@ -54,8 +54,12 @@ impl Host {
         kind: &str,
         ours: impl Fn(&Link) -> bool,
     ) -> Result<Option<&Link>, NetError> {
-        let Some(link) = self.link(name) else { return Ok(None) };
-        if ours(link) && link.kind.as_deref() == Some(kind) {
+        // An alternative name is taken, too: the kernel looks links up by either, and would let us change another's.
+        let answers = |link: &&Link| {
+            link.name == name.as_str() || link.alternative_names.iter().any(|n| n == name.as_str())
+        };
+        let Some(link) = self.links.iter().find(answers) else { return Ok(None) };
+        if link.name == name.as_str() && ours(link) && link.kind.as_deref() == Some(kind) {
             return Ok(Some(link));
         }
         let tag = link.alias.clone().unwrap_or_else(|| "(none)".into());

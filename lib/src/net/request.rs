@@ -113,6 +113,9 @@ impl TapRequest {
     /// [`NetError::Invalid`], [`NetError::NotOwner`], or something that is not supported.
     pub fn new(vm: &Vm, caller: &Caller) -> Result<Self, NetError> {
         let names = Names::new(vm, caller)?;
+        if vm.owner_uid == u32::MAX {
+            return invalid("vm.owner_uid", "-1 is no user (setreuid(2))");
+        }
         check_policy(vm)?;
         let subnet = check_subnet(vm.address, vm.prefix_len, vm.gateway)?;
         check_mac(vm.mac)?;

@@ -14,6 +14,8 @@ use crate::types::{LinkName, MacAddr};
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_TUN_OWNER: u16 = 1;
 const IFLA_GROUP: u16 = 27;
+const IFLA_PROP_LIST: u16 = 52;
+const IFLA_ALT_IFNAME: u16 = 53;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
 
@@ -47,7 +49,7 @@ impl Coded for LinkError {
         match self.source.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => ErrorCode::Denied,
             Some(libc::EOPNOTSUPP) => ErrorCode::Unsupported,
-            Some(libc::EEXIST) => ErrorCode::Conflict,
+            Some(libc::EEXIST | libc::EBUSY) => ErrorCode::Conflict,
             _ => ErrorCode::Failed,
         }
     }
@@ -64,6 +66,8 @@ pub struct Link {
     pub index: u32,
     /// Its name. Any bytes but `/` and white space are possible in names that others gave.
     pub name: String,
+    /// Names by which it is found as well (`ip link property add`).
+    pub alternative_names: Vec<String>,
     /// The free text that its maker gave it.
     pub alias: Option<String>,
     /// The kind, such as `bridge` or `tun`; `None` for hardware.
@@ -95,6 +99,7 @@ fn parse(payload: &[u8]) -> Option<Link> {
     let mut link = Link {
         index,
         name: String::new(),
+        alternative_names: Vec::new(),
         alias: None,
         kind: None,
         master: None,
@@ -110,6 +115,10 @@ fn parse(payload: &[u8]) -> Option<Link> {
             libc::IFLA_MASTER => link.master = u32_of(value),
             IFLA_GROUP => link.group = u32_of(value).unwrap_or_default(),
             libc::IFLA_LINKINFO => parse_info(&mut link, value),
+            IFLA_PROP_LIST => {
+                let names = attributes(value).filter(|(kind, _)| *kind == IFLA_ALT_IFNAME);
+                link.alternative_names = names.map(|(_, name)| text_of(name)).collect();
+            }
             _ => {}
         }
     }

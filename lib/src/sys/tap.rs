@@ -15,6 +15,8 @@ struct IfReq {
     rest: [u8; 22],
 }
 
+const FLAGS: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_TUN_EXCL;
+
 /// A tap that lasts as long as this value, until [`Tap::persist`] is called.
 ///
 /// So a program that is killed between making a tap and having set it up leaves none behind.
@@ -27,18 +29,15 @@ pub struct Tap {
 impl Tap {
     /// Makes the tap `name`, which must not exist, for `owner` to open.
     ///
-    /// The flags are those that Firecracker and QEMU open it with: a tap that was made MULTI_QUEUE is refused with EINVAL.
+    /// The flags are those that Firecracker and QEMU open it with: a tap that was made MULTI_QUEUE is refused with EINVAL. EXCL keeps
+    /// the kernel from opening a tap that somebody else has made meanwhile.
     ///
     /// # Errors
     /// No /dev/net/tun, no CAP_NET_ADMIN, or the name is in use.
     pub fn create(name: &LinkName, owner: u32) -> Result<Self, LinkError> {
         let error = |source| LinkError { action: "create", link: name.to_string(), source };
         let device = OpenOptions::new().read(true).write(true).open("/dev/net/tun").map_err(error)?;
-        let mut request = IfReq {
-            name: [0; libc::IFNAMSIZ],
-            flags: (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short,
-            rest: [0; 22],
-        };
+        let mut request = IfReq { name: [0; libc::IFNAMSIZ], flags: FLAGS as libc::c_short, rest: [0; 22] };
         // A LinkName has 15 bytes at most, so the last stays NUL.
         request.name[..name.as_str().len()].copy_from_slice(name.as_str().as_bytes());
         // SAFETY: TUNSETIFF reads and writes one struct ifreq, which outlives the call.

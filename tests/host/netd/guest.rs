@@ -4,6 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns, unshare};
 
@@ -82,12 +83,27 @@ impl Namespace {
     }
 }
 
+/// The kernel lets frames through a bridge's port some time after it got its carrier: a guest's first question for a neighbour would
+/// be lost, and it asks again after a second only.
+fn wait_until_forwarding(tap: &str) {
+    let state = || {
+        let output = command("ip").args(["-d", "link", "show", tap]).output().expect("there is ip");
+        String::from_utf8_lossy(&output.stdout).contains(" state forwarding ")
+    };
+    let until = Instant::now() + Duration::from_secs(5);
+    while !state() {
+        assert!(Instant::now() < until, "{tap} is no forwarding port");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// A guest with the card `eth0` on the tap `tap`, configured as banger-guest would.
 pub fn boot(tap: &str, n: u8) -> Namespace {
     let (guest, card) = Namespace::new(|| open_tap("eth0"));
     let host = open_tap(tap);
     pump(card.try_clone().expect("a descriptor"), host.try_clone().expect("a descriptor"));
     pump(host, card);
+    wait_until_forwarding(tap);
     guest.sh(&format!(
         "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad
          echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad

@@ -1,0 +1,230 @@
+//! Killed and failing at every system call that matters: what is left can be dealt with, and `gc` leaves nothing.
+
+use std::process::Output;
+
+use serde_json::{Value, json};
+
+use super::snapshot::snapshot;
+use super::{NETD, STATE, document, gc, ip, isolated, netd, ok};
+use crate::support::{self, command, record, run};
+
+/// Runs a verb with faults: `inject` as strace(1) has it, in threads and in programs that it starts as well.
+fn injected(inject: &str, verb: &str, input: &Value) -> Output {
+    let strace = ["-f", "-qq", "-o", "/dev/null", "-e", inject, NETD, verb];
+    run(command("strace").args(strace), input.to_string().as_bytes())
+}
+
+/// The calls that change something, start something, or wait for it: netlink messages of netd and of nft, taps, locks, programs,
+/// the record itself.
+const CALLS: [&str; 9] =
+    ["sendto", "sendmsg", "ioctl", "flock", "clone3", "execve", "ppoll", "wait4", "write"];
+
+/// A bridge with its tag, a dead VM's tap and one that stays; the rules of all.
+fn list(keep: &[u8]) -> Value {
+    let items: Vec<Value> = keep.iter().map(|n| json!({ "id": document(*n)["vm"]["id"] })).collect();
+    json!({ "schema": "banger.vms/1", "state_id": STATE, "items": items })
+}
+
+/// Kills `verb` at the `when`-th of every call, until it is through; `prepare` comes before, `finish` after.
+fn kill(verb: &str, input: &Value, prepare: impl Fn(), finish: impl Fn(u32, &str)) -> u32 {
+    let mut kills = 0;
+    for call in CALLS {
+        for when in 1..60 {
+            prepare();
+            let output = injected(&format!("inject={call}:signal=KILL:when={when}"), verb, input);
+            finish(when, &format!("{verb} killed at {call} {when}"));
+            if output.status.success() {
+                break;
+            }
+            kills += 1;
+        }
+    }
+    kills
+}
+
+fn has_strace() -> bool {
+    support::require("host", support::has("strace"), "needs strace")
+}
+
+#[test]
+fn attach_killed_at_any_call_leaves_what_gc_detach_and_attach_can_handle() {
+    isolated("netd::crashes::attach_killed_at_any_call_leaves_what_gc_detach_and_attach_can_handle", || {
+        if !has_strace() {
+            return;
+        }
+        let before = snapshot();
+        let kills = kill(
+            "attach",
+            &document(2),
+            || (),
+            |when, what| {
+                match when % 3 {
+                    0 => drop(ok("detach", &document(2))),
+                    1 => drop(gc(&[])),
+                    _ => {
+                        ok("check", &ok("attach", &document(2)));
+                        ok("detach", &document(2));
+                    }
+                }
+                before.assert_still(what);
+            },
+        );
+        assert!(kills > 25, "only {kills} kills");
+    });
+}
+
+#[test]
+fn attach_killed_beside_another_vm_leaves_that_one_alone() {
+    isolated("netd::crashes::attach_killed_beside_another_vm_leaves_that_one_alone", || {
+        if !has_strace() {
+            return;
+        }
+        let other = ok("attach", &document(3));
+        let before = snapshot();
+        let kills = kill(
+            "attach",
+            &document(2),
+            || (),
+            |_, what| {
+                ok("check", &other);
+                gc(&[&other]);
+                before.assert_still(what);
+            },
+        );
+        assert!(kills > 15, "only {kills} kills");
+        ok("detach", &other);
+    });
+}
+
+#[test]
+fn detach_killed_at_any_call_leaves_what_gc_detach_and_attach_can_handle() {
+    isolated("netd::crashes::detach_killed_at_any_call_leaves_what_gc_detach_and_attach_can_handle", || {
+        if !has_strace() {
+            return;
+        }
+        for beside in [false, true] {
+            let other = beside.then(|| ok("attach", &document(3)));
+            let before = snapshot();
+            let keep: Vec<&Value> = other.iter().collect();
+            let kills = kill(
+                "detach",
+                &document(2),
+                || drop(ok("attach", &document(2))),
+                |when, what| {
+                    match when % 3 {
+                        0 => drop(ok("detach", &document(2))),
+                        1 => drop(gc(&keep)),
+                        _ => {
+                            ok("check", &ok("attach", &document(2)));
+                            ok("detach", &document(2));
+                        }
+                    }
+                    before.assert_still(what);
+                },
+            );
+            assert!(kills > 15, "only {kills} kills");
+            other.iter().for_each(|other| drop(ok("detach", other)));
+        }
+    });
+}
+
+#[test]
+fn gc_killed_at_any_call_is_finished_by_the_next() {
+    isolated("netd::crashes::gc_killed_at_any_call_is_finished_by_the_next", || {
+        if !has_strace() {
+            return;
+        }
+        let other = ok("attach", &document(3));
+        let (bare, table) = (snapshot(), format!("banger_{STATE}"));
+        let prepare = || {
+            [2, 4].iter().for_each(|n| drop(ok("attach", &document(*n))));
+            // Rules whose tap is gone, as a crash leaves them.
+            ip(&["link", "del", &super::tap(4)]);
+        };
+        let kills = kill("gc", &list(&[3]), prepare, |_, what| {
+            ok("check", &other);
+            gc(&[&other]);
+            bare.assert_still(what);
+        });
+        assert!(kills > 15, "only {kills} kills");
+        ok("detach", &other);
+        // Down to nothing, bridge included.
+        let before = snapshot();
+        let kills = kill("gc", &list(&[]), prepare, |_, what| {
+            gc(&[]);
+            before.assert_still(&format!("{what} ({table})"));
+        });
+        assert!(kills > 15, "only {kills} kills");
+    });
+}
+
+#[test]
+fn failing_at_any_step_undoes_what_was_done() {
+    isolated("netd::crashes::failing_at_any_step_undoes_what_was_done", || {
+        if !has_strace() {
+            return;
+        }
+        let alone = snapshot();
+        let mut failures = 0;
+        for others in [false, true] {
+            if others {
+                ok("attach", &document(3));
+            }
+            let before = snapshot();
+            for call in ["sendto", "ioctl"] {
+                for when in 1..40 {
+                    // Not in children: those that undo would fail as well.
+                    let inject = format!("inject={call}:error=ENOBUFS:when={when}");
+                    let strace = ["-qq", "-o", "/dev/null", "-e", &inject, NETD, "attach"];
+                    let output = run(command("strace").args(strace), document(2).to_string().as_bytes());
+                    if output.status.success() {
+                        break;
+                    }
+                    if !output.stdout.is_empty() {
+                        assert_eq!(record(&output)["schema"], "banger.error/1", "{call} {when}");
+                        failures += 1;
+                    }
+                    before.assert_still(&format!(
+                        "failed at {call} {when}: {}",
+                        String::from_utf8_lossy(&output.stdout)
+                    ));
+                }
+                ok("detach", &document(2));
+                before.assert_still("detached");
+            }
+        }
+        assert!(failures > 15, "only {failures} failures");
+        ok("detach", &document(3));
+        alone.assert_still("in the end");
+    });
+}
+
+#[test]
+fn a_detach_that_fails_says_so_and_the_next_one_finishes() {
+    isolated("netd::crashes::a_detach_that_fails_says_so_and_the_next_one_finishes", || {
+        if !has_strace() {
+            return;
+        }
+        let before = snapshot();
+        let mut failures = 0;
+        for call in ["sendto", "execve"] {
+            for when in 1..40 {
+                ok("attach", &document(2));
+                let output =
+                    injected(&format!("inject={call}:error=EPERM:when={when}"), "detach", &document(2));
+                let done = output.status.success();
+                if !done && !output.stdout.is_empty() {
+                    assert_eq!(record(&output)["schema"], "banger.error/1", "{call} {when}");
+                    failures += 1;
+                }
+                let again = netd("detach", &document(2));
+                assert!(again.status.success(), "{}", record(&again));
+                before.assert_still(&format!("failed at {call} {when}"));
+                if done {
+                    break;
+                }
+            }
+        }
+        assert!(failures > 5, "only {failures} failures");
+    });
+}
