@@ -9,6 +9,8 @@ use banger_lib::contract::record::{DiskBackend, Init, VmmKind};
 use banger_lib::types::{ImageName, VmName};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use crate::{apply, diff};
+
 mod reach;
 
 pub use reach::{Change, Net, Reach, Set};
@@ -71,6 +73,8 @@ impl Command {
                 VmCommand::Prune(_) => "vm prune",
                 VmCommand::Exec(_) => "vm exec",
                 VmCommand::Ssh(_) => "vm ssh",
+                VmCommand::Diff(_) => "vm diff",
+                VmCommand::Apply(_) => "vm apply",
             },
             Self::Ps => "ps",
             Self::Image(_) => "image",
@@ -123,6 +127,10 @@ pub enum VmCommand {
     Prune(Prune),
     /// Run a command in a running VM's workspace
     Exec(Exec),
+    /// Show what changed in a running VM's workspace
+    Diff(diff::Diff),
+    /// Apply what changed in a running VM's workspace to the checkout, all of it or nothing
+    Apply(apply::Apply),
     /// Log in to a running VM with the system's ssh
     Ssh(Ssh),
 }

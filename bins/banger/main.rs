@@ -1,7 +1,9 @@
 //! `banger`: the program for people. It runs the other programs as processes and draws what they say. See man/banger.1.
 
+mod apply;
 mod args;
 mod context;
+mod diff;
 mod doctor;
 mod exec;
 mod gc;
@@ -11,6 +13,7 @@ mod lifecycle;
 mod list;
 mod logs;
 mod net;
+mod paint;
 mod plan;
 mod progress;
 mod prune;
@@ -95,6 +98,8 @@ fn dispatch(context: &Context, command: Command) -> context::Result<ExitCode> {
             VmCommand::Prune(args) => prune::prune(context, &args),
             VmCommand::Exec(args) => exec::exec(context, &args),
             VmCommand::Ssh(args) => exec::ssh(context, &args),
+            VmCommand::Diff(args) => diff::diff(context, &args),
+            VmCommand::Apply(args) => apply::apply(context, &args),
         },
         Command::Ps => list::list(context),
         Command::Image(image) => image::dispatch(context, image.command),

@@ -1,5 +1,6 @@
 //! `banger-ws`: its verbs.
 
+mod apply;
 mod args;
 mod changes;
 mod exec;
@@ -36,6 +37,7 @@ pub fn main() -> ExitCode {
         Verb::Exec(args) => exec::exec(&args),
         Verb::Export(args) => export::export(&args),
         Verb::Run(args) => exec::run(&args),
+        Verb::Apply(args) => apply::apply(&args),
         Verb::Status(input) => export::status(&input),
         Verb::Check(input) => export::check(&input),
         Verb::Gc(args) => inspect::gc(&args),

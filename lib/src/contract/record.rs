@@ -389,6 +389,20 @@ pub struct Flagged {
     pub reason: String,
 }
 
+/// What came of applying a patch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Applied {
+    /// The checkout has it now.
+    Applied,
+    /// It would apply; nothing was changed, as asked.
+    Applies,
+    /// The checkout had it before.
+    Already,
+    /// The patch is empty.
+    Nothing,
+}
+
 /// Written by the last program: whether it changed anything. `banger-ws run`, `exec`, `export` and `apply` add what they learned.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -437,4 +451,7 @@ pub struct Outcome {
     /// Files to look at before the patch is applied; of very many the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flagged: Option<Vec<Flagged>>,
+    /// What came of applying the patch to a checkout of the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied: Option<Applied>,
 }

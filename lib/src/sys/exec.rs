@@ -97,6 +97,7 @@ pub struct Exec {
     stdin: Option<Vec<u8>>,
     deadline: Duration,
     stdout_limit: usize,
+    stderr_limit: usize,
 }
 
 impl Exec {
@@ -111,6 +112,7 @@ impl Exec {
             stdin: None,
             deadline: Duration::from_secs(60),
             stdout_limit: STDOUT_LIMIT,
+            stderr_limit: STDERR_TAIL,
         }
     }
 
@@ -159,6 +161,12 @@ impl Exec {
     /// How much it may print, bytes; 64 MiB otherwise.
     pub fn stdout_limit(mut self, bytes: usize) -> Self {
         self.stdout_limit = bytes;
+        self
+    }
+
+    /// How much of the end of its stderr is kept, bytes; 4 KiB otherwise.
+    pub fn stderr_limit(mut self, bytes: usize) -> Self {
+        self.stderr_limit = bytes;
         self
     }
 
@@ -220,7 +228,7 @@ impl Exec {
         let mut child = command.spawn().map_err(|source| ExecError::Spawn { program, source })?;
         let (mut out, mut err) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
         let input = child.stdin.take();
-        let limit = self.stdout_limit;
+        let (limit, kept) = (self.stdout_limit, self.stderr_limit);
         // One thread per stream: a program that fills one pipe while we wait on another must not hang.
         std::thread::scope(|scope| {
             let writer = scope.spawn(move || {
@@ -230,7 +238,7 @@ impl Exec {
                 }
             });
             let reader = scope.spawn(move || read_limited(&mut out, limit));
-            let complaints = scope.spawn(move || read_tail(&mut err));
+            let complaints = scope.spawn(move || read_tail(&mut err, kept));
             let status = wait_until(&mut child, Instant::now() + self.deadline);
             let stdout = reader.join().expect("the reader does not panic");
             let stderr = complaints.join().expect("the reader does not panic");
@@ -365,13 +373,13 @@ fn read_limited(stream: &mut impl Read, limit: usize) -> io::Result<Option<Vec<u
     Ok(Some(bytes))
 }
 
-/// The last [`STDERR_TAIL`] bytes of `stream`, escaped, lines joined by "; ".
-fn read_tail(stream: &mut impl Read) -> String {
+/// The last `limit` bytes of `stream`, escaped, lines joined by "; ".
+fn read_tail(stream: &mut impl Read, limit: usize) -> String {
     let mut tail = Vec::new();
     let mut buffer = [0; 4096];
     while let Ok(n @ 1..) = stream.read(&mut buffer) {
         tail.extend_from_slice(&buffer[..n]);
-        let excess = tail.len().saturating_sub(STDERR_TAIL);
+        let excess = tail.len().saturating_sub(limit);
         tail.drain(..excess);
     }
     let text = String::from_utf8_lossy(&tail);

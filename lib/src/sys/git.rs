@@ -83,6 +83,12 @@ impl Git {
         Self { dir: dir.into(), env, settings }
     }
 
+    /// The same git on the repository at `git_dir`, with `work_tree` in its working tree's place.
+    pub fn with_work_tree(&self, work_tree: &Path, git_dir: &Path) -> Self {
+        let other = Self { dir: work_tree.to_owned(), ..self.clone() };
+        other.env("GIT_DIR", git_dir).env("GIT_WORK_TREE", work_tree)
+    }
+
     /// The directory.
     pub fn dir(&self) -> &Path {
         &self.dir

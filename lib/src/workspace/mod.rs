@@ -17,6 +17,7 @@
 //! | export | [`export`] |
 //! | whether a patch may be handed on, and what it does | [`patch`] |
 //! | what of it a person should look at | [`flags`] |
+//! | apply it to a checkout of the host | [`apply`] |
 //!
 //! # What travels
 //!
@@ -26,6 +27,7 @@
 //! files (line endings, `.git/info`, the sparse checkout), and the identity for commits. Submodules that are checked out, each in
 //! the same way. No other branch, no tag, no stash, no reflog, no hook. Or, if asked for, the files alone.
 
+pub mod apply;
 pub mod checkout;
 pub mod command;
 pub mod config;

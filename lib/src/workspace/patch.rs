@@ -15,7 +15,8 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::contract::error::escape_controls;
-use hunk::{block, hunk, in_hunk};
+use hunk::block;
+pub use hunk::{hunk, in_hunk};
 
 /// The largest patch unless the caller says otherwise, bytes.
 pub const MAX_PATCH_BYTES: u64 = 1 << 30;

@@ -59,6 +59,8 @@ pub(super) enum Verb {
     Export(ExportArgs),
     /// prepare, exec and export over one connection
     Run(RunArgs),
+    /// Apply a patch to a checkout of the host, all of it or nothing
+    Apply(ApplyArgs),
     /// Say what export would find: result.changed and result.files
     Status(Input),
     /// Compare the record with the guest
@@ -212,6 +214,24 @@ pub(super) struct ExportArgs {
     /// Only what changed in these files and directories, named from the root of the checkout
     #[arg(last = true, value_name = "PATH")]
     pub paths: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ApplyArgs {
+    #[command(flatten)]
+    pub input: Input,
+    /// The patch, as export writes it
+    #[arg(long, value_name = "FILE")]
+    pub patch: PathBuf,
+    /// A directory in the checkout [default: the one that was copied]
+    #[arg(long, value_name = "DIR")]
+    pub to: Option<PathBuf>,
+    /// Say whether it applies, and change nothing
+    #[arg(long)]
+    pub check: bool,
+    /// Refuse a patch that is larger than this many bytes (K, M and G are understood)
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
+    pub max_patch_size: u64,
 }
 
 #[derive(Debug, clap::Args)]

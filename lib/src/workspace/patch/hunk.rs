@@ -1,7 +1,7 @@
 //! The lines that carry content: hunks of text and blocks of binary.
 
 /// The lines on either side that `@@ -a,b +c,d @@` announces.
-pub(super) fn hunk(line: &[u8]) -> Option<(u64, u64)> {
+pub fn hunk(line: &[u8]) -> Option<(u64, u64)> {
     let text = line.strip_prefix(b"@@ -")?;
     let end = text.windows(3).position(|w| w == b" @@")?;
     let (old, new) = std::str::from_utf8(&text[..end]).ok()?.split_once(" +")?;
@@ -16,7 +16,7 @@ pub(super) fn hunk(line: &[u8]) -> Option<(u64, u64)> {
 }
 
 /// The lines left on either side of a hunk after `line`.
-pub(super) fn in_hunk(line: &[u8], old: u64, new: u64) -> Option<(u64, u64)> {
+pub fn in_hunk(line: &[u8], old: u64, new: u64) -> Option<(u64, u64)> {
     match line.first()? {
         b' ' => Some((old.checked_sub(1)?, new.checked_sub(1)?)),
         b'-' => Some((old.checked_sub(1)?, new)),

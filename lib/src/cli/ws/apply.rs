@@ -1,0 +1,106 @@
+//! `apply`: a patch onto a checkout of the host.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use thiserror::Error;
+
+use super::args::ApplyArgs;
+use super::{TOOL, changes};
+use crate::cli::{Failure, plumbing};
+use crate::contract::record::{self, Outcome};
+use crate::contract::{Coded, Document, ErrorCode};
+use crate::sys::clock::Timeline;
+use crate::sys::signal::Interrupts;
+use crate::workspace::apply::{Applied, Job};
+use crate::workspace::checkout::Checkout;
+use crate::workspace::error::WorkspaceError;
+use crate::workspace::patch::{Scanned, Scanner};
+
+#[derive(Debug, Error)]
+enum InputError {
+    #[error("there is no checkout at {0:?} any more, which is where the workspace was copied from")]
+    Gone(PathBuf),
+    #[error("{0:?} is no ordinary file: the patch is read twice")]
+    NoFile(PathBuf),
+}
+
+impl Coded for InputError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Gone(_) => ErrorCode::NotFound,
+            Self::NoFile(_) => ErrorCode::BadInput,
+        }
+    }
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Gone(_) => "say with --to DIR which checkout it is to go to".into(),
+            Self::NoFile(_) => "write it to a file first: banger-ws export --output FILE".into(),
+        })
+    }
+}
+
+/// `apply`.
+pub(super) fn apply(args: &ApplyArgs) -> ExitCode {
+    plumbing::value_verb(TOOL, "apply", || {
+        let mut document = args.input.document()?;
+        let mut timeline = Timeline::new(TOOL, "apply");
+        let outcome = work(args, &document, &mut timeline)?;
+        document.set_outcome(&outcome);
+        document.push_timings(timeline.into_timings());
+        Ok(document.to_value())
+    })
+}
+
+fn work(args: &ApplyArgs, document: &Document, timeline: &mut Timeline) -> Result<Outcome, Failure> {
+    let interrupts = Interrupts::catch().map_err(WorkspaceError::io("catch signals in", "this process"))?;
+    let checkout = checkout(args.to.as_deref(), document)?;
+    let patch = args.patch.canonicalize().map_err(WorkspaceError::io("read", &args.patch))?;
+    let scanned = timeline.step("scan", || scan(&patch, args.max_patch_size))?;
+    let job = Job { checkout: &checkout, patch: &patch, scanned: &scanned };
+    let came_of = timeline
+        .step("apply", || if args.check { job.check() } else { job.apply(&|| interrupts.pending()) })?;
+    let mut outcome = Outcome {
+        changed: came_of == Applied::Yes && !args.check,
+        patch_file: Some(args.patch.to_string_lossy().into_owned()),
+        applied: Some(match came_of {
+            Applied::Yes if args.check => record::Applied::Applies,
+            Applied::Yes => record::Applied::Applied,
+            Applied::Already => record::Applied::Already,
+            Applied::Nothing => record::Applied::Nothing,
+        }),
+        ..Outcome::default()
+    };
+    changes::describe(&scanned, &mut outcome);
+    Ok(outcome)
+}
+
+/// The checkout that was named, else the one that the workspace was copied from.
+fn checkout(to: Option<&Path>, document: &Document) -> Result<Checkout, Failure> {
+    if let Some(dir) = to {
+        return Ok(Checkout::open(dir)?);
+    }
+    let home = PathBuf::from(document.required_workspace()?.host_path);
+    if !home.join(".git").exists() {
+        return Err(InputError::Gone(home).into());
+    }
+    Ok(Checkout::open(&home)?)
+}
+
+fn scan(patch: &Path, limit: u64) -> Result<Scanned, Failure> {
+    let error = |e: io::Error| WorkspaceError::io("read", patch)(e);
+    if !fs::metadata(patch).map_err(error)?.is_file() {
+        return Err(InputError::NoFile(patch.to_owned()).into());
+    }
+    let mut file = File::open(patch).map_err(error)?;
+    let mut scanner = Scanner::new(limit);
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match file.read(&mut buffer).map_err(error)? {
+            0 => return Ok(scanner.finish().map_err(WorkspaceError::Patch)?),
+            count => scanner.feed(&buffer[..count]).map_err(WorkspaceError::Patch)?,
+        }
+    }
+}
