@@ -332,7 +332,9 @@ impl Running {
         for mut program in std::mem::take(&mut self.programs) {
             let ended = wait_until(&mut program.child, program.until);
             let (argv, mut complaints) = (program.argv, program.complaints);
-            let stderr = complaints.rewind().map_or_else(|_| String::new(), |()| read_tail(&mut complaints));
+            let stderr = complaints
+                .rewind()
+                .map_or_else(|_| String::new(), |()| read_tail(&mut complaints, STDERR_TAIL));
             let error = match ended {
                 Ok(Some(status)) if status.success() => continue,
                 Ok(Some(status)) => ExecError::Status { argv, status, stderr },

@@ -17,6 +17,8 @@ use crate::sys::git::{self, Git};
 pub struct Checkout {
     /// Its root.
     pub root: PathBuf,
+    /// Its git directory (of the worktree, where there are several).
+    pub git_dir: PathBuf,
     /// Where its objects are.
     pub objects: PathBuf,
     /// Its index; the file may be missing.
@@ -93,6 +95,7 @@ impl Checkout {
             "rev-parse",
             "--path-format=absolute",
             "--show-toplevel",
+            "--absolute-git-dir",
             "--git-path",
             "objects",
             "--git-path",
@@ -113,7 +116,7 @@ impl Checkout {
             }
         })?;
         let lines: Vec<&[u8]> = said.strip_suffix(b"\n").unwrap_or(&said).split(|b| *b == b'\n').collect();
-        let [root, objects, index, shallow, info, sparse, format] = lines[..] else {
+        let [root, git_dir, objects, index, shallow, info, sparse, format] = lines[..] else {
             return Err(WorkspaceError::OddPath(dir));
         };
         let root = git::path(root);
@@ -122,6 +125,7 @@ impl Checkout {
             .map_err(|e| WorkspaceError::io("open", &root)(e.into()))?;
         let mut checkout = Self {
             git: Git::at(&root),
+            git_dir: git::path(git_dir),
             objects: git::path(objects),
             index: git::path(index),
             shallow: git::path(shallow),

@@ -75,7 +75,10 @@ fn read_settings(dir: &Path, into: &mut BTreeMap<String, String>) {
 
 impl std::fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().filter(|(key, _)| !key.starts_with('/')).try_for_each(|(key, text)| writeln!(f, "{key}: {text}"))
+        self.0
+            .iter()
+            .filter(|(key, _)| !key.starts_with('/'))
+            .try_for_each(|(key, text)| writeln!(f, "{key}: {text}"))
     }
 }
 

@@ -7,8 +7,9 @@ use std::process::Output;
 
 use serde_json::{Value, json};
 
-use super::guest::{Guest, copy_of, git, said, tree};
+use super::guest::{Guest, copy_of, git, said};
 use crate::support;
+use crate::support::changes::tree;
 
 /// Something of everything that can happen to a file.
 const EVERYTHING: &str = "
