@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::guest::{Guest, copy_of, git, said};
 use crate::support;
-use crate::support::changes::tree;
+use crate::support::changes::{File, tree};
 
 /// Something of everything that can happen to a file.
 const EVERYTHING: &str = "
@@ -41,10 +41,8 @@ fn applied(output: &Output, how: &str) -> Value {
 }
 
 /// Everything in a checkout that an apply could touch, git's own files among it.
-fn all(repo: &Path) -> Vec<(PathBuf, u32, Vec<u8>)> {
-    let mut all = tree(repo);
-    all.extend(tree(&repo.join(".git")));
-    all
+fn all(repo: &Path) -> Vec<File> {
+    tree(repo).into_iter().chain(tree(&repo.join(".git"))).collect()
 }
 
 #[test]
