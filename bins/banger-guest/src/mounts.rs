@@ -1,7 +1,7 @@
 //! The kernel's own filesystems, and the move from the initramfs to the image's root.
 
 use std::fs::{self, DirBuilder};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use nix::mount::{MsFlags, mount};
@@ -40,7 +40,9 @@ pub fn leave_helper() -> Result<(), Error> {
     let what = || format!("cannot write {HELPER_PATH}");
     let path = Path::new(HELPER_PATH);
     let directory = path.parent().expect("it is below /run");
-    DirBuilder::new().mode(0o700).create(directory).context(what)?;
+    // The layers of an overlay root may be mounted below it already.
+    DirBuilder::new().recursive(true).create(directory).context(what)?;
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).context(what)?;
     fs::copy(format!("/{INIT_PATH}"), path).context(what)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o700)).context(what)
 }
