@@ -10,4 +10,5 @@ mod inside;
 mod lifecycle;
 mod main_job;
 mod pipeline;
+mod sequences;
 mod unprivileged;
