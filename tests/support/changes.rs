@@ -174,6 +174,13 @@ pub fn tree(dir: &Path) -> BTreeSet<File> {
     out
 }
 
+/// The working tree at `dir`, and all that git keeps there: index, refs, reflogs, objects.
+pub fn everything(dir: &Path) -> BTreeSet<File> {
+    let of_git = tree(&dir.join(".git")).into_iter();
+    let of_git = of_git.map(|(path, mode, bytes)| (Path::new(".git").join(path), mode, bytes));
+    tree(dir).into_iter().chain(of_git).collect()
+}
+
 /// Paths as `git ls-files -z` lists them.
 pub fn paths(listed: &[u8]) -> BTreeSet<PathBuf> {
     let names = listed.split(|b| *b == 0).filter(|name| !name.is_empty());

@@ -4,10 +4,12 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod attempts;
 mod bad_days;
 mod home;
 mod inside;
 mod lifecycle;
 mod main_job;
 mod pipeline;
+mod sequences;
 mod unprivileged;

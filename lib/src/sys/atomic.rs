@@ -21,6 +21,24 @@ pub struct WriteFileError {
 
 /// Writes `bytes` to `path` with `mode`: a reader sees the old content or the new one, also after a crash.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), WriteFileError> {
+    place(path, bytes, mode, |file| file.persist(path).map(drop).map_err(|e| e.error))
+}
+
+/// Writes `bytes` to `path` with `mode` unless there is a file, which then stays as it is: a reader sees nothing or all of it.
+pub fn create(path: &Path, bytes: &[u8], mode: u32) -> Result<(), WriteFileError> {
+    place(path, bytes, mode, |file| match file.persist_noclobber(path) {
+        Err(error) if error.error.kind() != io::ErrorKind::AlreadyExists => Err(error.error),
+        _ => Ok(()),
+    })
+}
+
+/// Writes a file beside `path`, and flushes it before and its directory after `put` brings it to its place.
+fn place(
+    path: &Path,
+    bytes: &[u8],
+    mode: u32,
+    put: impl FnOnce(tempfile::NamedTempFile) -> io::Result<()>,
+) -> Result<(), WriteFileError> {
     let attempt = || {
         let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut file = tempfile::Builder::new()
@@ -29,7 +47,7 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), WriteFileError>
             .tempfile_in(dir)?;
         file.write_all(bytes)?;
         file.as_file().sync_data()?;
-        file.persist(path).map_err(|e| e.error)?;
+        put(file)?;
         File::open(dir)?.sync_all()
     };
     attempt().map_err(|source| WriteFileError { path: path.to_owned(), source: bare(source) })

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::guest::{Guest, git, said};
 use crate::support;
-use crate::support::changes::{self, Dice, File, IGNORED, assert_same, listed, tree};
+use crate::support::changes::{self, Dice, IGNORED, assert_same, everything, listed, tree};
 
 /// Sequences per checkout. With the checkouts of the four tests below that makes 200.
 const SEQUENCES: usize = 4;
@@ -128,12 +128,4 @@ impl<'a> Trip<'a> {
         assert_same(&tree(&tried), &wanted, &self.story);
         fs::remove_dir_all(&tried).unwrap();
     }
-}
-
-/// The working tree and all that git keeps: index, refs, reflogs, objects.
-fn everything(dir: &Path) -> BTreeSet<File> {
-    let of_git = tree(&dir.join(".git"))
-        .into_iter()
-        .map(|(path, mode, bytes)| (Path::new(".git").join(path), mode, bytes));
-    tree(dir).into_iter().chain(of_git).collect()
 }
