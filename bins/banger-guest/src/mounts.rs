@@ -40,7 +40,9 @@ pub fn leave_helper() -> Result<(), Error> {
     let what = || format!("cannot write {HELPER_PATH}");
     let path = Path::new(HELPER_PATH);
     let directory = path.parent().expect("it is below /run");
-    DirBuilder::new().mode(0o700).create(directory).context(what)?;
+    // The layers of an overlay are mounted below it already.
+    DirBuilder::new().recursive(true).mode(0o700).create(directory).context(what)?;
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).context(what)?;
     fs::copy(format!("/{INIT_PATH}"), path).context(what)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o700)).context(what)
 }
