@@ -1,6 +1,8 @@
 //! Tier `vm`: real virtual machines through banger itself. `tests/run` prepares the image outside and runs the tier in a network
 //! namespace of its own; each test has its own state directory, into which the prepared image is linked.
 
+#[path = "../host/netd/guest.rs"]
+mod guest;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -11,5 +13,6 @@ mod inside;
 mod lifecycle;
 mod main_job;
 mod pipeline;
+mod reach;
 mod sequences;
 mod unprivileged;

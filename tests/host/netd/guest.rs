@@ -1,6 +1,8 @@
 //! A guest as the tests play it: a network namespace of its own whose Ethernet card is joined to the VM's tap frame by frame,
 //! as a VMM would join them.
 
+#![allow(dead_code, reason = "each tier uses its part")]
+
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
