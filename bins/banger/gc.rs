@@ -1,9 +1,11 @@
 //! Cleaning up after commands that were killed: at the beginning of `vm run` quietly, by `banger gc` thoroughly.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use banger_lib::contract::error::Fault;
 use banger_lib::contract::record::{NetMode, VMS_SCHEMA};
+use banger_lib::disk::dm::NODES;
 use banger_lib::state::db::{Store, VmRow};
 use banger_lib::state::lock::{LockError, SessionLock, VmLock};
 use serde_json::{Value, json};
@@ -71,6 +73,10 @@ pub fn gc(context: &Context) -> Result<ExitCode> {
         Stage::new("banger-disk", "gc").arg("--state-dir").arg(context.state.root()),
         Stage::new("banger-ws", "gc").arg("--state-dir").arg(context.state.root()),
     ];
+    // The directory is there once a device-mapper root was made since the host was started.
+    if Path::new(NODES).exists() {
+        stages.push(Stage::new("banger-disk", "dm").arg("gc").privileged(true));
+    }
     // Without a tap ever made there is nothing that only root could remove.
     if tap {
         stages.push(Stage::new("banger-netd", "gc").privileged(true));

@@ -53,16 +53,21 @@ pub fn prepared() -> PathBuf {
 impl Home {
     /// `None` where the tier cannot run here; says why.
     pub fn new() -> Option<Self> {
-        let image = prepared().join("images/debian");
-        let reason = "BANGER_TEST_DIR names no state directory with the image debian: use tests/run";
-        if !support::require("vm", image.join("manifest.json").exists(), reason)
+        Self::with_image("debian")
+    }
+
+    /// The same with another image than the default one: `tools` has what debugs and mounts.
+    pub fn with_image(name: &str) -> Option<Self> {
+        let image = prepared().join("images").join(name);
+        let reason = format!("BANGER_TEST_DIR names no state directory with the image {name}: use tests/run");
+        if !support::require("vm", image.join("manifest.json").exists(), &reason)
             || !support::require("vm", support::is_root(), "taps need root")
         {
             return None;
         }
         let dir = tempfile::Builder::new().prefix("banger-vm-").tempdir().expect("a temporary directory");
         fs::create_dir_all(dir.path().join("state/images")).expect("the state directory");
-        symlink(image, dir.path().join("state/images/debian")).expect("the image is linked");
+        symlink(image, dir.path().join("state/images").join(name)).expect("the image is linked");
         Some(Self { dir, before: Host::now() })
     }
 

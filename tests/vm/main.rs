@@ -8,6 +8,7 @@ mod support;
 
 mod attempts;
 mod bad_days;
+mod dm;
 mod home;
 mod inside;
 mod lifecycle;

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use thiserror::Error;
 
+use super::dm::{self, ByPrivilege, DmVerb};
 use super::plumbing::{self, Input};
 use super::progress::ProgressArgs;
 use super::{Failure, collect, lock};
@@ -47,6 +48,9 @@ enum Verb {
     Attach(Input),
     /// Remove the VM's initrd; the disks, which hold the guest's changes, stay
     Detach(Input),
+    /// Roots as device-mapper snapshots: the part of attach, detach and gc that needs root
+    #[command(subcommand)]
+    Dm(DmVerb),
     /// Compare the record's section "disk" with the host
     Check(Input),
     /// Remove unfinished images and the directories of VMs that are not on the list
@@ -171,6 +175,7 @@ pub fn main(guest: &'static [u8]) -> ExitCode {
             attach(document, timeline, guest)
         }),
         Verb::Detach(input) => plumbing::record_verb(TOOL, "detach", &input, detach),
+        Verb::Dm(verb) => dm::main(&verb),
         Verb::Check(input) => plumbing::record_verb(TOOL, "check", &input, check),
         Verb::Gc(args) => value("gc", &|| gc(&args)),
         Verb::Version => plumbing::emit(&version()),
@@ -277,7 +282,13 @@ fn attach(document: &mut Document, timeline: &mut Timeline, guest: &[u8]) -> Res
     let held = lock::vm_lock(&vm, "banger-disk attach")?;
     let (name, email) = timeline.step("git identity", git_identity::global);
     let identity = GitIdentity { name, email };
-    let request = Attach { state: &state, guest, identity: &identity, attached: before.is_some() };
+    let request = Attach {
+        state: &state,
+        guest,
+        identity: &identity,
+        mapper: &ByPrivilege,
+        attached: before.is_some(),
+    };
     let (disk, changed) = attach::attach(&vm, &net, &request, &held, timeline)?;
     document.set_disk(Some(&disk));
     save(document, &vm)?;
@@ -292,7 +303,7 @@ fn detach(document: &mut Document, timeline: &mut Timeline) -> Result<bool, Fail
         return Ok(before.is_some());
     }
     let held = lock::vm_lock(&vm, "banger-disk detach")?;
-    let removed = timeline.step("initrd", || detach::detach(&vm, &held))?;
+    let removed = timeline.step("initrd", || detach::detach(&vm, &ByPrivilege, &held))?;
     save(document, &vm)?;
     Ok(removed || before.is_some())
 }

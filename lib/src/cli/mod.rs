@@ -3,6 +3,7 @@
 pub mod collect;
 pub mod command;
 pub mod disk;
+mod dm;
 pub mod generate;
 pub mod lock;
 pub mod netd;

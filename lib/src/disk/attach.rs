@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::disk_error::DiskError;
 use super::guest_files::{self, GitIdentity};
-use super::volumes::{self, Choice, Made};
+use super::volumes::{self, Choice, Made, Mapper};
 use super::{guest_override, initrd};
 use crate::contract::guest::GuestConfig;
 use crate::contract::record::{Disk, DiskBackend, Net, Vm};
@@ -29,7 +29,6 @@ pub(super) const NOTE: &str = "attached.json";
 const MAX_SIZE_BYTES: u64 = 16 << 40;
 
 /// What an attach needs beside the record.
-#[derive(Debug)]
 pub struct Attach<'a> {
     /// The state directory.
     pub state: &'a StateDir,
@@ -37,6 +36,8 @@ pub struct Attach<'a> {
     pub guest: &'a [u8],
     /// Who commits in the guest.
     pub identity: &'a GitIdentity,
+    /// Who makes device-mapper roots.
+    pub mapper: &'a dyn Mapper,
     /// Whether the record says that the disks are attached.
     pub attached: bool,
 }
@@ -68,7 +69,7 @@ pub fn attach(
         return Err(DiskError::Alive(vm.id.clone()));
     }
     let mut made = Made::default();
-    let choice = timeline.step("root", || volumes::root(vm, &dir, &mut made))?;
+    let choice = timeline.step("root", || volumes::root(vm, &dir, request.mapper, &mut made))?;
     timeline.step("work", || volumes::work(vm, &dir, &mut made))?;
     if alive && !made.is_empty() {
         return Err(DiskError::Alive(vm.id.clone()));
@@ -127,7 +128,11 @@ fn section(vm: &Vm, dir: &VmDir, choice: Choice, reason: Option<String>) -> Disk
     Disk {
         backend: choice.backend,
         backend_reason: reason.unwrap_or(choice.reason),
-        root_device: if overlay { vm.paths.rootfs.clone() } else { text(dir.root()) },
+        root_device: match choice.device {
+            Some(device) => text(device),
+            None if overlay => vm.paths.rootfs.clone(),
+            None => text(dir.root()),
+        },
         root_read_only: overlay,
         upper_device: overlay.then(|| text(dir.upper())),
         work_device: text(dir.work()),

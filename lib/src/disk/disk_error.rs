@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::dm_error::MapperError;
 use super::initrd::InitrdError;
 use crate::contract::record::DiskBackend;
 use crate::contract::{Coded, ErrorCode};
@@ -75,6 +76,23 @@ pub enum DiskError {
         vm: VmId,
         /// What differs.
         what: &'static str,
+    },
+    /// Device-mapper.
+    #[error("cannot make or remove the device-mapper root of VM {vm}")]
+    Mapper {
+        /// The VM.
+        vm: VmId,
+        /// Why.
+        #[source]
+        source: MapperError,
+    },
+    /// The file of changes was full once: what was written after that is lost.
+    #[error("the root of VM {vm} is broken: its file of changes {path:?} was full")]
+    Broken {
+        /// The VM.
+        vm: VmId,
+        /// The file.
+        path: PathBuf,
     },
     /// It runs.
     #[error("VM {0} is running")]
@@ -153,6 +171,7 @@ impl Coded for DiskError {
             Self::Backend { .. } => ErrorCode::Unsupported,
             Self::OtherBackend { .. } | Self::Differs { .. } => ErrorCode::Conflict,
             Self::Alive(_) => ErrorCode::InUse,
+            Self::Mapper { source, .. } => source.code(),
             Self::Initrd(error) => error.code(),
             Self::Lock(_, error) => error.code(),
             _ => ErrorCode::Failed,
@@ -167,6 +186,8 @@ impl Coded for DiskError {
             Self::OtherBackend { .. } => Some("ask for that one or for auto, or delete the VM".into()),
             Self::Differs { .. } => Some("run banger-disk detach first".into()),
             Self::Alive(_) => Some("stop it first with: banger vm stop".into()),
+            Self::Mapper { source, .. } => source.hint(),
+            Self::Broken { .. } => Some("delete the VM, and make room on that filesystem".into()),
             Self::Make { source, .. } if is_full(source) => Some("make room on that filesystem".into()),
             _ => None,
         }

@@ -7,6 +7,7 @@ pub mod check;
 pub mod debian;
 pub mod delete;
 pub mod detach;
+pub mod dm;
 pub mod gc;
 pub mod guest_files;
 pub mod image;
@@ -15,7 +16,10 @@ pub mod modules;
 
 mod build_error;
 mod disk_error;
+mod dm_error;
 mod guest_override;
 mod volumes;
 
 pub use disk_error::DiskError;
+pub use dm_error::{DmVerbError, MapperError};
+pub use volumes::Mapper;

@@ -9,7 +9,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::disk_error::DiskError;
+use super::dm::{self, DM_SCHEMA, DmReply, DmRequest};
+use super::dm_error::MapperError;
 use crate::contract::record::{DiskBackend, Vm};
+use crate::contract::{Coded, ErrorCode};
 use crate::state::dir::VmDir;
 use crate::sys::reflink;
 
@@ -60,6 +63,13 @@ impl Made {
         self.files.clear();
     }
 
+    /// Removes one file that was made after all.
+    fn take_back(&mut self, path: &Path) {
+        if let Some(at) = self.files.iter().position(|file| file == path) {
+            drop(fs::remove_file(self.files.swap_remove(at)));
+        }
+    }
+
     /// Whether anything was made.
     pub(super) fn is_empty(&self) -> bool {
         self.files.is_empty()
@@ -82,25 +92,31 @@ pub(super) fn with_suffix(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// How the root is kept apart from its image, and why so.
+/// How the root is kept apart from its image, why so, and which device it is where it is no file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Choice {
     pub(super) backend: DiskBackend,
     pub(super) reason: String,
+    pub(super) device: Option<PathBuf>,
 }
 
 /// Sees to it that the VM has its root; gives the backend.
-pub(super) fn root(vm: &Vm, dir: &VmDir, made: &mut Made) -> Result<Choice, DiskError> {
+pub(super) fn root(vm: &Vm, dir: &VmDir, mapper: &dyn Mapper, made: &mut Made) -> Result<Choice, DiskError> {
     if let Some(have) = kept(vm, dir) {
         let fits = matches!(vm.disk_backend, DiskBackend::Auto) || vm.disk_backend == have;
         if !fits {
             return Err(DiskError::OtherBackend { vm: vm.id.clone(), have, want: vm.disk_backend });
         }
-        return Ok(Choice { backend: have, reason: "the VM has its changes in it already".into() });
+        let device = if have == DiskBackend::Dm { Some(snapshot(vm, dir, mapper, made)?) } else { None };
+        return Ok(Choice { backend: have, reason: "the VM has its changes in it already".into(), device });
     }
-    let choice = |backend, reason: &str| Choice { backend, reason: reason.to_owned() };
+    let choice = |backend, reason: &str| Choice { backend, reason: reason.to_owned(), device: None };
     match vm.disk_backend {
         DiskBackend::Auto => {
+            if let Some(device) = try_snapshot(vm, dir, mapper, made)? {
+                let reason = "device-mapper is there, and the privilege to use it";
+                return Ok(Choice { device: Some(device), ..choice(DiskBackend::Dm, reason) });
+            }
             if reflink_root(vm, dir, made)? {
                 return Ok(choice(DiskBackend::Reflink, "the filesystem can share the image's blocks"));
             }
@@ -127,10 +143,10 @@ pub(super) fn root(vm: &Vm, dir: &VmDir, made: &mut Made) -> Result<Choice, Disk
             })?;
             Ok(choice(DiskBackend::Copy, "asked for"))
         }
-        DiskBackend::Dm => Err(DiskError::Backend {
-            backend: DiskBackend::Dm,
-            reason: "this version of banger-disk makes no device-mapper snapshots".into(),
-        }),
+        DiskBackend::Dm => {
+            let device = Some(snapshot(vm, dir, mapper, made)?);
+            Ok(Choice { device, ..choice(DiskBackend::Dm, "asked for") })
+        }
     }
 }
 
@@ -139,9 +155,89 @@ fn kept(vm: &Vm, dir: &VmDir) -> Option<DiskBackend> {
     if dir.upper().exists() {
         return Some(DiskBackend::Overlay);
     }
+    if dir.cow().exists() {
+        return Some(DiskBackend::Dm);
+    }
     // The same file either way, once it is there.
     let backend = if vm.disk_backend == DiskBackend::Copy { DiskBackend::Copy } else { DiskBackend::Reflink };
     dir.root().exists().then_some(backend)
+}
+
+/// Who makes device-mapper roots: this process where it is root, else the same program through sudo.
+pub trait Mapper {
+    /// Whether the caller may be expected to use device-mapper here without being asked for it.
+    fn is_at_hand(&self, vm: &Vm) -> bool;
+
+    /// Makes or finds the root.
+    ///
+    /// # Errors
+    /// Whatever [`super::dm::create`] or the way to it gives.
+    fn create(&self, request: &DmRequest) -> Result<DmReply, MapperError>;
+
+    /// Removes the root; the file of changes stays.
+    ///
+    /// # Errors
+    /// Whatever [`super::dm::remove`] or the way to it gives.
+    fn remove(&self, request: &DmRequest) -> Result<DmReply, MapperError>;
+}
+
+/// The request for the root of `vm`, without the files.
+pub(super) fn dm_request(vm: &Vm) -> DmRequest {
+    DmRequest {
+        schema: DM_SCHEMA.to_owned(),
+        vm_id: vm.id.clone(),
+        state_id: vm.state_id.clone(),
+        owner_uid: vm.owner_uid,
+        base: None,
+        cow: None,
+        size_bytes: None,
+    }
+}
+
+/// The root as a device-mapper snapshot.
+fn snapshot(vm: &Vm, dir: &VmDir, mapper: &dyn Mapper, made: &mut Made) -> Result<PathBuf, DiskError> {
+    // The privileged part follows no symbolic link, so it is told where the files really are.
+    let real =
+        |path: &Path| path.canonicalize().map_err(|source| DiskError::Read { path: path.to_owned(), source });
+    let base = real(Path::new(&vm.paths.rootfs))?;
+    let length = fs::metadata(&base).map_err(|source| DiskError::Read { path: base.clone(), source })?.len();
+    let size = vm.rootfs_size_bytes.max(length);
+    if !dir.cow().exists() {
+        made.file(&dir.cow(), |file| file.set_len(dm::cow_size_bytes(size)))?;
+    }
+    let cow = Some(real(&dir.cow())?);
+    let request = DmRequest { base: Some(base), cow, size_bytes: Some(size), ..dm_request(vm) };
+    let reply = mapper.create(&request).map_err(|source| DiskError::Mapper { vm: vm.id.clone(), source })?;
+    if reply.broken {
+        return Err(DiskError::Broken { vm: vm.id.clone(), path: dir.cow() });
+    }
+    reply.device.ok_or(DiskError::Backend {
+        backend: DiskBackend::Dm,
+        reason: "it was made, and no device was told".into(),
+    })
+}
+
+/// The same where nobody asked for it: `None` where it is not to be had.
+fn try_snapshot(
+    vm: &Vm,
+    dir: &VmDir,
+    mapper: &dyn Mapper,
+    made: &mut Made,
+) -> Result<Option<PathBuf>, DiskError> {
+    if !mapper.is_at_hand(vm) {
+        return Ok(None);
+    }
+    match snapshot(vm, dir, mapper, made) {
+        Ok(device) => Ok(Some(device)),
+        // No privilege, no module: the next best will do.
+        Err(DiskError::Mapper { source, .. })
+            if matches!(source.code(), ErrorCode::Denied | ErrorCode::Unsupported) =>
+        {
+            made.take_back(&dir.cow());
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// `Ok(false)`: the filesystem cannot.

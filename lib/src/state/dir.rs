@@ -127,6 +127,10 @@ impl VmDir {
     pub fn upper(&self) -> PathBuf {
         self.dir.join("upper.ext4")
     }
+    /// The changes to the root (backend dm).
+    pub fn cow(&self) -> PathBuf {
+        self.dir.join("root.cow")
+    }
     /// The work disk.
     pub fn work(&self) -> PathBuf {
         self.dir.join("work.ext4")

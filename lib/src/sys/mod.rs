@@ -2,10 +2,12 @@
 
 pub mod apt;
 pub mod atomic;
+pub mod caller;
 pub mod child;
 pub mod clock;
 pub mod cpio;
 pub mod datagram;
+pub mod dm;
 pub mod exec;
 pub mod ext4;
 pub mod fd;
@@ -19,6 +21,7 @@ pub mod kvm;
 pub mod landlock;
 pub mod link;
 pub mod listen;
+pub mod loopdev;
 pub mod mmdebstrap;
 pub mod netdev;
 pub mod netlink;
