@@ -266,6 +266,15 @@ impl Exec {
         Ok(Running { programs: vec![last] })
     }
 
+    /// Like [`Self::start`], with `file` as its stdin.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_reading(self, file: File) -> Result<Running, ExecError> {
+        let (last, _) = self.launch(file.into(), Stdio::null())?;
+        Ok(Running { programs: vec![last] })
+    }
+
     /// Like [`Self::start`], with its stdout as the stdin of `next`, which is started as well.
     ///
     /// # Errors

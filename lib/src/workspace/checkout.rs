@@ -55,6 +55,8 @@ pub struct Entry {
     pub path: PathBuf,
     /// Size, modes, times.
     pub stat: Stat,
+    /// The object that holds the same bytes, where the guest makes the file from that.
+    pub object: Option<String>,
 }
 
 impl Entry {
@@ -76,12 +78,14 @@ pub struct Status {
 /// What the index holds.
 #[derive(Debug, Default)]
 pub struct Index {
-    /// Files and symbolic links.
-    pub files: BTreeSet<PathBuf>,
+    /// Files and symbolic links, and the objects that hold them.
+    pub files: BTreeMap<PathBuf, String>,
     /// Submodules, and the commits that they are to be at.
     pub links: BTreeMap<PathBuf, String>,
     /// Paths that a sparse checkout leaves out (skip-worktree).
     pub skipped: BTreeSet<PathBuf>,
+    /// Paths that git is told not to look at (assume-unchanged), so that it calls them unchanged, whatever they are.
+    pub assumed: BTreeSet<PathBuf>,
 }
 
 impl Checkout {
@@ -174,7 +178,7 @@ impl Checkout {
 
     /// What the index that `git` points at holds.
     pub fn indexed(&self, git: &Git) -> Result<Index, WorkspaceError> {
-        let listed = git.run(["ls-files", "-z", "--stage", "-t"]).map_err(self.git_error())?;
+        let listed = git.run(["ls-files", "-z", "--stage", "-v"]).map_err(self.git_error())?;
         let mut index = Index::default();
         for line in git::split_nul(&listed) {
             // TAG MODE OBJECT STAGE<tab>PATH (git-ls-files(1)).
@@ -182,14 +186,15 @@ impl Checkout {
             let path = git::path(&line[tab + 1..]);
             let mut fields = line[..tab].split(|b| *b == b' ');
             let (tag, mode, object) = (fields.next(), fields.next(), fields.next());
-            if tag == Some(b"S") {
+            let tag = tag.and_then(|tag| tag.first()).copied().unwrap_or(b'?');
+            if tag.eq_ignore_ascii_case(&b'S') {
                 index.skipped.insert(path.clone());
             }
-            if mode == Some(b"160000") {
-                index.links.entry(path).or_insert_with(|| git::line(object.unwrap_or_default()));
-            } else {
-                index.files.insert(path);
+            if tag.is_ascii_lowercase() {
+                index.assumed.insert(path.clone());
             }
+            let kind = if mode == Some(b"160000") { &mut index.links } else { &mut index.files };
+            kind.entry(path).or_insert_with(|| git::line(object.unwrap_or_default()));
         }
         Ok(index)
     }
@@ -276,7 +281,7 @@ impl Checkout {
             .map_err(|e| WorkspaceError::io("look at", self.root.join(path))(e.into()))?;
         let kind = FileType::from_raw_mode(stat.st_mode);
         let counts = matches!(kind, FileType::RegularFile | FileType::Symlink);
-        Ok(counts.then(|| Entry { path: path.to_owned(), stat }))
+        Ok(counts.then(|| Entry { path: path.to_owned(), stat, object: None }))
     }
 
     /// Opens `path` below the root without following any link. `None` where it is not there.

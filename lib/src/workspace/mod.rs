@@ -9,6 +9,8 @@
 //! | all that travels, submodules included | [`shipment`] |
 //! | the git directory made for the guest | [`gitdir`] |
 //! | its objects | [`pack`] |
+//! | packs of the host's that travel as they are | [`reuse`] |
+//! | the large files that the guest makes from those | [`fill`] |
 //! | the one tar stream | [`stream`] |
 //! | the connection, and what a remote script says | [`guest`] |
 //! | where the command's streams end | `marks` |
@@ -33,12 +35,14 @@ pub mod command;
 pub mod config;
 pub mod error;
 pub mod export;
+pub mod fill;
 pub mod flags;
 pub mod gitdir;
 pub mod guest;
 mod marks;
 pub mod pack;
 pub mod patch;
+pub mod reuse;
 pub mod shipment;
 pub mod staging;
 pub mod stream;

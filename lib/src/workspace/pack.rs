@@ -2,7 +2,7 @@
 //! emulated, unpacks a tar and computes nothing.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::checkout::{Checkout, Head};
 use super::error::WorkspaceError;
 use super::gitdir;
+use super::reuse::{self, Whole};
 use super::staging::Staging;
 use crate::contract::record::WorkspaceMode;
 use crate::sys::clock::boottime_us;
@@ -35,6 +36,7 @@ pub struct Packing {
     dir: PathBuf,
     root: PathBuf,
     partial: bool,
+    whole: Vec<Whole>,
     state: Mutex<State>,
 }
 
@@ -43,6 +45,17 @@ struct State {
     running: Option<Running>,
     /// When and how long it was waited for, microseconds (the first on CLOCK_BOOTTIME).
     waited_us: Option<(u64, u64)>,
+}
+
+/// What a file of a git directory is sent from.
+#[derive(Debug)]
+pub enum Source {
+    /// An opened file.
+    File(File),
+    /// The file at this path.
+    Path(PathBuf),
+    /// Nothing: it is empty.
+    Empty,
 }
 
 impl Packing {
@@ -71,7 +84,17 @@ impl Packing {
             git.exec(words.chain([stem.as_os_str()])).deadline(PATIENCE)
         };
         let partial = checkout.is_partial();
-        let running = if partial {
+        // With a part of the history the packs hold more than travels.
+        let whole = mode == WorkspaceMode::Full && !partial;
+        let plan = if whole { reuse::plan(checkout, &git, prepared)? } else { None };
+        let mut whole = Vec::new();
+        let running = if let Some(plan) = plan {
+            whole = plan.packs;
+            let list = staging.path().join("objects.list");
+            fs::write(&list, plan.rest).map_err(WorkspaceError::io("write", &list))?;
+            let list = File::open(&list).map_err(WorkspaceError::io("read", &list))?;
+            pack(&[]).start_reading(list)
+        } else if partial {
             // pack-objects itself cannot do without a tree.
             let args = ["rev-list", "--objects", "--missing=allow-promisor", "--indexed-objects", prepared];
             git.exec(args).deadline(PATIENCE).start_into(pack(&["--missing=allow-promisor"]))
@@ -80,7 +103,7 @@ impl Packing {
         };
         let running = Some(running.map_err(checkout.git_error())?);
         let state = Mutex::new(State { running, waited_us: None });
-        Ok(Self { dir, root: checkout.root.clone(), partial, state })
+        Ok(Self { dir, root: checkout.root.clone(), partial, whole, state })
     }
 
     /// Waits until it is made.
@@ -98,18 +121,25 @@ impl Packing {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).waited_us
     }
 
+    /// Packs of the host's that travel as they are: their files, and the names of those in a git directory.
+    pub fn whole(&self) -> Result<Vec<(PathBuf, Source)>, WorkspaceError> {
+        let files = self.whole.iter().flat_map(|pack| &pack.files);
+        let cloned = files.map(|(name, file)| Ok((name.clone(), Source::File(file.try_clone()?))));
+        cloned.collect::<std::io::Result<_>>().map_err(WorkspaceError::io("read", &self.root))
+    }
+
     /// The files of the pack that was made, and their names in a git directory. An empty file beside it marks a pack whose
     /// objects may refer to ones that only the remote has (partial-clone, "promisor").
-    pub fn files(&self) -> Result<Vec<(PathBuf, Option<PathBuf>)>, WorkspaceError> {
+    pub fn made(&self) -> Result<Vec<(PathBuf, Source)>, WorkspaceError> {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.dir).map_err(WorkspaceError::io("read", &self.dir))? {
             let path = entry.map_err(WorkspaceError::io("read", &self.dir))?.path();
             let name = Path::new("objects/pack").join(path.file_name().unwrap_or_default());
             if self.partial && path.extension().is_some_and(|e| e == "pack") {
-                files.push((name.with_extension("promisor"), None));
+                files.push((name.with_extension("promisor"), Source::Empty));
             }
             if path.extension().is_some_and(|e| e == "pack" || e == "idx") {
-                files.push((name, Some(path)));
+                files.push((name, Source::Path(path)));
             }
         }
         Ok(files)

@@ -63,13 +63,17 @@ impl Survey {
         depth: usize,
     ) -> Result<(), WorkspaceError> {
         let staging = Staging::new(scratch, &checkout)?;
-        let selection = match staging.select(&checkout, self.choice.include_untracked) {
+        let mut selection = match staging.select(&checkout, self.choice.include_untracked) {
             // A submodule without a commit is to git as one that is not checked out.
             Err(WorkspaceError::Empty(_)) if depth > 0 => return Ok(()),
             other => other?,
         };
         if depth > 0 && selection.head.commit.is_none() {
             return Ok(());
+        }
+        // Without git in the guest, or with a part of its objects, there is nothing to make files from.
+        if self.choice.mode == WorkspaceMode::Files || checkout.is_partial() {
+            selection.entries.iter_mut().for_each(|entry| entry.object = None);
         }
         // A git directory inside another one, but for where that keeps its own submodules, would be part of both.
         let inside = |a: &Path, b: &Path| a.starts_with(b) && !a.starts_with(b.join("modules"));

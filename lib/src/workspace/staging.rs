@@ -12,6 +12,7 @@ use rustix::fs::OFlags;
 
 use super::checkout::{Checkout, Entry, Head, Status};
 use super::error::WorkspaceError;
+use super::fill;
 use crate::sys::git::{self, Git};
 
 /// The ref in the guest that holds what was sent.
@@ -137,7 +138,7 @@ impl Staging {
         if include_untracked {
             // A repository inside the checkout that is no submodule shows as a directory; it stays behind.
             let files = status.untracked.iter().filter(|p| !p.as_os_str().as_bytes().ends_with(b"/"));
-            paths.extend(files.cloned());
+            paths.extend(files.map(|path| (path.clone(), String::new())));
             left_behind =
                 status.untracked.iter().filter(|p| p.as_os_str().as_bytes().ends_with(b"/")).count();
         }
@@ -147,20 +148,28 @@ impl Staging {
                 links.insert(path, commit);
             } else if checkout.look(&path)?.is_some() {
                 // A file stands where the submodule was.
-                paths.insert(path);
+                paths.insert(path, commit);
             } else if !indexed.skipped.contains(&path) {
                 gone_links.push(path);
             }
         }
         let mut entries = Vec::with_capacity(paths.len());
         let mut skipped = 0;
-        for path in paths {
+        let doubtful = |path: &Path| {
+            let sets = [&status.changed, &status.untracked, &indexed.skipped, &indexed.assumed];
+            sets.iter().any(|set| set.contains(path))
+        };
+        for (path, object) in paths {
             match checkout.look(&path)? {
-                Some(entry) => entries.push(entry),
+                Some(mut entry) => {
+                    entry.object = (fill::is_worth_it(&entry) && !doubtful(&path)).then_some(object);
+                    entries.push(entry);
+                }
                 None if indexed.skipped.contains(&path) => skipped += 1,
                 None => {}
             }
         }
+        fill::keep_equal(checkout, &git, &mut entries)?;
         let lfs_pointers = count_lfs_pointers(checkout, &entries);
         Ok(Selection { entries, links, gone_links, head, status, left_behind, skipped, lfs_pointers })
     }

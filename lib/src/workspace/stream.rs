@@ -11,6 +11,8 @@ use tar::{Builder, EntryType, Header};
 
 use super::checkout::{Checkout, Entry};
 use super::error::WorkspaceError;
+use super::fill;
+use super::pack::Source;
 use super::shipment::{Repository, Shipment};
 
 /// The file that ends a stream without git: what it is in never holds a file of a checkout's.
@@ -21,11 +23,15 @@ pub fn write(out: impl Write, shipment: &Shipment) -> Result<(), WorkspaceError>
     let mut tar = Builder::new(BufWriter::with_capacity(64 << 10, out));
     for part in &shipment.survey.parts {
         for path in part.selection.links.keys() {
-            directory(&mut tar, &part.prefix.join(path))?;
+            directory(&mut tar, &part.prefix.join(path), 0)?;
         }
         for entry in &part.selection.entries {
             let place = part.prefix.join(&entry.path);
-            if entry.is_symlink() {
+            if entry.object.is_some() {
+                unchanged(&part.checkout, entry)?;
+                let parent = place.parent().filter(|parent| !parent.as_os_str().is_empty());
+                parent.map_or(Ok(()), |parent| directory(&mut tar, parent, entry.stat.st_mtime))?;
+            } else if entry.is_symlink() {
                 link(&mut tar, &part.checkout, entry, &place)?;
             } else {
                 file(&mut tar, &part.checkout, entry, &place)?;
@@ -33,6 +39,9 @@ pub fn write(out: impl Write, shipment: &Shipment) -> Result<(), WorkspaceError>
         }
     }
     for (place, text) in shipment.git_files() {
+        bytes(&mut tar, &place, &text)?;
+    }
+    for (place, text) in fill::files(shipment) {
         bytes(&mut tar, &place, &text)?;
     }
     for repository in shipment.repositories.iter().rev() {
@@ -48,14 +57,15 @@ pub fn write(out: impl Write, shipment: &Shipment) -> Result<(), WorkspaceError>
 /// Sends one git directory, its `HEAD` last.
 fn git_directory(tar: &mut Builder<impl Write>, repository: &Repository) -> Result<(), WorkspaceError> {
     let place = |name: &Path| repository.git_dir.join(name);
-    directory(tar, &place(Path::new("refs/heads")))?;
+    directory(tar, &place(Path::new("refs/heads")), 0)?;
     git_file(tar, &repository.index, &place(Path::new("index")))?;
-    repository.packing.wait()?;
-    for (name, from) in repository.packing.files()? {
-        match from {
-            Some(from) => git_file(tar, &from, &place(&name))?,
-            None => bytes(tar, &place(&name), b"")?,
-        }
+    let packing = &repository.packing;
+    for (name, source) in packing.whole()? {
+        pack_file(tar, source, &place(&name))?;
+    }
+    packing.wait()?;
+    for (name, source) in packing.made()? {
+        pack_file(tar, source, &place(&name))?;
     }
     let (head, others): (Vec<_>, Vec<_>) =
         repository.files.iter().partition(|(name, _)| name == Path::new("HEAD"));
@@ -73,8 +83,8 @@ fn header(kind: EntryType, mode: u32, mtime: i64, size: u64) -> Header {
     header
 }
 
-fn directory(tar: &mut Builder<impl Write>, path: &Path) -> Result<(), WorkspaceError> {
-    let mut header = header(EntryType::Directory, 0o755, 0, 0);
+fn directory(tar: &mut Builder<impl Write>, path: &Path, mtime: i64) -> Result<(), WorkspaceError> {
+    let mut header = header(EntryType::Directory, 0o755, mtime, 0);
     tar.append_data(&mut header, path, io::empty()).map_err(WorkspaceError::io("send", path))
 }
 
@@ -83,17 +93,35 @@ fn bytes(tar: &mut Builder<impl Write>, place: &Path, text: &[u8]) -> Result<(),
     tar.append_data(&mut header, place, text).map_err(WorkspaceError::io("send", place))
 }
 
+fn pack_file(tar: &mut Builder<impl Write>, from: Source, place: &Path) -> Result<(), WorkspaceError> {
+    match from {
+        Source::File(file) => opened(tar, &file, place).map_err(WorkspaceError::io("send", place)),
+        Source::Path(path) => git_file(tar, &path, place),
+        Source::Empty => bytes(tar, place, b""),
+    }
+}
+
 fn git_file(tar: &mut Builder<impl Write>, from: &Path, place: &Path) -> Result<(), WorkspaceError> {
-    let error = WorkspaceError::io("send", from);
-    let mut send = || {
-        let file = File::open(from)?;
-        let status = rustix::fs::fstat(&file)?;
-        let size = u64::try_from(status.st_size).unwrap_or(0);
-        let mode = if place.extension().is_some() { 0o444 } else { 0o644 };
-        let mut header = header(EntryType::Regular, mode, status.st_mtime, size);
-        tar.append_data(&mut header, place, file.take(size))
-    };
-    send().map_err(error)
+    let sent = File::open(from).and_then(|file| opened(tar, &file, place));
+    sent.map_err(WorkspaceError::io("send", from))
+}
+
+/// Sends a file of ours, or a pack, which nobody writes to.
+fn opened(tar: &mut Builder<impl Write>, file: &File, place: &Path) -> io::Result<()> {
+    let status = rustix::fs::fstat(file)?;
+    let size = u64::try_from(status.st_size).unwrap_or(0);
+    let mode = if place.extension().is_some() { 0o444 } else { 0o644 };
+    let mut header = header(EntryType::Regular, mode, status.st_mtime, size);
+    tar.append_data(&mut header, place, file.take(size))
+}
+
+/// Fails where the file of `entry` is no longer the one that was looked at.
+fn unchanged(checkout: &Checkout, entry: &Entry) -> Result<(), WorkspaceError> {
+    let now = checkout.look(&entry.path)?;
+    if now.is_some_and(|now| is_same(&entry.stat, &now.stat)) {
+        return Ok(());
+    }
+    Err(WorkspaceError::Moving(checkout.root.join(&entry.path)))
 }
 
 /// Whether `now` is the file that `then` was: nobody wrote to it or replaced it in between.

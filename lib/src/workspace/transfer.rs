@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::command::{Command, Ending};
 use super::error::WorkspaceError;
+use super::fill;
 use super::guest::{Ended, Given, Guest, Output, fill, quote};
 use super::shipment::Shipment;
 use super::staging::PREPARED_REF;
@@ -27,7 +28,7 @@ if [ -e "$p" ] || [ -L "$p" ]; then
     fi
 fi
 if [ -z "$same" ]; then
-    if mkdir -p -- "$p" && TAR_OPTIONS=--warning=no-timestamp tar -xpf - -C "$p" && @WHOLE@; then :; else
+    if mkdir -p -- "$p" && TAR_OPTIONS=--warning=no-timestamp tar -xpf - -C "$p" && @WHOLE@ && (cd -- "$p" && @FILL@); then :; else
         rm -rf -- "$p"; say failed; exit 0
     fi
 fi
@@ -118,6 +119,7 @@ pub fn send_and_run(
         ("BASE", quote([shipment.base_commit.as_str()])),
         ("REF", quote([PREPARED_REF])),
         ("WHOLE", whole),
+        ("FILL", format!("if [ -f {0} ]; then . ./{0}; fi", fill::SCRIPT)),
     ]);
     let mise = shipment.survey.root().selection.entries.iter().any(|entry| is_mise_config(&entry.path));
     let end = command.map_or_else(

@@ -402,3 +402,104 @@ fn mise_is_told_to_trust_the_copy() {
     let copy = copy_of(&guest, &repo);
     assert_eq!(tree(&copy), tree(&guest.path("guest")));
 }
+
+#[test]
+fn large_files_are_made_from_the_history_where_they_are_the_same() {
+    let Some(guest) = Guest::new() else { return };
+    let repo = guest.repo();
+    let inner = upstream(&guest, "inner");
+    let text = |line: &str| line.repeat((1 << 20) / line.len() + 2);
+    let binary: String = (0..500_000_u32).map(|n| char::from(((n * 7919) >> 7) as u8 & 127)).collect();
+    fs::write(
+        repo.join(".gitattributes"),
+        "crlf eol=crlf\nlatin working-tree-encoding=IBM1047\nauto text=auto\n",
+    )
+    .unwrap();
+    commit(&inner, "big", &text("inner\n"), "big");
+    add_submodule(&repo, &inner, "sub");
+    for (name, content) in [
+        ("deep/er/it's big", text("plain\n")),
+        ("-rf", binary.repeat(3)),
+        ("crlf", text("line\r\n")),
+        ("auto", text("line\r\n")),
+        ("latin", text("A")),
+        ("dirty", text("dirty\n")),
+        ("assumed", text("assumed\n")),
+        ("run.sh", text("#!/bin/sh\n")),
+    ] {
+        fs::create_dir_all(repo.join(name).parent().unwrap()).unwrap();
+        fs::write(repo.join(name), content).unwrap();
+    }
+    git(&repo, &["add", "-A"]);
+    git(&repo, &["commit", "-qm", "large"]);
+    fs::write(repo.join("dirty"), text("DIRTY\n")).unwrap();
+    git(&repo, &["update-index", "--assume-unchanged", "assumed"]);
+    fs::write(repo.join("assumed"), text("ASSUMED\n")).unwrap();
+    let touch = |name: &str, time: &str| {
+        let done = support::run(support::command("touch").arg("-d").arg(time).arg(repo.join(name)), b"");
+        assert!(done.status.success());
+    };
+    touch("deep/er/it's big", "@1000000000");
+    let copy = guest.path("guest");
+    for mode in ["full", "shallow", "files"] {
+        let record = prepare(&guest, &repo, &["--mode", mode]);
+        for (name, one, other) in
+            [("root", &repo, &copy), ("submodule", &repo.join("sub"), &copy.join("sub"))]
+        {
+            let (mut here, mut there) = (tree(one), tree(other));
+            for files in [&mut here, &mut there] {
+                files.retain(|(path, ..)| !path.iter().any(|part| part == ".git"));
+            }
+            assert!(here == there, "{mode}: the {name} differs");
+        }
+        let meta = fs::metadata(copy.join("deep/er/it's big")).unwrap();
+        assert_eq!(std::os::unix::fs::MetadataExt::mtime(&meta), 1_000_000_000);
+        if mode != "files" {
+            assert_eq!(status(&copy), status(&repo));
+            let left = fs::read_dir(copy.join(".git")).unwrap().map(|e| e.unwrap().file_name());
+            assert!(left.into_iter().all(|name| !name.to_string_lossy().starts_with("banger")), "{record}");
+            git(&copy, &["fsck", "--strict"]);
+        }
+    }
+}
+
+#[test]
+fn a_pack_travels_as_it_is_only_without_other_branches() {
+    let Some(guest) = Guest::new() else { return };
+    let repo = guest.repo();
+    let mut noise = vec![0; 20 << 20];
+    std::io::Read::read_exact(&mut fs::File::open("/dev/urandom").unwrap(), &mut noise).unwrap();
+    fs::write(repo.join("noise"), noise).unwrap();
+    git(&repo, &["add", "-A"]);
+    git(&repo, &["commit", "-qm", "noise"]);
+    git(&repo, &["repack", "-qad"]);
+    commit(&repo, "README.md", "loose\n", "loose");
+    fs::write(repo.join("LICENSE"), "dirty\n").unwrap();
+    let packs = |dir: &Path| -> Vec<String> {
+        let names = fs::read_dir(dir.join(".git/objects/pack")).unwrap();
+        let mut names: Vec<_> = names.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.retain(|name| name.ends_with(".pack"));
+        names
+    };
+    let copy = guest.path("guest");
+    prepare(&guest, &repo, &[]);
+    assert_same(&guest, &repo);
+    assert!(packs(&copy).contains(&packs(&repo)[0]) && packs(&copy).len() == 2, "{:?}", packs(&copy));
+    // The same pack with an object of another branch in it.
+    git(&repo, &["checkout", "-q", "-b", "other", "HEAD~1"]);
+    commit(&repo, "secret", "secret\n", "of another branch");
+    let secret = text(&repo, &["rev-parse", "HEAD:secret"]);
+    git(&repo, &["checkout", "-q", "-f", "main"]);
+    git(&repo, &["repack", "-qad"]);
+    for branch in ["there", "gone"] {
+        if branch == "gone" {
+            git(&repo, &["branch", "-qD", "other"]);
+        }
+        prepare(&guest, &repo, &[]);
+        assert_same(&guest, &repo);
+        assert!(!packs(&copy).contains(&packs(&repo)[0]), "{branch}");
+        let mut cat = support::command("git");
+        cat.arg("-C").arg(&copy).args(["cat-file", "-e", secret.trim()]);
+        assert!(!support::run(&mut cat, b"").status.success(), "{branch}: another branch's file travelled");
+    }
+}
