@@ -34,6 +34,9 @@ pub struct Diff {
     /// Show the names of the changed files
     #[arg(long, conflicts_with = "stat")]
     pub name_only: bool,
+    /// Show what changed in the submodule at PATH
+    #[arg(long, value_name = "PATH")]
+    pub submodule: Option<String>,
     /// Do not page
     #[arg(long)]
     pub no_pager: bool,
@@ -76,6 +79,11 @@ pub fn without_file(value: &Value) -> Result<Document> {
     Ok(document)
 }
 
+/// The options for a submodule's own patch.
+pub fn of_submodule(path: Option<&str>) -> impl Iterator<Item = &str> {
+    path.into_iter().flat_map(|path| ["--submodule", path])
+}
+
 fn talk(source: io::Error) -> StageError {
     StageError::Talk { program: "banger-ws".to_owned(), source }
 }
@@ -87,9 +95,10 @@ fn stage(options: &[&str], output: &str, paths: &[String]) -> Stage {
 }
 
 impl Diff {
-    fn options(&self) -> Vec<&'static str> {
+    fn options(&self) -> Vec<&str> {
         let options = [(self.stat, "--stat"), (self.name_only, "--name-only")];
-        options.into_iter().filter_map(|(wanted, option)| wanted.then_some(option)).collect()
+        let options = options.into_iter().filter_map(|(wanted, option)| wanted.then_some(option));
+        options.chain(of_submodule(self.submodule.as_deref())).collect()
     }
 }
 

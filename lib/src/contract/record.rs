@@ -379,13 +379,13 @@ pub struct FileChange {
     pub patch_bytes: u64,
 }
 
-/// A file that a person should look at before a patch is applied.
+/// A path that a person should know of, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Flagged {
     /// Its path. Bytes that are not UTF-8 are replaced.
     pub path: String,
-    /// Why: tools of the host run or obey it by themselves, it becomes executable, it leads out of the checkout.
+    /// Why, in a few words.
     pub reason: String,
 }
 
@@ -451,6 +451,9 @@ pub struct Outcome {
     /// Files to look at before the patch is applied; of very many the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flagged: Option<Vec<Flagged>>,
+    /// Submodules with changes that are not in the patch, and why; `export --submodule` takes those of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<Vec<Flagged>>,
     /// What came of applying the patch to a checkout of the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied: Option<Applied>,

@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
+
 use super::error::WorkspaceError;
 use super::guest::{Guest, Output, fill, quote};
 use super::patch::{PatchError, Scanned, Scanner};
@@ -14,22 +16,30 @@ use crate::sys::ssh::Exit;
 
 /// How long `git` in the guest may say nothing while it looks for changes.
 const EXPORT_SILENCE: Duration = Duration::from_secs(600);
+/// How much the state of submodules may take, bytes.
+const MAX_STATE: u64 = 1 << 20;
 /// How much a list of names may take, bytes.
 const MAX_NAMES: u64 = 64 << 20;
 
-/// Compares the workspace with the base. A copy of the guest's own index beside it takes everything that `git add -A` finds (a new
-/// one would lose files that were added with -f), and new objects go to a directory of their own, so that the
-/// guest's repository stays as it is. Each process costs an emulated guest tens of milliseconds, hence install(1), which makes
-/// the directory and copies; and objects that live for a second are neither compressed nor flushed.
+/// Compares the workspace with the base. A copy of the guest's own index takes everything that `git add -A` finds (a new one would
+/// lose files that were added with -f), and new objects go beside that copy, so that the guest's repository stays as it is. Each
+/// process costs an emulated guest tens of milliseconds, hence install(1), which makes the directory and copies, and a
+/// directory outside of the workspace, whose removal nobody needs to wait for; what lives for a second is neither compressed nor
+/// flushed. Where there are submodules, their state goes before the patch.
 const COMPARE: &str = r#"
-if ! cd @PATH@ || [ ! -f .git/HEAD ]; then say missing; exit 0; fi
-for old in .git/banger-export.*; do if [ -d "$old" ]; then rm -rf "$old"; fi; done
-t=$PWD/.git/banger-export.$$
-trap 'rm -rf "$t"' EXIT
+g=.git
+if ! cd @PATH@; then say missing; exit 0; fi
+if [ -f .git ] && IFS= read -r g <.git; then g=${g#gitdir: }; fi
+if [ ! -f "$g/HEAD" ]; then say missing; exit 0; fi
+t=/var/tmp/banger-export.@TAG@
+for old in "$t".*; do if [ -d "$old" ]; then rm -rf "$old"; fi; done
+t=$t.$$
+trap 'rm -rf "$t" </dev/null >/dev/null 2>&1 &' EXIT
 trap 'exit 1' HUP INT PIPE TERM
 umask 077
-if [ -f .git/index ]; then install -D -p .git/index "$t/index"; else mkdir "$t"; fi || { say failed; exit 0; }
-export GIT_INDEX_FILE="$t/index" GIT_OBJECT_DIRECTORY="$t" GIT_ALTERNATE_OBJECT_DIRECTORIES=.git/objects
+if [ -f "$g/index" ]; then install -D -p -m 600 "$g/index" "$t/o/index"; else mkdir -p "$t/o"; fi || { say failed; exit 0; }
+case $g in *:*) a="\"$g/objects\"";; *) a=$g/objects;; esac
+export GIT_INDEX_FILE="$t/o/index" GIT_OBJECT_DIRECTORY="$t/o" GIT_ALTERNATE_OBJECT_DIRECTORIES="$a"
 export GIT_OPTIONAL_LOCKS=0 GIT_LITERAL_PATHSPECS=1
 add() {
     git -c core.hooksPath=/dev/null -c core.fsmonitor=false -c core.splitIndex=false -c core.safecrlf=false \
@@ -41,6 +51,10 @@ if ! add; then
     if git ls-files -mo --exclude-standard | grep -qv '/"\{0,1\}$'; then say failed; exit 0; fi
 fi
 say ready
+if [ -d "$g/modules" ]; then
+    git -c core.fsmonitor=false status --porcelain=v2 -z --no-renames --untracked-files=no --ignore-submodules=none
+fi
+say patch
 git -c diff.suppressBlankEmpty=false -c core.quotePath=true -c core.compression=1 \
     diff-index --cached --ignore-submodules=none @FORMAT@ @BASE@ -- @ONLY@ && say done >&2
 "#;
@@ -50,16 +64,61 @@ const AS_PATCH: &str = "-p --binary --full-index -M -l1000 --no-ext-diff --no-te
                         --submodule=short -U3 --src-prefix=a/ --dst-prefix=b/";
 const AS_NAMES: &str = "--name-only --no-renames -z";
 
-/// Takes a comparison's stdout into `sink`, and looks for `done` at the end of its stderr.
+/// Takes a comparison's stdout: the state of submodules, `patch`, and what goes into `sink`. Looks for `done` at the end of stderr.
 struct Comparison<'a> {
     sink: &'a mut dyn FnMut(&[u8]) -> Result<(), WorkspaceError>,
     error: Option<WorkspaceError>,
     said: Vec<u8>,
+    state: Vec<u8>,
+    begun: bool,
+}
+
+impl Comparison<'_> {
+    /// Takes what comes before the patch; gives what is of the patch already.
+    fn before(&mut self, bytes: &[u8]) -> Result<Vec<u8>, WorkspaceError> {
+        self.state.extend_from_slice(bytes);
+        let word = b":patch ";
+        let mark = self.state.windows(word.len()).position(|w| w == word);
+        let mark = mark.and_then(|at| Some((at, at + self.state[at..].iter().position(|b| *b == b'\n')?)));
+        if let Some((at, end)) = mark {
+            self.begun = true;
+            let rest = self.state.split_off(end + 1);
+            let start = self.state[..at].iter().rposition(|b| *b == 0x1e).unwrap_or(0);
+            self.state.truncate(start);
+            return Ok(rest);
+        }
+        if self.state.len() as u64 > MAX_STATE {
+            return Err(WorkspaceError::Patch(PatchError::TooLarge(MAX_STATE)));
+        }
+        Ok(Vec::new())
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<(), WorkspaceError> {
+        if self.begun {
+            return (self.sink)(bytes);
+        }
+        let rest = self.before(bytes)?;
+        if rest.is_empty() { Ok(()) } else { (self.sink)(&rest) }
+    }
+
+    /// Submodules in which something is changed that they have not committed.
+    fn dirty(&self) -> Vec<Vec<u8>> {
+        let lines = crate::sys::git::split_nul(&self.state);
+        // 1 XY SCMU mH mI mW hH hI path (git-status(1)): C for another commit, M for changes, U for untracked files.
+        let parts = lines.filter_map(|line| {
+            let fields: Vec<&[u8]> = line.splitn(9, |b| *b == b' ').collect();
+            let [b"1", _, [b'S', _, changed, untracked], _, _, _, _, _, path] = fields[..] else {
+                return None;
+            };
+            (*changed == b'M' || *untracked == b'U').then(|| path.to_vec())
+        });
+        parts.collect()
+    }
 }
 
 impl Output for Comparison<'_> {
     fn stdout(&mut self, bytes: &[u8]) -> io::Result<()> {
-        (self.sink)(bytes).map_err(|error| {
+        self.take(bytes).map_err(|error| {
             self.error = Some(error);
             io::Error::other("refused")
         })
@@ -78,14 +137,17 @@ fn compare(
     base_commit: &str,
     (format, only): (&str, &[String]),
     sink: &mut dyn FnMut(&[u8]) -> Result<(), WorkspaceError>,
-) -> Result<(), WorkspaceError> {
+) -> Result<Vec<Vec<u8>>, WorkspaceError> {
+    // Two workspaces of one guest must not remove each other's directories.
+    let tag: String = Sha256::digest(guest_path).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     let values = BTreeMap::from([
         ("PATH", quote([guest_path])),
+        ("TAG", tag),
         ("BASE", quote([base_commit])),
         ("FORMAT", format.to_owned()),
         ("ONLY", quote(only.iter().map(String::as_str))),
     ]);
-    let mut comparison = Comparison { sink, error: None, said: Vec::new() };
+    let mut comparison = Comparison { sink, error: None, said: Vec::new(), state: Vec::new(), begun: false };
     let ended = guest.run(&fill(COMPARE, &values), None, Some(EXPORT_SILENCE), &mut comparison);
     if let Some(error) = comparison.error {
         return Err(error);
@@ -93,14 +155,14 @@ fn compare(
     let mut ended = ended?;
     // The exit status alone is no proof: a connection that ends early may look like a success.
     let done = comparison.said.windows(6).any(|w| w == b":done ") && ended.exit == Exit::Status(0);
-    if !ended.is_ready() || !done {
+    if !ended.is_ready() || !done || !comparison.begun {
         if ended.is_ready() {
             let said = String::from_utf8_lossy(&comparison.said);
             ended.said = escape_controls(&said.lines().collect::<Vec<_>>().join("; "));
         }
         return Err(failed("looking for changes", guest_path, ended));
     }
-    Ok(())
+    Ok(comparison.dirty())
 }
 
 /// What is wanted of the changes.
@@ -114,6 +176,15 @@ pub struct Wanted<'a> {
     pub max_bytes: u64,
 }
 
+/// What came out.
+#[derive(Debug)]
+pub struct Export {
+    /// The patch.
+    pub scanned: Scanned,
+    /// Submodules with changes that they have not committed: these are not in the patch.
+    pub dirty: Vec<Vec<u8>>,
+}
+
 /// Writes what changed in the workspace to `out`, as a patch; `path` is its name for people. When it fails, `out` holds part of one.
 pub fn export(
     guest: &Guest<'_>,
@@ -121,13 +192,13 @@ pub fn export(
     wanted: Wanted<'_>,
     out: &mut dyn Write,
     path: &Path,
-) -> Result<Scanned, WorkspaceError> {
+) -> Result<Export, WorkspaceError> {
     let mut scanner = Scanner::new(wanted.max_bytes);
-    compare(guest, guest_path, wanted.base_commit, (AS_PATCH, wanted.only), &mut |piece| {
+    let dirty = compare(guest, guest_path, wanted.base_commit, (AS_PATCH, wanted.only), &mut |piece| {
         scanner.feed(piece).map_err(WorkspaceError::Patch)?;
         out.write_all(piece).map_err(WorkspaceError::io("write", path))
     })?;
-    scanner.finish().map_err(WorkspaceError::Patch)
+    Ok(Export { scanned: scanner.finish().map_err(WorkspaceError::Patch)?, dirty })
 }
 
 /// The paths that differ from `base_commit` in the workspace.

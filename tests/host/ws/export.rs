@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::guest::{Guest, git, said};
 use crate::support;
@@ -44,4 +44,141 @@ fn export_leaves_the_guest_as_it_was_and_keeps_forced_files() {
     let output = guest.ws(&["status"], &record);
     assert_eq!(support::record(&output)["result"]["files"], json!(["forced2.o", "s"]), "{}", said(&output));
     assert!(guest.ws(&["check"], &record).status.success());
+}
+
+/// A guest whose workspace was made from a checkout and changed by `script`; gives the record too.
+fn changed(script: &str) -> Option<(Guest, Value)> {
+    let guest = Guest::new()?;
+    let repo = guest.repo();
+    let output = guest.run(&repo, &[], &["sh", "-c", script]);
+    assert!(output.status.success(), "{}", said(&output));
+    let record = guest.last_record();
+    Some((guest, record))
+}
+
+#[test]
+fn the_record_says_what_the_patch_does() {
+    let script = "seq 9 >list; git add list; git commit -qm list; echo x >>README.md; git mv src/a.c src/b.c
+                  rm LICENSE; printf '\\0' >bin; chmod -x run.sh; echo y >.envrc; git checkout -qb other";
+    let Some((guest, record)) = changed(script) else { return };
+    let result = &record["result"];
+    assert_eq!(result["base_ref"], "refs/banger/prepared");
+    assert_eq!(result["base_commit"], record["workspace"]["base_commit"]);
+    let patch = fs::read(guest.path("p.patch")).unwrap();
+    let summed = support::run(support::command("sha256sum").arg(guest.path("p.patch")), b"");
+    let sum = String::from_utf8(summed.stdout).unwrap();
+    assert_eq!(result["patch_sha256"].as_str(), sum.split(' ').next());
+    assert_eq!(result["patch_bytes"], patch.len());
+    let changes = result["changes"].as_array().unwrap();
+    let sizes: u64 = changes.iter().map(|c| c["patch_bytes"].as_u64().unwrap()).sum();
+    assert_eq!(sizes, patch.len() as u64);
+    let change = |path: &str| {
+        let mut change =
+            changes.iter().find(|c| c["path"] == path).cloned().unwrap_or_else(|| panic!("{path}"));
+        change.as_object_mut().unwrap().remove("patch_bytes");
+        change
+    };
+    assert_eq!(
+        change("list"),
+        json!({"path": "list", "status": "added", "mode": "100644", "additions": 9, "deletions": 0})
+    );
+    assert_eq!(
+        change("LICENSE"),
+        json!({"path": "LICENSE", "status": "deleted", "additions": 0, "deletions": 1})
+    );
+    assert_eq!(change("src/b.c")["from"], "src/a.c");
+    assert_eq!(change("src/b.c")["status"], "renamed");
+    assert_eq!(change("bin"), json!({"path": "bin", "status": "added", "mode": "100644"}));
+    assert_eq!(change("run.sh")["mode"], "100644");
+    assert_eq!(
+        (&result["change_count"], &result["additions"], &result["deletions"]),
+        (&json!(7), &json!(11), &json!(1))
+    );
+    assert_eq!(result["flagged"][0]["path"], ".envrc");
+    assert_eq!(
+        result["files"],
+        json!([".envrc", "LICENSE", "README.md", "bin", "list", "run.sh", "src/a.c", "src/b.c"])
+    );
+    // The same for people, and of a part.
+    let output = guest.ws(&["export", "--stat"], &record);
+    let stat = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        stat.contains(" src/a.c => src/b.c |   0\n")
+            && stat.contains(" list               |   9 +++++++++\n"),
+        "{stat}"
+    );
+    assert!(stat.ends_with(" 7 files changed, 11 insertions(+), 1 deletions(-)\n"), "{stat}");
+    let output = guest.ws(&["export", "--name-only", "--", "src", "bin"], &record);
+    assert_eq!(output.stdout, b"bin\nsrc/a.c\nsrc/b.c\n", "{}", said(&output));
+    let output = guest.ws(&["export", "--", "bin"], &record);
+    assert!(output.stdout.starts_with(b"diff --git a/bin b/bin\n"), "{}", said(&output));
+    let output = guest.ws(&["export", "--output", "x", "--max-patch-size", "1K"], &record);
+    support::assert_error(&output, 1, "failed");
+    assert!(!guest.path("x").exists());
+    // Against a commit of the guest's: what was committed is not in it.
+    let head = String::from_utf8(git(&guest.path("guest"), &["rev-parse", "HEAD"])).unwrap();
+    let output = guest.ws(&["export", "--output", "y", "--base-commit", head.trim()], &record);
+    let since = support::record(&output);
+    assert_eq!(
+        (&since["result"]["base_ref"], &since["result"]["base_commit"]),
+        (&Value::Null, &json!(head.trim()))
+    );
+    assert!(!since["result"]["files"].as_array().unwrap().contains(&json!("list")), "{since}");
+}
+
+#[test]
+fn a_repository_inside_the_workspace_does_not_keep_the_rest_from_coming_out() {
+    let Some((guest, record)) = changed("git init -q empty; echo 1 >empty/x; echo 2 >new") else { return };
+    assert_eq!(record["result"]["files"], json!(["new"]));
+    // What git really cannot read is a failure, not a gap.
+    let object = "echo 3 >other; mkdir -p .git/info; printf '* -text\\n' >.git/info/attributes; ln -s loop .gitattributes";
+    support::run(support::command("sh").args(["-c", object]).current_dir(guest.path("guest")), b"");
+    assert!(guest.ws(&["export", "--output", "z"], &record).status.success());
+    fs::write(guest.path("guest/.git/index"), "not an index").unwrap();
+    support::assert_error(&guest.ws(&["export", "--output", "z"], &record), 1, "failed");
+}
+
+#[test]
+fn a_submodule_has_a_patch_of_its_own() {
+    let Some(guest) = Guest::new() else { return };
+    let repo = guest.repo();
+    let library = guest.path("library");
+    fs::create_dir(&library).unwrap();
+    git(&library, &["init", "-q", "-b", "main"]);
+    fs::write(library.join("l.c"), "int l;\n").unwrap();
+    git(&library, &["add", "-A"]);
+    git(&library, &["-c", "user.name=A", "-c", "user.email=a@b", "commit", "-qm", "library"]);
+    let from = library.to_str().unwrap();
+    git(&repo, &["-c", "protocol.file.allow=always", "submodule", "--quiet", "add", from, "lib/l"]);
+    git(&repo, &["commit", "-qm", "with a library"]);
+    let command = "echo 'int m;' >>lib/l/l.c; echo 1 >new";
+    let output = guest.run(&repo, &[], &["sh", "-c", command]);
+    assert!(output.status.success(), "{}", said(&output));
+    let record = guest.last_record();
+    assert_eq!(record["result"]["files"], json!(["new"]));
+    assert_eq!(record["result"]["left_out"][0]["path"], "lib/l", "{record}");
+    assert!(said(&output).contains("not in the patch: lib/l"), "{}", said(&output));
+    let before = git(&guest.path("guest/lib/l"), &["status", "--porcelain=v2"]);
+    let output = guest.ws(&["export", "--output", "l.patch", "--submodule", "lib/l"], &record);
+    let own = support::record(&output);
+    assert_eq!(
+        (&own["result"]["files"], &own["result"]["left_out"]),
+        (&json!(["l.c"]), &Value::Null),
+        "{own}"
+    );
+    assert_eq!(git(&guest.path("guest/lib/l"), &["status", "--porcelain=v2"]), before);
+    let sub = repo.join("lib/l");
+    let output = guest.ws(&["apply", "--patch", "l.patch", "--to", sub.to_str().unwrap()], &record);
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(fs::read_to_string(sub.join("l.c")).unwrap(), "int l;\nint m;\n");
+    // Committed there, the patch around it names the commit, and the record says who may have it.
+    git(&guest.path("guest/lib/l"), &["-c", "user.name=A", "-c", "user.email=a@b", "commit", "-qam", "more"]);
+    let output = guest.ws(&["export", "--output", "p2"], &record);
+    let bumped = support::record(&output);
+    assert_eq!(bumped["result"]["files"], json!(["lib/l", "new"]));
+    assert!(bumped["result"]["left_out"][0]["reason"].as_str().unwrap().contains("commit"), "{bumped}");
+    let patch = fs::read_to_string(guest.path("p2")).unwrap();
+    assert!(patch.contains("\n+Subproject commit "), "{patch}");
+    let output = guest.ws(&["export", "--submodule", "lib"], &record);
+    assert_eq!(output.status.code(), Some(3), "{}", said(&output));
 }

@@ -211,6 +211,9 @@ pub(super) struct ExportArgs {
     pub stat: bool,
     #[command(flatten)]
     pub comparison: Comparison,
+    /// Write what changed in the submodule at PATH, and not what changed around it
+    #[arg(long, value_name = "PATH")]
+    pub submodule: Option<String>,
     /// Only what changed in these files and directories, named from the root of the checkout
     #[arg(last = true, value_name = "PATH")]
     pub paths: Vec<String>,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::contract::record::{ChangeStatus, FileChange, Flagged, Outcome};
+use crate::workspace::export::Export;
 use crate::workspace::flags;
 use crate::workspace::patch::{Entry, Scanned, Status, quoted};
 
@@ -43,6 +44,17 @@ pub(super) fn describe(scanned: &Scanned, outcome: &mut Outcome) {
     let flagged = flags::flags(entries);
     let flagged = flagged.iter().map(|f| Flagged { path: text(&f.path), reason: f.reason.to_owned() });
     outcome.flagged = Some(within(flagged, |f| f.path.len()));
+}
+
+/// Names the submodules whose changes are not in a patch: what they have not committed, and commits that the patch names and
+/// only the guest may have.
+pub(super) fn describe_submodules(export: &Export, outcome: &mut Outcome) {
+    let dirty = export.dirty.iter().map(|path| (path, "it holds changes that are not committed"));
+    let moved = export.scanned.entries.iter().filter(|e| e.is_submodule() && e.status != Status::Deleted);
+    let moved = moved.map(|e| (&e.path, "it stands at a commit that only the guest may have"));
+    let all = dirty.chain(moved).map(|(path, why)| Flagged { path: text(path), reason: why.to_owned() });
+    let all = within(all, |f| f.path.len());
+    outcome.left_out = (!all.is_empty()).then_some(all);
 }
 
 /// As many of `items` as a record lists.

@@ -6,12 +6,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 
+use super::TOOL;
 use super::args::{Comparison, ExportArgs};
 use super::changes;
 use super::job::{places, report};
 use crate::cli::Failure;
 use crate::cli::plumbing::Input;
 use crate::cli::report::{RecordTo, directory_of, write_all};
+use crate::contract::error::escape_controls;
 use crate::contract::record::{Outcome, Workspace, WorkspaceMode};
 use crate::state::dir::VmDir;
 use crate::sys::atomic;
@@ -33,7 +35,13 @@ pub(super) fn export(args: &ExportArgs) -> ExitCode {
     report("export", &to, false, &args.input, |job| {
         let _lock = job.lock("export")?;
         let workspace = job.document.required_workspace()?;
-        let base = Base::new(&args.comparison, &workspace)?;
+        let mut base = Base::new(&args.comparison, &workspace)?;
+        let mut guest_path = workspace.guest_path.clone();
+        if let Some(submodule) = &args.submodule {
+            guest_path = format!("{guest_path}/{}", submodule.trim_end_matches('/'));
+            transfer::check_guest_path(&guest_path)?;
+            base.of_submodule();
+        }
         let files = places(&[Some(&args.output), args.record.as_ref()])?;
         job.confine(&[], &files)?;
         let guest = job.timeline.step("connect", || Guest::connect(&job.endpoint, &job.interrupts))?;
@@ -45,7 +53,7 @@ pub(super) fn export(args: &ExportArgs) -> ExitCode {
         let into = Destination { path: &args.output, dir: job.dir(), interrupts: &job.interrupts };
         let wanted = Product { base: &base, only: &args.paths, as_what };
         let mut outcome = Outcome::default();
-        take(&guest, &workspace.guest_path, &wanted, &into, &mut job.timeline, &mut outcome)?;
+        take(&guest, &guest_path, &wanted, &into, &mut job.timeline, &mut outcome)?;
         outcome.changed = outcome.patch_bytes != Some(0);
         Ok(outcome)
     })
@@ -108,6 +116,13 @@ impl Base {
             max_bytes: comparison.max_patch_size,
         })
     }
+
+    /// What was sent of a submodule only its own ref says.
+    fn of_submodule(&mut self) {
+        if self.is_prepared {
+            self.commit = PREPARED_REF.to_owned();
+        }
+    }
 }
 
 /// Where a patch goes.
@@ -166,14 +181,14 @@ fn take(
     let mut out = io::BufWriter::with_capacity(64 << 10, temp.as_file_mut());
     let base = product.base;
     let wanted = Wanted { base_commit: &base.commit, only: product.only, max_bytes: base.max_bytes };
-    let scanned = timeline.step("export", || match product.as_what {
+    let taken = timeline.step("export", || match product.as_what {
         As::Patch => export::export(guest, guest_path, wanted, &mut out, into.path),
         _ => export::export(guest, guest_path, wanted, &mut io::sink(), into.path),
     })?;
     match product.as_what {
         As::Patch => {}
-        As::Names => out.write_all(changes::names(&scanned).as_bytes()).map_err(error("write"))?,
-        As::Stat => out.write_all(changes::stat(&scanned).as_bytes()).map_err(error("write"))?,
+        As::Names => out.write_all(changes::names(&taken.scanned).as_bytes()).map_err(error("write"))?,
+        As::Stat => out.write_all(changes::stat(&taken.scanned).as_bytes()).map_err(error("write"))?,
     }
     out.into_inner().map_err(|e| error("write")(e.into_error()))?;
     if to_stdout {
@@ -191,8 +206,16 @@ fn take(
         outcome.patch_file = Some(into.path.to_string_lossy().into_owned());
     }
     outcome.base_ref = base.is_prepared.then(|| PREPARED_REF.to_owned());
-    outcome.base_commit = Some(base.commit.clone());
-    changes::describe(&scanned, outcome);
+    outcome.base_commit = Some(base.commit.clone()).filter(|commit| commit != PREPARED_REF);
+    changes::describe(&taken.scanned, outcome);
+    changes::describe_submodules(&taken, outcome);
+    for left in outcome.left_out.iter().flatten() {
+        let line = format!(
+            "{TOOL}: not in the patch: {}: {} (--submodule takes its own patch)",
+            left.path, left.reason
+        );
+        drop(writeln!(io::stderr(), "{}", escape_controls(&line)));
+    }
     Ok(())
 }
 
