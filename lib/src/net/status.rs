@@ -2,6 +2,7 @@
 
 use super::NetError;
 use super::caller::Caller;
+use super::firewall;
 use super::policy::AT_HOST;
 use super::request::TapRequest;
 use super::rules::Tables;
@@ -32,9 +33,14 @@ pub fn status(vm: &Vm, net: Option<Net>, caller: &Caller) -> Result<NetworkReply
         peer: vm.peer,
         publish: vm.publish.clone(),
         rules: Vec::new(),
+        blocked_by: Vec::new(),
     };
     if net.is_some() && vm.net_mode == NetMode::Tap {
-        reply.rules = counts(&TapRequest::new(vm, caller)?, caller)?;
+        let request = TapRequest::new(vm, caller)?;
+        reply.rules = counts(&request, caller)?;
+        if request.is_forwarded() {
+            reply.blocked_by = firewall::blocking(&request.names.state)?;
+        }
     }
     Ok(reply)
 }

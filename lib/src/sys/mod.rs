@@ -22,6 +22,7 @@ pub mod listen;
 pub mod mmdebstrap;
 pub mod netdev;
 pub mod netlink;
+pub mod nf_chains;
 pub mod nft;
 pub mod poll;
 pub mod privilege;
