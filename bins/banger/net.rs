@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use banger_lib::contract::error::escape_controls;
 use banger_lib::contract::record::NetMode;
 use banger_lib::contract::reply::NetworkReply;
 use serde_json::Value;
@@ -58,6 +59,13 @@ fn shown(reply: &NetworkReply) -> String {
         });
         text.push('\n');
         text.push_str(&table::table(&["PACKETS", "BYTES", "RULE"], rows));
+    }
+    for blocked in &reply.blocked_by {
+        text.push_str(&format!(
+            "\n{} drops what the VM sends and what is sent to it; to let its bridge through:\n    {}\n",
+            escape_controls(&blocked.firewall),
+            escape_controls(&blocked.fix)
+        ));
     }
     text
 }

@@ -171,7 +171,7 @@ fn describe(
         egress: spec.reach.egress.clone(),
         peer: spec.reach.peer,
         publish: spec.reach.publish.clone(),
-        open_firewall: false,
+        open_firewall: spec.reach.open_firewall,
         disk_backend: spec.disk.into(),
         vmm_kind: spec.vmm.into(),
         paths: Paths {
@@ -230,17 +230,18 @@ fn may_make_taps() -> bool {
         && std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun").is_ok()
 }
 
+/// The subnet that the state directory has, as long as nothing stands in its way.
+pub fn remembered_subnet(store: &Store) -> Result<Option<Cidr>> {
+    Ok(store.meta(SUBNET_KEY)?.and_then(|text| text.parse().ok()))
+}
+
 /// The state directory's subnet. It is chosen once, so that addresses stay; while no VM has one of its addresses it gives way
 /// to a route of the host's that came later.
 fn subnet(store: &mut Store) -> Result<Cidr> {
-    let remembered: Option<Cidr> = store.meta(SUBNET_KEY)?.and_then(|text| text.parse().ok());
+    let remembered = remembered_subnet(store)?;
     let bridge = store.state_id().bridge();
     let routes = route::ipv4_routes().map_err(PlanError::Routes)?;
-    let is_free = |subnet: &Cidr| {
-        !routes
-            .iter()
-            .any(|(link, net)| link != bridge.as_str() && net.prefix_len() > 0 && net.overlaps(subnet))
-    };
+    let is_free = |subnet: &Cidr| route::overlapping(&routes, *subnet, bridge.as_str()).is_none();
     let in_use = store.vms()?.iter().any(|row| row.vm.net_mode == NetMode::Tap);
     if let Some(subnet) = remembered.filter(|subnet| in_use || is_free(subnet)) {
         return Ok(subnet);

@@ -126,7 +126,7 @@ fn bad_records_are_refused_by_every_verb_that_takes_one() {
         (b"{\"schema\":\"banger.vm/2\",\"vm\":{}}", "unsupported-schema"),
         (b"\xff\xfe", "bad-input"),
     ];
-    for verb in ["attach", "detach", "check"] {
+    for verb in ["attach", "detach", "check", "update", "status"] {
         for (input, code) in cases {
             assert_error(&netd(verb, input), 2, code);
         }
@@ -165,6 +165,25 @@ fn hostile_values_are_refused_before_anything_is_touched() {
         ("prefix_len", json!(-1)),
         ("owner_uid", json!(-1)),
         ("net_mode", json!("host")),
+        ("egress", json!({ "policy": "allow", "allow": [] })),
+        (
+            "egress",
+            json!({ "policy": "open", "allow": [{ "network": "10.0.0.0/8", "port": null, "protocol": null }] }),
+        ),
+        (
+            "egress",
+            json!({ "policy": "allow", "allow": [{ "network": "10.0.0.0/8", "port": 1, "protocol": null }] }),
+        ),
+        (
+            "egress",
+            json!({ "policy": "allow", "allow": [{ "network": "10.0.0.1/8", "port": null, "protocol": null }] }),
+        ),
+        ("egress", json!({ "policy": "allow; flush ruleset", "allow": [] })),
+        ("publish", json!([{ "host_ip": "0.0.0.0", "host_port": 1, "guest_port": 1, "protocol": "tcp" }])),
+        (
+            "publish",
+            json!([{ "host_ip": "255.255.255.255", "host_port": 1, "guest_port": 1, "protocol": "tcp" }]),
+        ),
         ("publish", json!([{ "host_ip": null, "host_port": 0, "guest_port": 1, "protocol": "tcp" }])),
     ];
     for (key, value) in cases {
@@ -207,7 +226,7 @@ fn nobody_acts_for_another_user() {
 fn an_error_record_passes_through_unchanged() {
     let error = json!({ "schema": "banger.error/1", "error": { "code": "busy", "message": "m", "details": { "a": 1 },
         "causes": ["c"], "hint": "h", "retry": true, "tool": "banger", "verb": "vm plan" } });
-    for verb in ["attach", "detach", "check", "gc"] {
+    for verb in ["attach", "detach", "check", "update", "status", "gc"] {
         let output = netd(verb, error.to_string().as_bytes());
         assert_eq!(assert_error(&output, 4, "busy"), error);
         assert!(output.stderr.is_empty(), "it was told already");

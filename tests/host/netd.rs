@@ -10,6 +10,7 @@ mod attacks;
 mod crashes;
 mod cycles;
 mod dns;
+mod firewall;
 mod fuzz;
 mod guest;
 mod packets;

@@ -87,7 +87,9 @@ fn scenario(home: &Home, outside: &Namespace) {
 
     // What it reaches: what is listed, and nothing else.
     assert_eq!(asks(home, "web", "198.51.100.1", 80), "outside\n");
-    for (address, port) in [("198.51.100.1", 81), ("203.0.113.5", 80), ("169.254.169.254", 80)] {
+    for (address, port) in
+        [("198.51.100.1", 81), ("203.0.113.5", 80), ("169.254.169.254", 80), ("2001:db8::1", 80)]
+    {
         assert_eq!(asks(home, "web", address, port), "refused", "{address}:{port}");
     }
     let network = home.json(&["vm", "net", "web"]);

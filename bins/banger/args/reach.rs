@@ -22,6 +22,9 @@ pub struct Reach {
     /// Publish a port of the guest on the host; may be given several times
     #[arg(long, short = 'p', value_name = "[HOST_IP:]HOST_PORT:GUEST_PORT[/udp]")]
     pub publish: Vec<Publish>,
+    /// Where another firewall of the host, such as Docker's, drops what VMs send, ask it to let them through
+    #[arg(long, env = "BANGER_OPEN_FIREWALL", hide_env_values = true, value_parser = clap::builder::BoolishValueParser::new())]
+    pub open_firewall: bool,
 }
 
 impl Reach {

@@ -10,12 +10,14 @@ use serde_json::Value;
 use super::plumbing::{self, Input};
 use super::{Failure, collect, serve};
 use crate::contract::record::NetMode;
+use crate::contract::reply::Blocked;
 use crate::contract::{Document, Fault};
 use crate::net::caller::Caller;
 use crate::net::dns::resolvers;
 use crate::net::request::{Names, TapRequest};
 use crate::net::{NetError, attach, check, detach, gc, status, update, user};
 use crate::sys::clock::Timeline;
+use crate::types::VmName;
 
 const TOOL: &str = "banger-netd";
 
@@ -85,11 +87,19 @@ fn run_attach(document: &mut Document, timeline: &mut Timeline) -> Result<bool, 
             let request = TapRequest::new(&vm, &caller)?;
             let files = [resolvers::RESOLV_CONF, resolvers::RESOLVED_UPSTREAM].map(Path::new);
             // Whatever it may reach now: that can change while it runs, and what it may not reach refuses at once.
-            attach::attach(&request, &caller, previous, resolvers::upstream(&files), timeline)?
+            let resolvers = resolvers::upstream(&files);
+            let attached = attach::attach(&request, &caller, previous, resolvers, timeline)?;
+            attached.blocked.iter().for_each(|blocked| plumbing::warn(TOOL, &warning(&vm.name, blocked)));
+            (attached.net, attached.changed)
         }
     };
     document.set_net(Some(&net));
     Ok(changed)
+}
+
+fn warning(vm: &VmName, blocked: &Blocked) -> String {
+    let Blocked { firewall, fix } = blocked;
+    format!("{firewall} drops what VM {vm} sends and what is sent to it; to let its bridge through: {fix}")
 }
 
 fn run_detach(document: &mut Document, timeline: &mut Timeline) -> Result<bool, Failure> {

@@ -209,6 +209,12 @@ pub fn fail(failure: Failure, tool: &str, verb: &str) -> ExitCode {
     ExitCode::from(status)
 }
 
+/// Says on stderr what a verb that succeeds has to say to people.
+pub fn warn(tool: &str, text: &str) {
+    // With nobody to read stderr there is nobody to warn.
+    drop(writeln!(io::stderr(), "{tool}: {}", error::escape_controls(text)));
+}
+
 /// The answer to `version`: the program's version and the schemas it speaks.
 pub fn version(tool: &str) -> Version {
     Version {

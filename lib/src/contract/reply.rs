@@ -171,6 +171,15 @@ pub struct RuleCount {
     pub bytes: u64,
 }
 
+/// A firewall of the host that drops what VMs send and what is sent to them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Blocked {
+    /// Its name, for people.
+    pub firewall: String,
+    /// The command that has it let the VMs of this state directory through.
+    pub fix: String,
+}
+
 /// The answer to `banger-netd status`: a VM's network, and what its rules have counted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NetworkReply {
@@ -204,6 +213,8 @@ pub struct NetworkReply {
     pub publish: Vec<Publish>,
     /// What the VM's rules have counted; empty with user networking, which has none.
     pub rules: Vec<RuleCount>,
+    /// Firewalls of the host that have to let the VM through and do not.
+    pub blocked_by: Vec<Blocked>,
 }
 
 /// The answer to `banger-netd serve`: the resolver that answers from now on.

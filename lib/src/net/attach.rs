@@ -10,11 +10,13 @@ use std::time::Duration;
 use super::NetError;
 use super::caller::Caller;
 use super::error::UndoError;
+use super::firewall;
 use super::host::Host;
 use super::publish;
 use super::request::TapRequest;
 use super::rules::{self, Before, Tables};
 use crate::contract::record::Net;
+use crate::contract::reply::Blocked;
 use crate::sys::clock::Timeline;
 use crate::sys::forwarding::{self, Forwarding};
 use crate::sys::link::{self, Link};
@@ -34,9 +36,22 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 struct Made {
     bridge: bool,
     rules: bool,
+    /// Not made, but found: who keeps the network from working.
+    blocked: Vec<Blocked>,
 }
 
-/// Makes the network, or finds it made. Gives the section and whether anything changed. `previous` is the record's section.
+/// A network that is there.
+#[derive(Debug)]
+pub struct Attached {
+    /// The section.
+    pub net: Net,
+    /// Whether anything changed.
+    pub changed: bool,
+    /// Firewalls of the host that have to let the VM through and do not.
+    pub blocked: Vec<Blocked>,
+}
+
+/// Makes the network, or finds it made. `previous` is the record's section.
 ///
 /// # Errors
 /// Any [`NetError`]; what had been done is undone.
@@ -46,7 +61,7 @@ pub fn attach(
     previous: Option<Net>,
     dns: Vec<Ipv4Addr>,
     timeline: &mut Timeline,
-) -> Result<(Net, bool), NetError> {
+) -> Result<Attached, NetError> {
     require_same_section(request, previous.as_ref())?;
     caller.require_net_admin()?;
     let _lock = timeline.step("lock", || RootLock::acquire(LOCK, PATIENCE))?;
@@ -65,12 +80,12 @@ pub fn attach(
             && tables.differences(request).is_empty()
             && forwarding_differs(request)?.is_empty()
         {
-            return Ok((section, false));
+            return Ok(Attached { net: section, changed: false, blocked: Vec::new() });
         }
     }
     let mut made = Made::default();
     match make(&mut host, request, held.as_ref(), &mut made, timeline) {
-        Ok(()) => Ok((section, true)),
+        Ok(()) => Ok(Attached { net: section, changed: true, blocked: made.blocked }),
         Err(error) => Err(undo(error, request, &made)),
     }
 }
@@ -162,6 +177,7 @@ fn make(
     }
     timeline.step("nft", || rules::apply(request, before))?;
     timeline.step("forwarding", || switch_forwarding_on(request))?;
+    made.blocked = timeline.step("firewalls", || firewall::answer(request))?;
     timeline.step("tap", || ensure_tap(host, request, &bridge))
 }
 
@@ -267,7 +283,7 @@ fn undo(error: NetError, request: &TapRequest, made: &Made) -> NetError {
         undo_errors.extend(result.err().map(|e| e.line()));
     };
     if made.bridge {
-        note(rules::remove_tables(&names.table).map_err(Into::into));
+        note(firewall::remove_tables(&names.state));
         note(Host::read().and_then(|mut host| {
             let links = super::detach::bridge_links(&host, &names.state, |link| names.own(link));
             Ok(link::delete_together(&mut host.netlink, &links, &host.links)?)

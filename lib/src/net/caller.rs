@@ -34,6 +34,11 @@ impl Caller {
         self.uid.is_none_or(|uid| uid == owner)
     }
 
+    /// Whether the caller is root, and not somebody else through sudo.
+    pub fn is_root(&self) -> bool {
+        self.uid.is_none_or(|uid| uid == 0)
+    }
+
     /// # Errors
     /// The caller is neither root nor `owner`.
     pub fn require_for(&self, owner: u32) -> Result<(), NetError> {

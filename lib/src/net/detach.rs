@@ -6,9 +6,10 @@
 use super::NetError;
 use super::attach::{LOCK, PATIENCE};
 use super::caller::Caller;
+use super::firewall;
 use super::host::Host;
 use super::request::{Names, dummy_name};
-use super::rules::{self, Tables};
+use super::rules::Tables;
 use crate::sys::clock::{Timeline, boottime_us};
 use crate::sys::link::{self, Link};
 use crate::sys::rootlock::RootLock;
@@ -59,17 +60,19 @@ fn timed<T>(work: impl FnOnce() -> T) -> (T, u64, u64) {
 /// open: it says that there is something to remove in any case.
 fn remove_rules(names: &Names, others: bool, any_links: bool) -> Result<bool, NetError> {
     let removed = match (others, any_links) {
-        (false, true) => rules::remove_tables(&names.table).map(|()| true),
-        (true, _) => Tables::read(&names.table).and_then(|t| t.remove_guest(&names.table, &names.vm)),
-        (false, false) => Tables::read(&names.table).and_then(|tables| {
+        (false, true) => firewall::remove_tables(&names.state).map(|()| true),
+        (true, _) => Tables::read(&names.table)
+            .and_then(|tables| tables.remove_guest(&names.table, &names.vm))
+            .map_err(Into::into),
+        (false, false) => Tables::read(&names.table).map_err(Into::into).and_then(|tables| {
             let exist = tables.exist();
-            if exist { rules::remove_tables(&names.table).map(|()| true) } else { Ok(false) }
+            if exist { firewall::remove_tables(&names.state).map(|()| true) } else { Ok(false) }
         }),
     };
     match removed {
         // Where there is no nft there are no rules of ours.
-        Err(error) if error.is_missing_program() => Ok(false),
-        other => Ok(other?),
+        Err(NetError::Nft(error)) if error.is_missing_program() => Ok(false),
+        other => other,
     }
 }
 

@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::contract::policy::Publish;
 use crate::contract::{Coded, ErrorCode};
+use crate::sys::exec::ExecError;
 use crate::sys::link::LinkError;
 use crate::sys::nft::NftError;
 use crate::sys::rootlock::RootLockError;
@@ -86,6 +87,15 @@ pub enum NetError {
     /// A change of a network that is not there.
     #[error("VM {0} has no network that could be changed: its tap is not there")]
     NotAttached(VmId),
+    /// Another firewall of the host could not be asked to let the VMs through, or to forget it again.
+    #[error("cannot change what {firewall} lets through")]
+    Firewall {
+        /// Which one.
+        firewall: String,
+        /// Why not.
+        #[source]
+        source: ExecError,
+    },
     /// A link with the wanted name is not ours.
     #[error("the link {link} is there and is not this VM's: its tag is {tag:?}")]
     Foreign {
@@ -192,6 +202,8 @@ impl Coded for NetError {
             }
             Self::PortRefused { .. } => ErrorCode::Failed,
             Self::NotAttached(_) => ErrorCode::NotFound,
+            Self::Firewall { source: ExecError::NotFound(_), .. } => ErrorCode::Unsupported,
+            Self::Firewall { .. } => ErrorCode::Failed,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => ErrorCode::Denied,
             Self::Io { .. } => ErrorCode::Failed,
             Self::Kept { source, .. } => source.code(),
@@ -235,6 +247,9 @@ impl Coded for NetError {
             Self::Differs { .. } => "run banger-netd detach first",
             Self::PortTaken { .. } => "publish another port of the host, or end what has it",
             Self::PortRefused { .. } => "publish a port from 1024 on, or run banger as root",
+            Self::Firewall { .. } => {
+                "leave out --open-firewall (vm.open_firewall) and let the bridge through yourself"
+            }
             Self::NotAttached(_) => "run banger-netd attach first",
             Self::AddressTaken(_) => "run banger gc, or plan the VM anew",
             Self::Mismatch { .. } => "run banger-netd detach, then attach",

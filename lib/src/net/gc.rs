@@ -6,9 +6,10 @@ use super::NetError;
 use super::attach::{LOCK, PATIENCE};
 use super::caller::Caller;
 use super::detach::bridge_links;
+use super::firewall;
 use super::host::Host;
 use super::request::dummy_name;
-use super::rules::{self, Tables};
+use super::rules::Tables;
 use super::tag::Tag;
 use crate::sys::link::{self, Link};
 use crate::sys::rootlock::RootLock;
@@ -103,7 +104,7 @@ fn collect_rules(state: &StateId, keep: &BTreeSet<VmId>, used: bool, collected: 
         Ok(tables) => tables,
     };
     if !used && tables.exist() {
-        let result = rules::remove_tables(&table).map_err(Into::into);
+        let result = firewall::remove_tables(state);
         return collected.note(format!("nftables tables {table}"), result);
     }
     for vm in tables.guests().into_iter().filter(|vm| !keep.contains(vm)) {

@@ -14,6 +14,7 @@ pub mod check;
 pub mod detach;
 pub mod dns;
 pub mod error;
+pub mod firewall;
 pub mod gc;
 pub mod publish;
 pub mod rebuild;

@@ -8,6 +8,7 @@ use super::rules::published_chain;
 use super::tag::Tag;
 use crate::contract::policy::{Egress, EgressPolicy, Publish};
 use crate::contract::record::{Net, NetMode, Vm};
+use crate::sys::forwarding;
 use crate::sys::link::Link;
 use crate::types::{Cidr, LinkName, MacAddr, StateId, VmId, VmName};
 
@@ -117,6 +118,7 @@ impl TapRequest {
             return invalid("vm.owner_uid", "-1 is no user (setreuid(2))");
         }
         check_policy(vm)?;
+        require_allowed_ports(&vm.publish, caller)?;
         let subnet = check_subnet(vm.address, vm.prefix_len, vm.gateway)?;
         check_mac(vm.mac)?;
         Ok(Self {
@@ -188,6 +190,22 @@ fn check_publish(publish: &[Publish]) -> Result<(), NetError> {
         }
     }
     Ok(())
+}
+
+/// # Errors
+/// A port that the caller could not listen on either (ip_unprivileged_port_start in Documentation/networking/ip-sysctl.rst).
+fn require_allowed_ports(publish: &[Publish], caller: &Caller) -> Result<(), NetError> {
+    if caller.is_root() || publish.is_empty() {
+        return Ok(());
+    }
+    let first = forwarding::first_unprivileged_port().map_err(NetError::io("read which ports are root's"))?;
+    match publish.iter().find(|p| p.host_port < first) {
+        None => Ok(()),
+        Some(one) => {
+            let source = std::io::Error::from_raw_os_error(libc::EACCES);
+            Err(NetError::PortRefused { port: one.to_string(), source })
+        }
+    }
 }
 
 /// Whether two published ports are the same port of the host.

@@ -2,6 +2,8 @@
 
 use super::NetError;
 use super::caller::Caller;
+use super::firewall;
+use super::host::Host;
 use super::policy::AT_HOST;
 use super::request::TapRequest;
 use super::rules::Tables;
@@ -32,9 +34,14 @@ pub fn status(vm: &Vm, net: Option<Net>, caller: &Caller) -> Result<NetworkReply
         peer: vm.peer,
         publish: vm.publish.clone(),
         rules: Vec::new(),
+        blocked_by: Vec::new(),
     };
     if net.is_some() && vm.net_mode == NetMode::Tap {
-        reply.rules = counts(&TapRequest::new(vm, caller)?, caller)?;
+        let request = TapRequest::new(vm, caller)?;
+        reply.rules = counts(&request, caller)?;
+        if request.is_forwarded() {
+            reply.blocked_by = firewall::blocking(&request.names.state)?;
+        }
     }
     Ok(reply)
 }
@@ -42,6 +49,10 @@ pub fn status(vm: &Vm, net: Option<Net>, caller: &Caller) -> Result<NetworkReply
 fn counts(request: &TapRequest, caller: &Caller) -> Result<Vec<RuleCount>, NetError> {
     caller.require_net_admin()?;
     let names = &request.names;
+    // The ids in the record are anybody's to write; the tap's tag says whose it is.
+    if Host::read()?.tap(names)?.is_none() {
+        return Err(NetError::NotAttached(names.vm.clone()));
+    }
     let tables = Tables::read(&names.table)?;
     let mut counts = Vec::new();
     for (family, chain) in

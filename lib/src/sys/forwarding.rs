@@ -1,4 +1,4 @@
-//! IPv4 forwarding between links, and how a bridge routes (Documentation/networking/ip-sysctl.rst).
+//! IPv4 forwarding between links, how a bridge routes, and which ports are root's (Documentation/networking/ip-sysctl.rst).
 
 use std::io;
 
@@ -67,6 +67,15 @@ pub fn route_loopback(link: &LinkName) -> io::Result<()> {
 /// The file cannot be read.
 pub fn routes_loopback(link: &LinkName) -> io::Result<bool> {
     is_on(link, "route_localnet")
+}
+
+/// The first port on which anybody may listen.
+///
+/// # Errors
+/// The file cannot be read, or holds no port.
+pub fn first_unprivileged_port() -> io::Result<u16> {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")?;
+    text.trim().parse().map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
 }
 
 fn is_on(link: &LinkName, setting: &str) -> io::Result<bool> {

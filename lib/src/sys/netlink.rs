@@ -84,7 +84,7 @@ pub fn u32_of(value: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(value.get(..4)?.try_into().ok()?))
 }
 
-/// A socket to the kernel's routing tables, in the network namespace of the thread that opened it.
+/// A socket to the kernel's routing tables or to netfilter, in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct Netlink {
     fd: OwnedFd,
@@ -99,6 +99,17 @@ impl Netlink {
     pub fn open() -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC;
         let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+        Ok(Self { fd, sequence: 0 })
+    }
+
+    /// Opens a socket to netfilter. What is there is shown to those with CAP_NET_ADMIN only.
+    ///
+    /// # Errors
+    /// As socket(2) and bind(2).
+    pub fn open_netfilter() -> io::Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkNetFilter)?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
         Ok(Self { fd, sequence: 0 })
     }

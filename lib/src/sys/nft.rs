@@ -106,6 +106,19 @@ pub fn list(family: &str, name: &str) -> Result<Option<Table>, NftError> {
     }
 }
 
+/// Reads one chain, as a table that has no more than it; `None` where it is not there.
+///
+/// # Errors
+/// `nft` is missing or refuses.
+pub fn list_chain(family: &str, table: &str, chain: &str) -> Result<Option<Table>, NftError> {
+    let error = |source| NftError { action: "list a chain of", table: format!("{family} {table}"), source };
+    match objects(&["-j", "list", "chain", family, table, chain]).map_err(error) {
+        Ok(objects) => Ok(Some(Table { objects })),
+        Err(error) if error.stderr().contains("No such file or directory") => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 fn objects(args: &[&str]) -> Result<Vec<Value>, NftCause> {
     let mut value: Value = serde_json::from_slice(&nft().args(args).run()?)?;
     match value.get_mut("nftables").map(Value::take) {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::guest::{Namespace, boot};
+use super::reach::counted;
 use super::{STATE, document, ip, isolated, ok, sh, tap};
 
 /// Long for packets on one machine, short for a test.
@@ -145,7 +146,7 @@ fn guests_do_not_reach_each_other_nor_link_local_services() {
 fn forged_addresses_are_dropped() {
     isolated("netd::packets::forged_addresses_are_dropped", || {
         let _outside = outside();
-        ok("attach", &document(2));
+        let attached = ok("attach", &document(2));
         let guest = boot(&tap(2), 2);
         let names = UdpSocket::bind("0.0.0.0:53").expect("port 53 is free");
         names.set_read_timeout(Some(WAIT)).expect("a timeout");
@@ -171,6 +172,8 @@ fn forged_addresses_are_dropped() {
         guest.sh("ip link set eth0 down; ip link set eth0 address 02:00:00:00:00:98 up");
         guest.sh("ip neighbour replace 10.213.7.1 lladdr 02:00:0a:d5:07:01 dev eth0 nud permanent");
         ask("10.213.7.2").expect_err("a forged Ethernet address got through");
+        assert!(counted(&attached, "dropped: forged Ethernet address") > 0);
+        assert!(counted(&attached, "dropped: forged IPv4 address or odd frame") > 1);
         guest.sh("ip link set eth0 down; ip link set eth0 address 02:00:00:00:00:02 up");
         guest.sh("ip neighbour replace 10.213.7.1 lladdr 02:00:0a:d5:07:01 dev eth0 nud permanent");
         assert_eq!(ask("10.213.7.2").expect("the honest one arrives again"), "10.213.7.2");

@@ -51,7 +51,7 @@ fn update(attached: &mut Value, key: &str, value: Value) {
 
 /// The packets that a rule has counted.
 #[track_caller]
-fn counted(attached: &Value, rule: &str) -> u64 {
+pub fn counted(attached: &Value, rule: &str) -> u64 {
     let status = ok("status", attached);
     let rules = status["rules"].as_array().expect("a list");
     let found =
@@ -382,6 +382,18 @@ fn update_and_status_refuse_what_is_not_theirs_to_do() {
         other["vm"]["owner_uid"] = json!(61000);
         let sudo = run(command(NETD).arg("update").env("SUDO_UID", "61000"), other.to_string().as_bytes());
         assert_error(&sudo, 1, "conflict");
+        let mut theirs = attached.clone();
+        theirs["vm"]["owner_uid"] = json!(61000);
+        for verb in ["update", "status"] {
+            let sudo = run(command(NETD).arg(verb).env("SUDO_UID", "61000"), theirs.to_string().as_bytes());
+            assert_error(&sudo, 1, "conflict");
+        }
+        // Through sudo nobody publishes a port that is root's.
+        let mut low = published(4, json!([port(None, 80, 80, "tcp")]));
+        low["vm"]["owner_uid"] = json!(61000);
+        low["vm"]["state_id"] = json!("ffffffff");
+        let sudo = run(command(NETD).arg("attach").env("SUDO_UID", "61000"), low.to_string().as_bytes());
+        assert_error(&sudo, 5, "denied");
         assert_eq!(snapshot(), before);
         // Nothing attached is a status, too.
         let status = ok("status", &document(2));

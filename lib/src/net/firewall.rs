@@ -1,0 +1,303 @@
+//! Other firewalls of the host. Each of them hears every packet, and an accept of ours cannot override a drop of theirs; so where one
+//! drops what is forwarded, it has to be asked in the place that it offers for that.
+//!
+//! With the record's consent (`vm.open_firewall`) the bridge is let through there, which stays until the last VM is gone: an empty
+//! chain in our own table notes beforehand that it was done. Without consent nothing is touched, and the command is told.
+
+use crate::contract::reply::Blocked;
+use crate::sys::exec::{Exec, ExecError};
+use crate::sys::nf_chains::{self, Chain};
+use crate::sys::nft;
+use crate::types::StateId;
+
+use super::NetError;
+use super::request::TapRequest;
+use super::rules;
+
+/// What the names of the chains begin with that note what was opened.
+const MARK: &str = "opened_";
+
+/// A firewall that drops what nobody has let through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Firewall {
+    /// Docker's rules: made with iptables, `DOCKER-USER` being the chain for rules of others.
+    Docker,
+    /// ufw: `ufw route` is for what is forwarded.
+    Ufw,
+    /// firewalld: a link belongs to a zone, and `trusted` lets everything through.
+    Firewalld,
+    /// A chain of somebody's. There is no place to ask in.
+    Other {
+        /// The chain's family.
+        family: String,
+        /// Its table.
+        table: String,
+        /// Its name.
+        chain: String,
+    },
+}
+
+/// Those that have a place for others' wishes.
+const KNOWN: [Firewall; 3] = [Firewall::Docker, Firewall::Ufw, Firewall::Firewalld];
+
+impl Firewall {
+    /// Its name, for people.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Docker => "Docker".to_owned(),
+            Self::Ufw => "ufw".to_owned(),
+            Self::Firewalld => "firewalld".to_owned(),
+            Self::Other { family, table, chain } => format!("the nftables chain {family} {table} {chain}"),
+        }
+    }
+
+    fn mark(&self) -> Option<&'static str> {
+        match self {
+            Self::Docker => Some("opened_docker"),
+            Self::Ufw => Some("opened_ufw"),
+            Self::Firewalld => Some("opened_firewalld"),
+            Self::Other { .. } => None,
+        }
+    }
+
+    /// The chain in which the bridge is named where it is let through.
+    fn place(&self) -> (&str, &str, &str) {
+        match self {
+            Self::Docker => ("ip", "filter", "DOCKER-USER"),
+            Self::Ufw => ("ip", "filter", "ufw-user-forward"),
+            Self::Firewalld => ("inet", "firewalld", "filter_FORWARD_ZONES"),
+            Self::Other { family, table, chain } => (family, table, chain),
+        }
+    }
+
+    /// The commands that let the bridge through; with a tag they are ours to take back.
+    fn opening(&self, bridge: &str, tag: Option<&str>) -> Vec<Vec<String>> {
+        let comment = |option: &[&str]| match tag {
+            Some(tag) => [option, &[tag]].concat().join(" "),
+            None => String::new(),
+        };
+        let lines = match self {
+            Self::Docker => {
+                let comment = comment(&["-m comment --comment"]);
+                ["-i", "-o"]
+                    .map(|way| format!("iptables -w -I DOCKER-USER {way} {bridge} {comment} -j ACCEPT"))
+                    .to_vec()
+            }
+            Self::Ufw => {
+                let comment = comment(&["comment"]);
+                [
+                    format!("route allow in on {bridge}"),
+                    format!("route allow out on {bridge}"),
+                    format!("allow in on {bridge} to any port 53"),
+                ]
+                .map(|rule| format!("ufw {rule} {comment}"))
+                .to_vec()
+            }
+            Self::Firewalld => vec![format!("firewall-cmd --zone=trusted --change-interface={bridge}")],
+            Self::Other { family, table, chain } => ["iifname", "oifname"]
+                .map(|way| format!("nft insert rule {family} {table} {chain} {way} {bridge} accept"))
+                .to_vec(),
+        };
+        lines.iter().map(|line| line.split_whitespace().map(str::to_owned).collect()).collect()
+    }
+
+    /// The commands that take [`Self::opening`] back.
+    fn closing(&self, bridge: &str, tag: &str) -> Vec<Vec<String>> {
+        let mut commands = match self {
+            Self::Firewalld => {
+                vec![vec![
+                    "firewall-cmd".into(),
+                    "--zone=trusted".into(),
+                    format!("--remove-interface={bridge}"),
+                ]]
+            }
+            Self::Ufw => self.opening(bridge, None),
+            Self::Docker | Self::Other { .. } => self.opening(bridge, Some(tag)),
+        };
+        for command in &mut commands {
+            match self {
+                Self::Docker => command[2] = "-D".to_owned(),
+                Self::Ufw if command[1] == "route" => command.insert(2, "delete".to_owned()),
+                Self::Ufw => command.insert(1, "delete".to_owned()),
+                Self::Firewalld | Self::Other { .. } => {}
+            }
+        }
+        commands
+    }
+
+    /// Whether the bridge is let through already, by whomever.
+    fn is_open(&self, bridge: &str) -> Result<bool, NetError> {
+        let (family, table, chain) = self.place();
+        let rules = nft::list_chain(family, table, chain)?;
+        Ok(rules
+            .is_some_and(|table| table.rules(chain).unwrap_or_default().iter().any(|r| r.mentions(bridge))))
+    }
+}
+
+/// The firewalls among `chains` that drop what is forwarded.
+fn among(chains: &[Chain]) -> Vec<Firewall> {
+    let has = |family: &str, table: &str, name: &str| {
+        chains.iter().any(|c| (c.family.as_str(), c.table.as_str(), c.name.as_str()) == (family, table, name))
+    };
+    let mut found: Vec<Firewall> = Vec::new();
+    if has("inet", "firewalld", "filter_FORWARD") {
+        found.push(Firewall::Firewalld);
+    }
+    let ours = |chain: &&Chain| chain.table.starts_with("banger_");
+    let forward = |chain: &&Chain| chain.forward && ["ip", "inet"].contains(&chain.family.as_str());
+    for chain in chains.iter().filter(forward).filter(|chain| chain.drops && !ours(chain)) {
+        let iptables =
+            (chain.family.as_str(), chain.table.as_str(), chain.name.as_str()) == ("ip", "filter", "FORWARD");
+        let (docker, ufw) = (has("ip", "filter", "DOCKER-USER"), has("ip", "filter", "ufw-user-forward"));
+        if iptables && docker {
+            found.push(Firewall::Docker);
+        }
+        if iptables && ufw {
+            found.push(Firewall::Ufw);
+        }
+        if !(iptables && (docker || ufw)) {
+            let Chain { family, table, name, .. } = chain.clone();
+            found.push(Firewall::Other { family, table, chain: name });
+        }
+    }
+    found
+}
+
+/// The firewalls of this host that drop what is forwarded unless they are asked.
+///
+/// # Errors
+/// The caller may not see the host's rules.
+pub fn present() -> Result<Vec<Firewall>, NetError> {
+    Ok(among(&chains()?))
+}
+
+fn chains() -> Result<Vec<Chain>, NetError> {
+    nf_chains::list().map_err(NetError::io("list the chains of nf_tables"))
+}
+
+/// Those that keep the VMs of `state` from being reached and from reaching anything, and what to do about it.
+///
+/// # Errors
+/// The host's rules cannot be read.
+pub fn blocking(state: &StateId) -> Result<Vec<Blocked>, NetError> {
+    let bridge = state.bridge();
+    let mut blocked = Vec::new();
+    for firewall in present()? {
+        if !firewall.is_open(bridge.as_str())? {
+            blocked.push(told(&firewall, bridge.as_str()));
+        }
+    }
+    Ok(blocked)
+}
+
+fn told(firewall: &Firewall, bridge: &str) -> Blocked {
+    let commands = firewall.opening(bridge, None);
+    let commands: Vec<String> = commands.iter().map(|words| words.join(" ")).collect();
+    Blocked { firewall: firewall.name(), fix: commands.join(" && ") }
+}
+
+/// Has every firewall that offers a place for it let the bridge through, if the record consents. Gives those that still do not.
+///
+/// # Errors
+/// A firewall cannot be asked.
+pub(super) fn answer(request: &TapRequest) -> Result<Vec<Blocked>, NetError> {
+    if !request.is_forwarded() {
+        return Ok(Vec::new());
+    }
+    let (bridge, table) = (request.names.bridge.as_str(), &request.names.table);
+    let mut blocked = Vec::new();
+    for firewall in present()? {
+        if firewall.is_open(bridge)? {
+            continue;
+        }
+        match firewall.mark().filter(|_| request.open_firewall) {
+            None => blocked.push(told(&firewall, bridge)),
+            Some(mark) => {
+                nft::apply(table, &format!("add chain inet {table} {mark}\n"))?;
+                let tag = tag(&request.names.state);
+                run(&firewall, firewall.opening(bridge, Some(&tag)))?;
+            }
+        }
+    }
+    Ok(blocked)
+}
+
+/// Removes both tables of `state`, and before them what was opened for it in other firewalls.
+///
+/// # Errors
+/// A firewall cannot be asked; then the tables stay, which say so. Or `nft` refuses.
+pub(super) fn remove_tables(state: &StateId) -> Result<(), NetError> {
+    let table = state.nft_table();
+    let (bridge, tag) = (state.bridge(), tag(state));
+    let marked: Vec<String> = chains()?
+        .into_iter()
+        .filter(|chain| chain.table == table && chain.name.starts_with(MARK))
+        .map(|chain| chain.name)
+        .collect();
+    for firewall in KNOWN.iter().filter(|f| f.mark().is_some_and(|mark| marked.iter().any(|m| m == mark))) {
+        // One that has ended, or has forgotten, has nothing to take back.
+        if firewall.is_open(bridge.as_str())? {
+            run(firewall, firewall.closing(bridge.as_str(), &tag))?;
+        }
+    }
+    Ok(rules::remove_tables(&table)?)
+}
+
+/// The comment of rules that are ours to remove.
+fn tag(state: &StateId) -> String {
+    format!("banger:{state}")
+}
+
+fn run(firewall: &Firewall, commands: Vec<Vec<String>>) -> Result<(), NetError> {
+    for words in commands {
+        let done = Exec::new(&words[0]).args(&words[1..]).run();
+        done.map_err(|source: ExecError| NetError::Firewall { firewall: firewall.name(), source })?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chain(family: &str, table: &str, name: &str, forward: bool, drops: bool) -> Chain {
+        Chain { family: family.into(), table: table.into(), name: name.into(), forward, drops }
+    }
+
+    #[test]
+    fn firewalls_are_told_by_their_chains() {
+        let forward = |drops| chain("ip", "filter", "FORWARD", true, drops);
+        let docker = chain("ip", "filter", "DOCKER-USER", false, false);
+        let ufw = chain("ip", "filter", "ufw-user-forward", false, false);
+        assert_eq!(among(&[]), []);
+        assert_eq!(among(&[forward(false), docker.clone(), ufw.clone()]), []);
+        assert_eq!(among(&[forward(true), docker.clone()]), [Firewall::Docker]);
+        assert_eq!(among(&[forward(true), ufw.clone()]), [Firewall::Ufw]);
+        assert_eq!(among(&[forward(true), docker, ufw]), [Firewall::Docker, Firewall::Ufw]);
+        assert_eq!(
+            among(&[chain("inet", "firewalld", "filter_FORWARD", true, false)]),
+            [Firewall::Firewalld]
+        );
+        assert!(matches!(among(&[forward(true)])[..], [Firewall::Other { .. }]));
+        assert_eq!(among(&[chain("inet", "banger_0a1b2c3d", "forward", true, true)]), []);
+        assert_eq!(among(&[chain("ip6", "filter", "FORWARD", true, true)]), []);
+    }
+
+    #[test]
+    fn what_is_opened_is_closed_word_for_word() {
+        let words = |commands: Vec<Vec<String>>| commands.iter().map(|c| c.join(" ")).collect::<Vec<_>>();
+        let closing = words(Firewall::Docker.closing("bgr0", "t"));
+        assert_eq!(closing[1], "iptables -w -D DOCKER-USER -o bgr0 -m comment --comment t -j ACCEPT");
+        assert_eq!(
+            words(Firewall::Docker.opening("bgr0", None))[0],
+            "iptables -w -I DOCKER-USER -i bgr0 -j ACCEPT"
+        );
+        let closing = words(Firewall::Ufw.closing("bgr0", "t"));
+        assert_eq!(closing[0], "ufw route delete allow in on bgr0");
+        assert_eq!(closing[2], "ufw delete allow in on bgr0 to any port 53");
+        assert_eq!(
+            words(Firewall::Ufw.opening("bgr0", Some("t")))[0],
+            "ufw route allow in on bgr0 comment t"
+        );
+    }
+}

@@ -1,0 +1,266 @@
+//! Beside other firewalls, proved with packets: theirs drop what is forwarded until they are asked, which takes consent.
+
+use std::process::Output;
+
+use serde_json::{Value, json};
+
+use super::guest::{Namespace, boot};
+use super::packets::{OUTSIDE, assert_lost, listen, outside, seen_by, serve};
+use super::{STATE, document, isolated, netd, ok, sh, tap};
+use crate::support::{self, assert_error, record};
+
+#[track_caller]
+fn done(script: &str) {
+    let output = sh(script);
+    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The rules of everybody but for their counters, and the links.
+fn snapshot() -> String {
+    let links = "ip -j link | grep -o '\"ifname\":\"[^\"]*\"'";
+    String::from_utf8(sh(&format!("nft -s list ruleset; {links}")).stdout).expect("text")
+}
+
+#[track_caller]
+fn assert_same(before: &str, name: &str) {
+    let after = snapshot();
+    let differing = |one: &str, other: &str| -> Vec<String> {
+        one.lines().filter(|line| !other.lines().any(|l| l == *line)).map(str::to_owned).collect()
+    };
+    let (new, lost) = (differing(&after, before), differing(before, &after));
+    // firewalld keeps the empty chains of a zone that was used once.
+    let kept = name == "firewalld" && !new.iter().any(|line| line.contains("bg") || line.contains("banger"));
+    assert!(
+        lost.is_empty() && (new.is_empty() || kept),
+        "{name} is not as it was: new {new:?}, lost {lost:?}"
+    );
+}
+
+/// A VM that publishes a port, with and without consent.
+fn wanted(n: u8, consent: bool) -> Value {
+    let mut document = document(n);
+    document["vm"]["open_firewall"] = json!(consent);
+    document["vm"]["publish"] =
+        json!([{ "host_ip": null, "host_port": 8000 + u16::from(n), "guest_port": 80, "protocol": "tcp" }]);
+    document
+}
+
+/// The warning of an attach that works all the same.
+#[track_caller]
+fn warned(output: &Output) -> String {
+    assert!(output.status.success(), "{}", record(output));
+    String::from_utf8(output.stderr.clone()).expect("text")
+}
+
+#[track_caller]
+fn assert_open(outside: &Namespace, guest: &Namespace, n: u8) {
+    assert_eq!(guest.run(|| seen_by(OUTSIDE)).expect("the guest gets out"), "198.51.100.2");
+    let port = format!("198.51.100.2:{}", 8000 + u16::from(n));
+    outside.run(|| seen_by(&port)).expect("the published port is reached");
+}
+
+/// Without consent, with it, and after the last VM. `name` is the firewall's, `fix` what is told about it.
+fn scenario(outside: &Namespace, name: &str, fix: &str) {
+    let before = snapshot();
+    let warning = warned(&netd("attach", &wanted(2, false)));
+    assert!(warning.contains(name) && warning.contains(fix) && warning.lines().count() == 1, "{warning}");
+    let guest = boot(&tap(2), 2);
+    guest.run(|| serve(listen("0.0.0.0:80")));
+    assert!(guest.run(|| seen_by(OUTSIDE)).is_err(), "without consent it got out past {name}");
+    let attached = ok("attach", &wanted(2, false));
+    let blocked = ok("status", &attached)["blocked_by"].take();
+    assert_eq!(
+        (&blocked[0]["firewall"], blocked[0]["fix"].as_str().unwrap().contains(fix)),
+        (&json!(name), true)
+    );
+
+    // The consent of another VM of the state directory opens it for all; it stays until the last of them is gone.
+    let warning = warned(&netd("attach", &wanted(3, true)));
+    assert_eq!(warning, "");
+    let other = boot(&tap(3), 3);
+    other.run(|| serve(listen("0.0.0.0:80")));
+    assert_open(outside, &other, 3);
+    assert_open(outside, &guest, 2);
+    assert_eq!(ok("status", &attached)["blocked_by"], json!([]));
+    // What we ourselves refuse stays refused.
+    other.run(|| seen_by("10.213.7.2:80")).expect_err("VMs reach each other");
+    outside.sh("ip route replace 10.213.7.0/24 via 198.51.100.2");
+    assert_lost(outside.run(|| seen_by("10.213.7.3:22")));
+    ok("detach", &wanted(3, true));
+    assert_open(outside, &guest, 2);
+    ok("detach", &wanted(2, false));
+    assert_same(&before, name);
+
+    // gc takes it back as well.
+    ok("attach", &wanted(3, true));
+    assert!(snapshot().contains(STATE));
+    super::gc(&[]);
+    assert_same(&before, name);
+}
+
+#[test]
+fn docker_is_asked_in_its_own_chain() {
+    isolated("netd::firewall::docker_is_asked_in_its_own_chain", || {
+        if !support::require("host", support::has("iptables"), "needs iptables") {
+            return;
+        }
+        let outside = outside();
+        // What dockerd sets up, as far as it is about what others forward.
+        done(
+            "iptables -N DOCKER-USER; iptables -N DOCKER; iptables -A DOCKER-USER -j RETURN
+             iptables -A FORWARD -j DOCKER-USER
+             iptables -A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+             iptables -A FORWARD -i docker0 ! -o docker0 -j ACCEPT
+             iptables -P FORWARD DROP",
+        );
+        scenario(&outside, "Docker", &format!("iptables -w -I DOCKER-USER -i bgr{STATE} -j ACCEPT"));
+        a_rule_of_the_owners_stays(&outside);
+        a_firewall_that_cannot_be_asked_undoes_the_attach();
+    });
+}
+
+/// What the owner of the host opened is not asked for, and not taken back.
+fn a_rule_of_the_owners_stays(outside: &Namespace) {
+    let output = netd("attach", &wanted(2, false));
+    let warning = warned(&output);
+    let (_, fix) = warning.trim().rsplit_once(": ").expect("a command at the end");
+    done(fix);
+    let guest = boot(&tap(2), 2);
+    guest.run(|| serve(listen("0.0.0.0:80")));
+    assert_open(outside, &guest, 2);
+    ok("detach", &wanted(2, false));
+    assert_eq!(warned(&netd("attach", &wanted(2, true))), "");
+    ok("detach", &wanted(2, true));
+    let rules = sh("iptables -S DOCKER-USER").stdout;
+    assert_eq!(String::from_utf8_lossy(&rules).matches(&format!("bgr{STATE}")).count(), 2);
+    done(&fix.replace(" -I ", " -D "));
+}
+
+fn a_firewall_that_cannot_be_asked_undoes_the_attach() {
+    let before = snapshot();
+    done(
+        "touch /run/no && mount --bind /run/no $(readlink -f $(command -v iptables || echo /usr/sbin/iptables))",
+    );
+    let error = assert_error(&netd("attach", &wanted(2, true)), 5, "unsupported");
+    assert!(error["error"]["message"].as_str().is_some_and(|text| text.contains("Docker")), "{error}");
+    assert_eq!(snapshot(), before);
+    ok("attach", &wanted(2, false));
+    ok("detach", &wanted(2, false));
+}
+
+#[test]
+fn ufw_gets_route_rules() {
+    isolated("netd::firewall::ufw_gets_route_rules", || {
+        if !support::require("host", support::has("ufw"), "needs ufw") {
+            return;
+        }
+        let outside = outside();
+        // Its own files, on which it works, are copies.
+        done(
+            "mkdir /run/ufw /run/default; cp -a /etc/ufw/. /run/ufw; cp -a /etc/default/. /run/default
+             mount --bind /run/ufw /etc/ufw; mount --bind /run/default /etc/default
+             sed -i s/^IPV6=.*/IPV6=no/ /etc/default/ufw
+             ufw --force enable",
+        );
+        // ufw lets nobody in: names of guests have to be asked for, too.
+        scenario(&outside, "ufw", &format!("ufw route allow in on bgr{STATE}"));
+        let added = sh("ufw show added").stdout;
+        assert!(!String::from_utf8_lossy(&added).contains("bgr"));
+    });
+}
+
+#[test]
+fn firewalld_gets_the_bridge_in_its_trusted_zone() {
+    isolated("netd::firewall::firewalld_gets_the_bridge_in_its_trusted_zone", || {
+        let able = ["firewalld", "firewall-cmd", "dbus-daemon"].into_iter().all(support::has);
+        // A tier of its own: tests/run does not install firewalld, which would run on this host after the next boot.
+        if !support::require(
+            "firewalld",
+            able,
+            "needs firewalld and dbus-daemon, which tests/run does not install",
+        ) {
+            return;
+        }
+        let outside = outside();
+        done(
+            r#"mkdir /run/dbus
+             cat > /run/bus.conf <<'X'
+<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN" "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig><type>system</type><listen>unix:path=/run/dbus/system_bus_socket</listen><auth>EXTERNAL</auth>
+<policy context="default"><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/></policy></busconfig>
+X
+             dbus-daemon --config-file=/run/bus.conf --fork
+             firewalld --nofork --nopid >/run/firewalld.log 2>&1 &
+             for n in $(seq 200); do firewall-cmd --state >/dev/null 2>&1 && exit 0; sleep 0.1; done; exit 1"#,
+        );
+        scenario(
+            &outside,
+            "firewalld",
+            &format!("firewall-cmd --zone=trusted --change-interface=bgr{STATE}"),
+        );
+    });
+}
+
+#[test]
+fn any_other_chain_that_drops_is_named_with_the_command() {
+    isolated("netd::firewall::any_other_chain_that_drops_is_named_with_the_command", || {
+        let outside = outside();
+        done(
+            "nft 'add table inet site; add chain inet site passing { type filter hook forward priority 5; policy drop; }'",
+        );
+        let warning = warned(&netd("attach", &wanted(2, true)));
+        let (_, fix) = warning.trim().rsplit_once(": ").expect("a command at the end");
+        assert!(warning.contains("the nftables chain inet site passing"), "{warning}");
+        let guest = boot(&tap(2), 2);
+        guest.run(|| serve(listen("0.0.0.0:80")));
+        assert_lost(guest.run(|| seen_by(OUTSIDE)));
+        done(fix);
+        assert_open(&outside, &guest, 2);
+        // No warning where nothing of the VM's is forwarded.
+        ok("detach", &wanted(2, true));
+        done("nft flush chain inet site passing");
+        let mut alone = document(2);
+        alone["vm"]["nat"] = json!(false);
+        assert_eq!(warned(&netd("attach", &alone)), "");
+    });
+}
+
+#[test]
+fn doctor_sees_overlaps_and_firewalls_and_plan_takes_the_next_subnet() {
+    isolated("netd::firewall::doctor_sees_overlaps_and_firewalls_and_plan_takes_the_next_subnet", || {
+        let state = support::state_with_fake_image();
+        let banger = |args: &[&str]| {
+            let mut command = support::command(env!("CARGO_BIN_EXE_banger"));
+            support::run(command.args(args).env("BANGER_STATE_DIR", state.path()), b"")
+        };
+        let finding = |name: &str| {
+            let report = record(&banger(&["doctor", "--json"]));
+            let items = report["items"].as_array().expect("a list").clone();
+            items.into_iter().find(|item| item["name"] == name)
+        };
+        let plan = |name: &str| record(&banger(&["vm", "plan", name, "--net", "tap"]))["vm"].take();
+        assert_eq!((finding("subnet"), finding("firewall")), (None, None), "nothing was made yet");
+        let first = plan("one");
+        assert_eq!(finding("subnet").expect("a finding")["state"], "ok");
+        let gateway = first["gateway"].as_str().expect("an address");
+        let network = format!("{}.0/25", gateway.rsplit_once('.').expect("an address").0);
+        done(&format!("ip link add lan0 type bridge; ip link set lan0 up; ip route add {network} dev lan0"));
+        let found = finding("subnet").expect("a finding");
+        let detail = found["detail"].as_str().expect("text");
+        assert_eq!(found["state"], "note");
+        assert!(detail.contains(&network) && detail.contains("lan0"), "{detail}");
+        // Addresses stay while somebody has them; the next VM after that gets others, which work.
+        assert_eq!(plan("two")["gateway"], first["gateway"]);
+        assert_error(&netd("attach", &record(&banger(&["vm", "show", "one", "--record"]))), 1, "conflict");
+        assert!(banger(&["vm", "delete", "one", "two"]).status.success());
+        let next = plan("three");
+        assert_ne!(next["gateway"], first["gateway"]);
+        ok("attach", &json!({ "schema": "banger.vm/1", "vm": next }));
+        assert_eq!(finding("subnet").expect("a finding")["state"], "ok", "its own bridge is no overlap");
+        done(
+            "nft 'add table inet site; add chain inet site passing { type filter hook forward priority 5; policy drop; }'",
+        );
+        let found = finding("firewall").expect("a finding");
+        assert!(found["detail"].as_str().is_some_and(|text| text.contains("inet site passing")), "{found}");
+    });
+}
