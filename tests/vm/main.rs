@@ -15,5 +15,6 @@ mod lifecycle;
 mod main_job;
 mod pipeline;
 mod reach;
+mod review;
 mod sequences;
 mod unprivileged;
