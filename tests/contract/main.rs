@@ -3,10 +3,12 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod changes;
 mod disk;
 mod firecracker;
 mod inside;
 mod netd;
+mod patch;
 mod pipe;
 mod state;
 mod vmm;

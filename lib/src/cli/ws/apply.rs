@@ -23,6 +23,8 @@ use crate::workspace::patch::{Scanned, Scanner};
 enum InputError {
     #[error("there is no checkout at {0:?} any more, which is where the workspace was copied from")]
     Gone(PathBuf),
+    #[error("there is no patch at {0:?}")]
+    NoPatch(PathBuf),
     #[error("{0:?} is no ordinary file: the patch is read twice")]
     NoFile(PathBuf),
 }
@@ -30,14 +32,16 @@ enum InputError {
 impl Coded for InputError {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::Gone(_) => ErrorCode::NotFound,
+            Self::Gone(_) | Self::NoPatch(_) => ErrorCode::NotFound,
             Self::NoFile(_) => ErrorCode::BadInput,
         }
     }
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Gone(_) => "say with --to DIR which checkout it is to go to".into(),
-            Self::NoFile(_) => "write it to a file first: banger-ws export --output FILE".into(),
+            Self::NoFile(_) | Self::NoPatch(_) => {
+                "write it to a file first: banger-ws export --output FILE".into()
+            }
         })
     }
 }
@@ -57,7 +61,10 @@ pub(super) fn apply(args: &ApplyArgs) -> ExitCode {
 fn work(args: &ApplyArgs, document: &Document, timeline: &mut Timeline) -> Result<Outcome, Failure> {
     let interrupts = Interrupts::catch().map_err(WorkspaceError::io("catch signals in", "this process"))?;
     let checkout = checkout(args.to.as_deref(), document)?;
-    let patch = args.patch.canonicalize().map_err(WorkspaceError::io("read", &args.patch))?;
+    let patch = args.patch.canonicalize().map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Failure::from(InputError::NoPatch(args.patch.clone())),
+        _ => WorkspaceError::io("read", &args.patch)(error).into(),
+    })?;
     let scanned = timeline.step("scan", || scan(&patch, args.max_patch_size))?;
     let job = Job { checkout: &checkout, patch: &patch, scanned: &scanned };
     let came_of = timeline
