@@ -241,3 +241,31 @@ fn a_kernel_panic_is_told_as_one_and_leaves_nothing() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("Kernel panic"), "{}", said(&output));
     home.assert_clean();
 }
+
+/// Nothing of a long copy keeps anybody from the VM: the guest's tar takes nothing more, and the VM can be deleted at once.
+#[test]
+fn a_delete_ends_a_copy_that_stalls() {
+    let Some(home) = Home::new() else { return };
+    let repo = home.repo("repo");
+    let stall = "printf '#!/bin/sh\\necho stalls >/root/stalls\\nexec sleep 600\\n' >/usr/local/bin/tar && chmod 755 /usr/local/bin/tar";
+    let output = home.run(&["vm", "run", "--name", "dev1", repo.to_str().unwrap(), "--", "sh", "-c", stall]);
+    assert!(output.status.success(), "{}", said(&output));
+    let record = home.run(&["vm", "show", "dev1", "--record"]).stdout;
+    fs::write(home.path("record"), record).unwrap();
+    fs::write(repo.join("big"), vec![7; 32 << 20]).unwrap();
+    crate::home::git(&repo, &["add", "big"]);
+    let args =
+        ["prepare", "--repo", repo.to_str().unwrap(), "--guest-path", "/root/two", "--input", "record"];
+    let mut prepare = home.program("banger-ws", &args);
+    let copying = prepare.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    eventually("the copy stalls", || {
+        home.run(&["vm", "exec", "dev1", "--", "test", "-e", "/root/stalls"]).status.success()
+    });
+    let since = Instant::now();
+    let output = home.run(&["vm", "delete", "--force", "dev1"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let output = copying.wait_with_output().unwrap();
+    assert!(since.elapsed() < Duration::from_secs(30), "{:?}", since.elapsed());
+    support::assert_error(&output, 1, "vm-stopped");
+    home.assert_clean();
+}

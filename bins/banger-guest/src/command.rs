@@ -16,6 +16,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{AccessFlags, Pid, access};
 
 use crate::protocol::{NO_SUCH_COMMAND_STATUS, NOT_EXECUTABLE_STATUS, TIMEOUT_GRACE, mark_start};
+use crate::sys;
 
 /// Where programs are looked for if nobody says.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -185,6 +186,17 @@ impl End {
     }
 }
 
+/// Makes a process of the command.
+fn spawn(call: &Call) -> Result<Running, Refusal> {
+    let has_terminal = call.nonce.is_none();
+    let child = launch(&call.words, |command| {
+        sys::unblock_signals(command);
+        // A group of its own can be ended as a whole. On a terminal it must be in the foreground group, which is ours.
+        if has_terminal { command.spawn() } else { command.process_group(0).spawn() }
+    })?;
+    Ok(Running { child, has_terminal })
+}
+
 /// Runs the command, waits for it, and marks the end of both streams.
 fn run(call: &Call) -> ExitCode {
     let signals = match signals() {
@@ -194,12 +206,7 @@ fn run(call: &Call) -> ExitCode {
             return ExitCode::from(USAGE_STATUS);
         }
     };
-    let has_terminal = call.nonce.is_none();
-    let child = launch(&call.words, |command| {
-        // A group of its own can be ended as a whole. On a terminal it must be in the foreground group, which is ours.
-        if has_terminal { command.spawn() } else { command.process_group(0).spawn() }
-    });
-    let end = child.map(|child| Running { child, has_terminal }.wait(&signals, call.limit));
+    let end = spawn(call).map(|running| running.wait(&signals, call.limit));
     let (status, words) = match end {
         Ok(end) => (end.shell_status(), end.words()),
         Err(refusal) => {
@@ -215,7 +222,7 @@ fn run(call: &Call) -> ExitCode {
     ExitCode::from(status)
 }
 
-/// The signals that are passed on, or that say that the command ended. A child begins with none of them blocked.
+/// The signals that are passed on, or that say that the command ended.
 fn signals() -> nix::Result<SignalFd> {
     let set: SigSet = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT]
         .into_iter()
@@ -349,6 +356,14 @@ mod tests {
         let directory = refusal("/tmp");
         assert_eq!(directory.status, 126);
         assert_eq!(directory.message, "/tmp: cannot be executed in the guest: Permission denied");
+    }
+
+    #[test]
+    fn a_command_is_ended_by_the_signals_that_this_program_takes() {
+        let _blocked = signals().unwrap();
+        let words = ["sh", "-c", "kill -TERM $$; exit 3"].map(OsString::from).to_vec();
+        let mut running = spawn(&Call { words, ..Call::default() }).unwrap();
+        assert_eq!(running.child.wait().unwrap().signal(), Some(15));
     }
 
     #[test]

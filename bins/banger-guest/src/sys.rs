@@ -5,8 +5,11 @@ use std::fs::{self, File};
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use nix::errno::Errno;
+use nix::sys::signal::SigSet;
 use nix::sys::socket::{SockFlag, accept4};
 use nix::unistd::{ForkResult, fork};
 
@@ -159,4 +162,10 @@ pub fn exec(program: &CStr) -> io::Error {
         Ok(never) => match never {},
         Err(errno) => errno.into(),
     }
+}
+
+/// Lets `command` begin with no signal blocked. The standard library hands down the caller's mask, which execve(2) keeps.
+pub fn unblock_signals(command: &mut Command) {
+    // SAFETY: between fork and exec only sigprocmask(2) is called, on memory of its own; signal-safety(7) allows it there.
+    unsafe { command.pre_exec(|| Ok(SigSet::empty().thread_set_mask()?)) };
 }
