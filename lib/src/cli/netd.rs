@@ -9,9 +9,10 @@ use serde_json::Value;
 
 use super::plumbing::{self, Input};
 use super::{Failure, collect, serve};
-use crate::contract::record::NetMode;
+use crate::contract::record::{Net, NetMode};
 use crate::contract::reply::Blocked;
 use crate::contract::{Document, Fault};
+use crate::net::attach::Attached;
 use crate::net::caller::Caller;
 use crate::net::dns::resolvers;
 use crate::net::request::{Names, TapRequest};
@@ -88,18 +89,22 @@ fn run_attach(document: &mut Document, timeline: &mut Timeline) -> Result<bool, 
             let files = [resolvers::RESOLV_CONF, resolvers::RESOLVED_UPSTREAM].map(Path::new);
             // Whatever it may reach now: that can change while it runs, and what it may not reach refuses at once.
             let resolvers = resolvers::upstream(&files);
-            let attached = attach::attach(&request, &caller, previous, resolvers, timeline)?;
-            attached.blocked.iter().for_each(|blocked| plumbing::warn(TOOL, &warning(&vm.name, blocked)));
-            (attached.net, attached.changed)
+            warned(&vm.name, attach::attach(&request, &caller, previous, resolvers, timeline)?)
         }
     };
     document.set_net(Some(&net));
     Ok(changed)
 }
 
-fn warning(vm: &VmName, blocked: &Blocked) -> String {
-    let Blocked { firewall, fix } = blocked;
-    format!("{firewall} drops what VM {vm} sends and what is sent to it; to let its bridge through: {fix}")
+/// The section and whether anything changed, once people know who stands in the way.
+fn warned(vm: &VmName, attached: Attached) -> (Net, bool) {
+    for Blocked { firewall, fix } in attached.blocked {
+        let text = format!(
+            "{firewall} drops what VM {vm} sends and what is sent to it; to let its bridge through: {fix}"
+        );
+        plumbing::warn(TOOL, &text);
+    }
+    (attached.net, attached.changed)
 }
 
 fn run_detach(document: &mut Document, timeline: &mut Timeline) -> Result<bool, Failure> {
@@ -117,7 +122,10 @@ fn run_update(document: &mut Document, timeline: &mut Timeline) -> Result<bool, 
     let (vm, previous, caller) = (document.vm()?, document.required_net()?, caller()?);
     let (net, changed) = match vm.net_mode {
         NetMode::User => user::attach(&vm, &caller, Some(previous))?,
-        NetMode::Tap => update::update(&TapRequest::new(&vm, &caller)?, &caller, &previous, timeline)?,
+        NetMode::Tap => {
+            let request = TapRequest::new(&vm, &caller)?;
+            warned(&vm.name, update::update(&request, &caller, &previous, timeline)?)
+        }
     };
     document.set_net(Some(&net));
     Ok(changed)

@@ -12,10 +12,14 @@ use crate::contract::policy::{EgressPolicy, Protocol, Publish};
 pub(super) const GUESTS: &str = "guests";
 /// The addresses of the VMs that reach each other.
 pub(super) const PEERS: &str = "peers";
+/// The addresses of the VMs that may ask the host for names.
+pub(super) const NAMES: &str = "names";
 /// The addresses of all VMs; the elements count what is refused at the host itself.
 pub(super) const AT_HOST: &str = "at_host";
 /// Address, protocol and port of what may be reached in guests.
 pub(super) const OPEN_PORTS: &str = "open_ports";
+/// All sets that hold VMs' addresses.
+pub(super) const SETS: [&str; 4] = [AT_HOST, NAMES, PEERS, OPEN_PORTS];
 /// The maps that lead from published ports to the VMs' chains, the first by address as well.
 pub(super) const PUBLISHED: [&str; 2] = ["published_at", "published"];
 
@@ -71,14 +75,15 @@ pub(super) fn published_key(publish: &Publish) -> (&'static str, String) {
 }
 
 /// The sets that hold the VM's address, each with its keys there, sorted.
-pub(super) fn memberships(request: &TapRequest) -> [(&'static str, Vec<String>); 3] {
+pub(super) fn memberships(request: &TapRequest) -> [(&'static str, Vec<String>); 4] {
     let address = request.address.to_string();
     let key = |publish: &Publish| format!("{address} . {} . {}", publish.protocol, publish.guest_port);
     let mut ports: Vec<String> = request.publish.iter().map(key).collect();
     ports.sort();
     ports.dedup();
     let peers = request.peer.then(|| address.clone()).into_iter().collect();
-    [(AT_HOST, vec![address]), (PEERS, peers), (OPEN_PORTS, ports)]
+    let names = request.goes_out().then(|| address.clone()).into_iter().collect();
+    [(AT_HOST, vec![address]), (NAMES, names), (PEERS, peers), (OPEN_PORTS, ports)]
 }
 
 /// What the guest's packets may reach, and the answers to them: both directions of a connection pass here, so addresses and ports are

@@ -136,9 +136,14 @@ impl TapRequest {
         })
     }
 
+    /// Whether the guest may reach anything outside.
+    pub fn goes_out(&self) -> bool {
+        self.nat && self.egress.policy != EgressPolicy::None
+    }
+
     /// Whether packets of the guest's pass through the host, or packets for it.
     pub fn is_forwarded(&self) -> bool {
-        self.nat || self.peer || !self.publish.is_empty()
+        self.goes_out() || self.peer || !self.publish.is_empty()
     }
 
     /// The section that stands for this network.

@@ -11,7 +11,7 @@ use std::fmt::Write;
 use std::net::Ipv4Addr;
 
 use super::NetError;
-use super::policy::{self, AT_HOST, GUESTS, OPEN_PORTS, PEERS, PUBLISH, PUBLISHED};
+use super::policy::{self, GUESTS, PUBLISH, PUBLISHED, SETS};
 use super::request::TapRequest;
 use crate::sys::nft::{self, Element, NftError, Rule, Table};
 use crate::types::VmId;
@@ -197,7 +197,7 @@ impl Tables {
         addresses.iter().for_each(|key| delete("inet", GUESTS, key.clone()));
         let unclaimed = |key: &String| !guests.iter().any(|e| e.key() == *key);
         addresses.extend(address.map(|a| a.to_string()).filter(unclaimed));
-        for set in [AT_HOST, PEERS, OPEN_PORTS] {
+        for set in SETS {
             let elements = self.inet.elements(set);
             let own = elements.iter().filter(|e| e.key.first().is_some_and(|key| addresses.contains(key)));
             own.for_each(|e| delete("inet", set, e.key()));

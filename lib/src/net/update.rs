@@ -2,8 +2,9 @@
 //! without any, and packets of established connections meet the new ones at once.
 
 use super::NetError;
-use super::attach::{LOCK, PATIENCE, require_same_bridge, switch_forwarding_on};
+use super::attach::{Attached, LOCK, PATIENCE, require_same_bridge, switch_forwarding_on};
 use super::caller::Caller;
+use super::firewall;
 use super::host::Host;
 use super::request::TapRequest;
 use super::rules::{self, Before, Tables};
@@ -11,7 +12,7 @@ use crate::contract::record::Net;
 use crate::sys::clock::Timeline;
 use crate::sys::rootlock::RootLock;
 
-/// Brings the network that `previous` describes to what `request` wants. Gives the section and whether anything changed.
+/// Brings the network that `previous` describes to what `request` wants.
 ///
 /// # Errors
 /// There is no such network, or it differs in more than what can be changed: NAT, egress, peers.
@@ -20,7 +21,7 @@ pub fn update(
     caller: &Caller,
     previous: &Net,
     timeline: &mut Timeline,
-) -> Result<(Net, bool), NetError> {
+) -> Result<Attached, NetError> {
     caller.require_net_admin()?;
     let section = request.section(previous.dns.clone());
     let names = &request.names;
@@ -48,5 +49,7 @@ pub fn update(
         timeline.step("nft", || rules::apply(request, Before::Tap(&tables)))?;
     }
     timeline.step("forwarding", || switch_forwarding_on(request))?;
-    Ok((section, changed))
+    // What was shut in until now meets the host's other firewalls for the first time.
+    let blocked = timeline.step("firewalls", || firewall::answer(request))?;
+    Ok(Attached { net: section, changed, blocked })
 }

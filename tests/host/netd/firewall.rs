@@ -114,9 +114,26 @@ fn docker_is_asked_in_its_own_chain() {
              iptables -P FORWARD DROP",
         );
         scenario(&outside, "Docker", &format!("iptables -w -I DOCKER-USER -i bgr{STATE} -j ACCEPT"));
+        a_guest_that_is_let_out_later_meets_it_then();
         a_rule_of_the_owners_stays(&outside);
         a_firewall_that_cannot_be_asked_undoes_the_attach();
     });
+}
+
+fn a_guest_that_is_let_out_later_meets_it_then() {
+    let mut shut = document(2);
+    shut["vm"]["egress"] = json!({ "policy": "none", "allow": [] });
+    let output = netd("attach", &shut);
+    assert_eq!(warned(&output), "");
+    let guest = boot(&tap(2), 2);
+    let mut record = record(&output);
+    record["vm"]["egress"]["policy"] = json!("open");
+    assert!(warned(&netd("update", &record)).contains("Docker"));
+    assert!(guest.run(|| seen_by(OUTSIDE)).is_err());
+    record["vm"]["open_firewall"] = json!(true);
+    assert_eq!(warned(&netd("update", &record)), "");
+    guest.run(|| seen_by(OUTSIDE)).expect("it is let through");
+    ok("detach", &shut);
 }
 
 /// What the owner of the host opened is not asked for, and not taken back.

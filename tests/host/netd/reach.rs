@@ -291,6 +291,36 @@ fn a_change_takes_effect_at_once_on_established_connections_too() {
     });
 }
 
+/// What is asked of a resolver gets outside, too.
+#[test]
+fn a_guest_that_may_not_go_out_asks_the_host_for_no_names() {
+    isolated("netd::reach::a_guest_that_may_not_go_out_asks_the_host_for_no_names", || {
+        let mut attached = ok("attach", &document(2));
+        let guest = boot(&tap(2), 2);
+        let names = UdpSocket::bind("10.213.7.1:53").expect("port 53 is free");
+        names.set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout");
+        serve(listen("10.213.7.1:53"));
+        let arrives = || {
+            guest.run(|| {
+                let socket = UdpSocket::bind("0.0.0.0:0").expect("a port");
+                socket.send_to(b"?", "10.213.7.1:53").expect("sent");
+            });
+            names.recv_from(&mut [0; 9]).is_ok() && guest.run(|| seen_by("10.213.7.1:53")).is_ok()
+        };
+        assert!(arrives());
+        for (key, closed, open) in
+            [("egress", egress("none"), egress("allow=192.0.2.7/32")), ("nat", json!(false), json!(true))]
+        {
+            update(&mut attached, key, closed);
+            assert!(!arrives(), "{key}");
+            let began = Instant::now();
+            assert_refused(guest.run(|| seen_by("10.213.7.1:53")), began);
+            update(&mut attached, key, open);
+            assert!(arrives(), "{key}");
+        }
+    });
+}
+
 /// A server that goes on sending over UDP keeps its connection alive in conntrack without a packet of the guest's.
 fn a_stream_from_outside_ends_too(attached: &mut Value, guest: &Namespace, outside: &Namespace) {
     update(attached, "egress", egress("open"));
