@@ -17,6 +17,7 @@ mod packets;
 mod pool;
 mod reach;
 mod snapshot;
+mod subnet;
 
 use snapshot::snapshot;
 
