@@ -6,10 +6,10 @@ use std::process::ExitCode;
 
 use banger_lib::cli::ws::ModeChoice;
 use banger_lib::contract::record::{DiskBackend, Init, VmmKind};
-use banger_lib::types::{ImageName, VmName};
+use banger_lib::types::{Cidr, ImageName, VmName};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::{apply, diff};
+use crate::{apply, diff, subnet};
 
 mod reach;
 
@@ -233,6 +233,9 @@ pub struct Spec {
     /// How the guest reaches the network
     #[arg(long, value_enum, value_name = "MODE", default_value = "auto")]
     pub net: NetChoice,
+    /// The private network, /16 to /30, that this state directory's taps are in [default: a /24 that is free]
+    #[arg(long, value_name = "CIDR", env = "BANGER_SUBNET", hide_env_values = true, value_parser = subnet::parse)]
+    pub subnet: Option<Cidr>,
     #[command(flatten)]
     pub reach: Reach,
     /// How the root is kept apart from its image

@@ -6,13 +6,12 @@ use banger_lib::cli::plumbing;
 use banger_lib::contract::ErrorCode;
 use banger_lib::contract::reply::{Check, CheckState, Checkup, DOCTOR_SCHEMA};
 use banger_lib::net::firewall::{self, Firewall};
-use banger_lib::state::db::Store;
 use banger_lib::sys::mmdebstrap::SUBUID_FIX;
-use banger_lib::sys::{exec, kvm, mmdebstrap, route};
+use banger_lib::sys::{exec, kvm, mmdebstrap};
 
 use crate::args::Doctor;
 use crate::context::{self, Context, Result};
-use crate::{plan, setup, table};
+use crate::{setup, subnet, table};
 
 pub fn doctor(context: &Context, args: &Doctor) -> Result<ExitCode> {
     if args.setup && !context.explain {
@@ -26,7 +25,7 @@ pub fn doctor(context: &Context, args: &Doctor) -> Result<ExitCode> {
     let mut checks: Vec<Check> = setup::NEEDED.iter().map(check_program).collect();
     checks.extend([check_kvm(), check_firecracker(), check_tun(), check_state(context)]);
     checks.extend(check_subuid());
-    checks.extend(check_subnet(context).unwrap_or_else(|failure| {
+    checks.extend(subnet::check(context).unwrap_or_else(|failure| {
         let detail = failure.into_fault("banger", "doctor").human_line();
         Some(Check { name: "subnet".into(), state: CheckState::Note, detail })
     }));
@@ -94,21 +93,6 @@ fn check_subuid() -> Option<Check> {
         Err(error) => (CheckState::Note, format!("{error}; as root: {SUBUID_FIX} {user}")),
     };
     Some(Check { name: "subuid".into(), state, detail })
-}
-
-/// Whether the addresses of this state directory's VMs are theirs alone. One that has none yet gets a free subnet with its first VM.
-fn check_subnet(context: &Context) -> Result<Option<Check>> {
-    let Some(store) = Store::open_existing(&context.state)? else { return Ok(None) };
-    let Some(subnet) = plan::remembered_subnet(&store)? else { return Ok(None) };
-    let routes = route::ipv4_routes().map_err(plan::PlanError::Routes)?;
-    let (state, detail) = match route::overlapping(&routes, subnet, store.state_id().bridge().as_str()) {
-        None => (CheckState::Ok, subnet.to_string()),
-        Some((link, route)) => {
-            let advice = "delete the VMs that have a tap: the next one gets another subnet";
-            (CheckState::Note, format!("{subnet} overlaps the route to {route} through {link}; {advice}"))
-        }
-    };
-    Ok(Some(Check { name: "subnet".into(), state, detail }))
 }
 
 /// Other firewalls that drop what VMs send. Rules are shown to root only, and VMs of others have no tap.

@@ -22,6 +22,7 @@ mod run;
 mod set;
 mod setup;
 mod stage;
+mod subnet;
 mod table;
 mod timings;
 mod vmm;

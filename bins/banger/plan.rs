@@ -13,49 +13,42 @@ use banger_lib::disk::image::{self, Image, ImageError};
 use banger_lib::net::request::check_policy;
 use banger_lib::state::db::{Lease, Life, Store, StoreError};
 use banger_lib::state::dir::{StateDir, VmDir};
-use banger_lib::sys::{atomic, clock, exec, random, route, sshkey};
+use banger_lib::sys::{atomic, clock, exec, random, sshkey};
 use banger_lib::types::{Cidr, MacAddr, StateId, VmId, VmName};
 use thiserror::Error;
 
 use crate::args::{NetChoice, Plan, Spec};
 use crate::context::{self, Context, Result};
+use crate::subnet;
 
 /// Where slirp, QEMU's user network, puts its only guest (QEMU's manual, "User mode networking").
 const USER_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 /// Slirp's gateway.
 const USER_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
-/// The key under which the state directory's subnet is remembered.
-const SUBNET_KEY: &str = "subnet";
 
 /// Why a VM cannot be planned.
 #[derive(Debug, Error)]
 pub enum PlanError {
     #[error("Firecracker has no user networking")]
     FirecrackerUser,
-    #[error("every subnet of 10.213.0.0/16 overlaps a route of this host")]
-    NoSubnet,
     #[error("cannot make the directory {path:?}")]
     Directory {
         path: PathBuf,
         #[source]
         source: io::Error,
     },
-    #[error("cannot read this host's routes")]
-    Routes(#[source] io::Error),
 }
 
 impl Coded for PlanError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::FirecrackerUser => ErrorCode::Unsupported,
-            Self::NoSubnet => ErrorCode::Conflict,
-            Self::Directory { .. } | Self::Routes(_) => ErrorCode::Failed,
+            Self::Directory { .. } => ErrorCode::Failed,
         }
     }
     fn hint(&self) -> Option<String> {
         match self {
             Self::FirecrackerUser => Some("use --net tap, or --vmm qemu".into()),
-            Self::NoSubnet => Some("use --net user".into()),
             _ => None,
         }
     }
@@ -80,7 +73,7 @@ pub fn plan(context: &Context, store: &mut Store, wanted: &Wanted<'_>) -> Result
         image::load(&context.state, &spec.image)?.ok_or_else(|| ImageError::Unknown(spec.image.clone()))?;
     let net_mode = net_mode(spec)?;
     let subnet = match net_mode {
-        NetMode::Tap => Some(subnet(store)?),
+        NetMode::Tap => Some(subnet::choose(store, spec.subnet)?),
         NetMode::User => None,
     };
     let vm = insert(context, store, wanted, &Choice { image: &image, net_mode, subnet })?;
@@ -228,33 +221,6 @@ fn may_make_taps() -> bool {
     rustix::process::geteuid().is_root()
         && installed("nft")
         && std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun").is_ok()
-}
-
-/// The subnet that the state directory has, as long as nothing stands in its way.
-pub fn remembered_subnet(store: &Store) -> Result<Option<Cidr>> {
-    Ok(store.meta(SUBNET_KEY)?.and_then(|text| text.parse().ok()))
-}
-
-/// The state directory's subnet. It is chosen once, so that addresses stay; while no VM has one of its addresses it gives way
-/// to a route of the host's that came later.
-fn subnet(store: &mut Store) -> Result<Cidr> {
-    let remembered = remembered_subnet(store)?;
-    let bridge = store.state_id().bridge();
-    let routes = route::ipv4_routes().map_err(PlanError::Routes)?;
-    let is_free = |subnet: &Cidr| route::overlapping(&routes, *subnet, bridge.as_str()).is_none();
-    let in_use = store.vms()?.iter().any(|row| row.vm.net_mode == NetMode::Tap);
-    if let Some(subnet) = remembered.filter(|subnet| in_use || is_free(subnet)) {
-        return Ok(subnet);
-    }
-    // State directories on one host begin at different subnets, so they seldom meet.
-    let start = u8::from_str_radix(&store.state_id().as_str()[..2], 16).unwrap_or(0);
-    let candidates = (0..=255).map(|n| Ipv4Addr::new(10, 213, start.wrapping_add(n), 0));
-    let subnet = candidates
-        .filter_map(|address| Cidr::containing(address, 24))
-        .find(is_free)
-        .ok_or(PlanError::NoSubnet)?;
-    store.set_meta(SUBNET_KEY, &subnet.to_string())?;
-    Ok(subnet)
 }
 
 /// A name such as `calm-otter-3f2a`.

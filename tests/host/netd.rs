@@ -14,8 +14,10 @@ mod firewall;
 mod fuzz;
 mod guest;
 mod packets;
+mod pool;
 mod reach;
 mod snapshot;
+mod subnet;
 
 use snapshot::snapshot;
 
@@ -63,7 +65,7 @@ fn ip(args: &[&str]) -> Vec<u8> {
 }
 
 fn netd(verb: &str, input: &Value) -> Output {
-    run(command(NETD).arg(verb), input.to_string().as_bytes())
+    run(command(NETD).args(verb.split(' ')), input.to_string().as_bytes())
 }
 
 /// Runs a verb that must succeed.

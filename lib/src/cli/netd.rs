@@ -16,7 +16,7 @@ use crate::net::attach::Attached;
 use crate::net::caller::Caller;
 use crate::net::dns::resolvers;
 use crate::net::request::{Names, TapRequest};
-use crate::net::{NetError, attach, check, detach, gc, status, update, user};
+use crate::net::{NetError, attach, check, detach, gc, pool, status, update, user};
 use crate::sys::clock::Timeline;
 use crate::types::VmName;
 
@@ -44,12 +44,32 @@ enum Verb {
     Status(Input),
     /// Answer DNS questions about a state directory's VMs, and pass their own on, until the last VM is detached
     Serve(serve::Serve),
+    /// Keep taps ready for VMs
+    #[command(subcommand)]
+    Pool(Pool),
     /// Compare the record with the host
     Check(Input),
     /// Remove what is tagged with a state directory and belongs to none of the VMs on stdin
     Gc(Input),
     /// Say which version this is and which schemas it speaks
     Version,
+}
+
+#[derive(Debug, Subcommand)]
+enum Pool {
+    /// Have taps wait for the VMs of the record's state directory and owner
+    Fill(Fill),
+    /// Remove the taps that wait
+    Drain(Input),
+}
+
+#[derive(Debug, clap::Args)]
+struct Fill {
+    /// How many are to wait, 1 to 64
+    #[arg(value_name = "N", value_parser = clap::value_parser!(u8).range(1..=i64::from(pool::MAX)))]
+    count: u8,
+    #[command(flatten)]
+    input: Input,
 }
 
 /// Runs the program.
@@ -64,6 +84,18 @@ pub fn main() -> ExitCode {
         Verb::Update(input) => plumbing::record_verb(TOOL, "update", &input, run_update),
         Verb::Status(input) => plumbing::value_verb(TOOL, "status", || run_status(&input)),
         Verb::Serve(args) => serve::serve(TOOL, &args, caller()),
+        Verb::Pool(Pool::Fill(Fill { count, input })) => {
+            plumbing::record_verb(TOOL, "pool fill", &input, |document, timeline| {
+                let (vm, caller) = (document.vm()?, caller()?);
+                Ok(pool::fill(&TapRequest::new(&vm, &caller)?, count, &caller, timeline)?)
+            })
+        }
+        Verb::Pool(Pool::Drain(input)) => {
+            plumbing::record_verb(TOOL, "pool drain", &input, |document, timeline| {
+                let (vm, caller) = (document.vm()?, caller()?);
+                Ok(pool::drain(&Names::new(&vm, &caller)?, &caller, timeline)?)
+            })
+        }
         Verb::Check(input) => plumbing::record_verb(TOOL, "check", &input, run_check),
         Verb::Gc(input) => plumbing::value_verb(TOOL, "gc", || run_gc(&input)),
         Verb::Version => {

@@ -12,9 +12,9 @@ use super::caller::Caller;
 use super::error::UndoError;
 use super::firewall;
 use super::host::Host;
-use super::publish;
-use super::request::TapRequest;
+use super::request::{Names, TapRequest};
 use super::rules::{self, Before, Tables};
+use super::{pool, publish};
 use crate::contract::record::Net;
 use crate::contract::reply::Blocked;
 use crate::sys::clock::Timeline;
@@ -33,9 +33,9 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What this attach made and would have to undo.
 #[derive(Debug, Default)]
-struct Made {
-    bridge: bool,
-    rules: bool,
+pub(super) struct Made {
+    pub bridge: bool,
+    pub rules: bool,
     /// Not made, but found: who keeps the network from working.
     blocked: Vec<Blocked>,
 }
@@ -218,7 +218,11 @@ fn routes_loopback(request: &TapRequest) -> Result<bool, NetError> {
 }
 
 /// The bridge with its address, tag and carrier; not up where it is new.
-fn ensure_bridge(host: &mut Host, request: &TapRequest, made: &mut Made) -> Result<Link, NetError> {
+pub(super) fn ensure_bridge(
+    host: &mut Host,
+    request: &TapRequest,
+    made: &mut Made,
+) -> Result<Link, NetError> {
     let names = &request.names;
     let bridge = match host.bridge(names)? {
         Some(bridge) => bridge.clone(),
@@ -257,26 +261,34 @@ fn add_dummy(host: &mut Host, request: &TapRequest, bridge: &Link) -> Result<(),
     Ok(link::set_up(&mut host.netlink, &names.dummy)?)
 }
 
-/// The tap as an isolated port, and bridge and tap up.
+/// The tap: the one that is there, one of the pool's, or a new one.
 fn ensure_tap(host: &mut Host, request: &TapRequest, bridge: &Link) -> Result<(), NetError> {
     let names = &request.names;
-    let is_new = host.tap(names)?.is_none();
-    let tap = is_new.then(|| Tap::create(&names.tap, names.tag.uid)).transpose()?;
-    let netlink = &mut host.netlink;
-    if is_new {
-        link::set_alias(netlink, &names.tap, &names.tag.to_string())?;
+    if host.tap(names)?.is_some() {
+        return join(host, names, bridge);
     }
-    link::set_isolated_port(netlink, &names.tap, bridge.index)?;
-    link::set_up(netlink, &names.bridge)?;
-    link::set_up(netlink, &names.tap)?;
-    match tap {
-        Some(tap) => Ok(tap.persist()?),
-        None => Ok(()),
+    if let Some(claimed) = pool::claim(host, names)? {
+        return join(host, names, bridge).inspect_err(|_| {
+            // What resists is gc's.
+            drop(link::set_down(&mut host.netlink, &claimed));
+            drop(pool::give_back(host, names, &claimed));
+        });
     }
+    let tap = Tap::create(&names.tap, names.tag.uid)?;
+    link::set_alias(&mut host.netlink, &names.tap, &names.tag.to_string())?;
+    join(host, names, bridge)?;
+    Ok(tap.persist()?)
+}
+
+/// The VM's tap as an isolated port, and bridge and tap up.
+fn join(host: &mut Host, names: &Names, bridge: &Link) -> Result<(), NetError> {
+    link::set_isolated_port(&mut host.netlink, &names.tap, bridge.index)?;
+    link::set_up(&mut host.netlink, &names.bridge)?;
+    Ok(link::set_up(&mut host.netlink, &names.tap)?)
 }
 
 /// Takes back what was made; a new tap went when its descriptor was closed.
-fn undo(error: NetError, request: &TapRequest, made: &Made) -> NetError {
+pub(super) fn undo(error: NetError, request: &TapRequest, made: &Made) -> NetError {
     let names = &request.names;
     let mut undo_errors = Vec::new();
     let mut note = |result: Result<(), NetError>| {
@@ -284,10 +296,7 @@ fn undo(error: NetError, request: &TapRequest, made: &Made) -> NetError {
     };
     if made.bridge {
         note(firewall::remove_tables(&names.state));
-        note(Host::read().and_then(|mut host| {
-            let links = super::detach::bridge_links(&host, &names.state, |link| names.own(link));
-            Ok(link::delete_together(&mut host.netlink, &links, &host.links)?)
-        }));
+        note(remove_bridge(names));
     } else if made.rules && !matches!(error, NetError::AddressTaken(_)) {
         let removed =
             Tables::read(&names.table).and_then(|tables| tables.remove_guest(&names.table, &names.vm));
@@ -299,4 +308,10 @@ fn undo(error: NetError, request: &TapRequest, made: &Made) -> NetError {
         return error;
     }
     UndoError { error: Box::new(error), undo_errors }.into()
+}
+
+fn remove_bridge(names: &Names) -> Result<(), NetError> {
+    let mut host = Host::read()?;
+    let links = super::detach::bridge_links(&host, &names.state, |link| names.own(link));
+    Ok(link::delete_together(&mut host.netlink, &links, &host.links)?)
 }

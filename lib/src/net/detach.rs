@@ -8,6 +8,7 @@ use super::attach::{LOCK, PATIENCE};
 use super::caller::Caller;
 use super::firewall;
 use super::host::Host;
+use super::pool;
 use super::request::{Names, dummy_name};
 use super::rules::Tables;
 use crate::sys::clock::{Timeline, boottime_us};
@@ -30,13 +31,17 @@ pub fn detach(names: &Names, caller: &Caller, timeline: &mut Timeline) -> Result
     let mut host = timeline.step("inspect", Host::read)?;
     let (tap, bridge) = (host.tap(names)?.cloned(), host.bridge(names)?.cloned());
     let is_other = |port: &Link| port.name != names.tap.as_str();
-    let others = bridge.is_some_and(|bridge| host.ports(&bridge, &names.dummy).any(is_other));
-    let mut links = if others { Vec::new() } else { bridge_links(&host, &names.state, |l| names.own(l)) };
-    if let Some(tap) = tap {
-        timeline.step("down", || link::set_down(&mut host.netlink, &tap))?;
-        links.push(tap);
+    let mut others = bridge.is_some_and(|bridge| host.ports(&bridge, &names.dummy).any(is_other));
+    let mut doomed = tap.clone();
+    if let Some(tap) = &tap {
+        timeline.step("down", || link::set_down(&mut host.netlink, tap))?;
+        if pool::is_of_pool(tap) && timeline.step("pool", || pool::give_back(&mut host, names, tap))? {
+            (doomed, others) = (None, true);
+        }
     }
-    let any_links = !links.is_empty();
+    let mut links = if others { Vec::new() } else { bridge_links(&host, &names.state, |l| names.own(l)) };
+    links.extend(doomed);
+    let any_links = tap.is_some() || !links.is_empty();
     let (rules, deleted) = std::thread::scope(|scope| {
         let rules = scope.spawn(|| timed(|| remove_rules(names, others, any_links)));
         let deleted = timed(|| link::delete_together(&mut host.netlink, &links, &host.links));

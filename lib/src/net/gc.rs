@@ -8,6 +8,7 @@ use super::caller::Caller;
 use super::detach::bridge_links;
 use super::firewall;
 use super::host::Host;
+use super::pool;
 use super::request::dummy_name;
 use super::rules::Tables;
 use super::tag::Tag;
@@ -45,7 +46,7 @@ fn is_ours(link: &Link, state: &StateId, caller: &Caller) -> bool {
 pub fn collect(state: &StateId, keep: &BTreeSet<VmId>, caller: &Caller) -> Result<Collected, NetError> {
     if !caller.has_net_admin() {
         let host = Host::read()?;
-        let dead = |link: &Link| is_ours(link, state, caller) && !is_kept(link, keep);
+        let dead = |link: &Link| is_ours(link, state, caller) && !is_kept(link, state, keep);
         let any = host.links.iter().any(dead);
         return if any { Err(NetError::Unprivileged) } else { Ok(Collected::default()) };
     }
@@ -60,9 +61,9 @@ pub fn collect(state: &StateId, keep: &BTreeSet<VmId>, caller: &Caller) -> Resul
     let (dead, alive): (Vec<Link>, Vec<Link>) = host
         .links
         .iter()
-        .filter(|link| is_tap(link) && is_ours(link, state, caller))
+        .filter(|link| is_tap(link, state) && is_ours(link, state, caller))
         .cloned()
-        .partition(|link| !is_kept(link, keep));
+        .partition(|link| !is_kept(link, state, keep));
     for tap in &dead {
         let result = link::delete(&mut host.netlink, tap).map_err(Into::into);
         collected.note(format!("tap {}", tap.name), result);
@@ -81,9 +82,9 @@ pub fn collect(state: &StateId, keep: &BTreeSet<VmId>, caller: &Caller) -> Resul
     Ok(collected)
 }
 
-/// Whether a link is a tap of the name that attach gives to a VM's. A tap of another name has got our tag from somebody else.
-fn is_tap(link: &Link) -> bool {
-    link.kind.as_deref() == Some("tun") && vm_of(link).is_some()
+/// Whether a link is a tap of the name that a VM's has, or one that waits. A tap of another name has got our tag from somebody else.
+fn is_tap(link: &Link, state: &StateId) -> bool {
+    link.kind.as_deref() == Some("tun") && vm_of(link).is_some() || pool::is_slot(link, state)
 }
 
 /// The VM that a tap's name stands for.
@@ -91,9 +92,10 @@ fn vm_of(link: &Link) -> Option<VmId> {
     link.name.strip_prefix("bgt")?.parse().ok()
 }
 
-/// Whether a link is a tap of a VM that stays; the bridge and its dummy are decided on by their ports.
-fn is_kept(link: &Link, keep: &BTreeSet<VmId>) -> bool {
-    vm_of(link).is_some_and(|id| keep.contains(&id))
+/// Whether a link is a tap of a VM that stays, or waits for one while any stays; the bridge and its dummy are decided on by their
+/// ports.
+fn is_kept(link: &Link, state: &StateId, keep: &BTreeSet<VmId>) -> bool {
+    vm_of(link).is_some_and(|id| keep.contains(&id)) || pool::is_slot(link, state) && !keep.is_empty()
 }
 
 fn collect_rules(state: &StateId, keep: &BTreeSet<VmId>, used: bool, collected: &mut Collected) {

@@ -16,6 +16,7 @@ pub mod dns;
 pub mod error;
 pub mod firewall;
 pub mod gc;
+pub mod pool;
 pub mod publish;
 pub mod rebuild;
 pub mod request;

@@ -236,6 +236,14 @@ fn check_egress(egress: &Egress) -> Result<(), NetError> {
     Ok(())
 }
 
+/// # Errors
+/// The network is too large or too small for VMs, or not a private one.
+pub fn require_subnet(subnet: Cidr) -> Result<(), NetError> {
+    let gateway = subnet.nth(1).unwrap_or(subnet.address());
+    let guest = subnet.nth(2).unwrap_or(gateway);
+    check_subnet(guest, subnet.prefix_len(), gateway).map(drop)
+}
+
 fn check_subnet(address: Ipv4Addr, prefix_len: u8, gateway: Ipv4Addr) -> Result<Cidr, NetError> {
     if !(16..=30).contains(&prefix_len) {
         return invalid("vm.prefix_len", format!("{prefix_len} is not within 16 to 30"));

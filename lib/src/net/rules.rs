@@ -38,15 +38,25 @@ pub enum Before<'a> {
     Tap(&'a Tables),
 }
 
-/// Applies the skeleton and the VM's part, in one transaction, and drops what the tables held where not even the bridge was there. They
-/// mostly held nothing, and then there is nothing to drop: `nft` does not end before the kernel has let go of what it removed, which
-/// takes longer than all else that it does.
+/// Applies the skeleton and the VM's part, in one transaction, and drops what the tables held where not even the bridge was there.
+///
+/// `nft` does not end before the kernel has let go of what it removed, which takes longer than all else that it does. So tables that
+/// mostly are not there are not dropped unless they are, and a skeleton that is whole is not written anew.
 ///
 /// # Errors
 /// `nft` refuses; [`NetError::AddressTaken`] or [`NetError::PortTaken`] where another VM has the address or a port.
 pub fn apply(request: &TapRequest, before: Before<'_>) -> Result<(), NetError> {
     let table = &request.names.table;
-    let mut script = skeleton(request) + &policy::script(request);
+    let mut script = policy::script(request);
+    if matches!(before, Before::Bridge) && Tables::read(table)?.hold_skeleton(request) {
+        match nft::apply(table, &script) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.is_existing() => return Err(whose(request).unwrap_or_else(|| error.into())),
+            // A set or a map may be missing.
+            Err(_) => {}
+        }
+    }
+    script.insert_str(0, &skeleton(request));
     match before {
         Before::Nothing => {
             return match nft::apply(table, &(creation(table) + &script)) {
@@ -64,6 +74,19 @@ pub fn apply(request: &TapRequest, before: Before<'_>) -> Result<(), NetError> {
         Err(error) if error.is_existing() => Err(whose(request).unwrap_or_else(|| error.into())),
         other => Ok(other?),
     }
+}
+
+/// Applies the skeleton alone; `anew` as [`Before::Nothing`].
+///
+/// # Errors
+/// `nft` refuses.
+pub fn apply_shared(request: &TapRequest, anew: bool) -> Result<(), NftError> {
+    let table = &request.names.table;
+    if !anew && Tables::read(table)?.hold_skeleton(request) {
+        return Ok(());
+    }
+    let dropped = if anew { removal(table) } else { String::new() };
+    nft::apply(table, &(dropped + &skeleton(request)))
 }
 
 /// Unlike adding, creating a table that exists is an error.
@@ -129,8 +152,13 @@ impl Tables {
     /// `nft` is missing or refuses.
     pub fn read(table: &str) -> Result<Self, NftError> {
         let mut tables = Self::default();
-        for family in FAMILIES {
-            if let Some(found) = nft::list(family, table)? {
+        // Side by side: most of what an `nft` costs is its start.
+        let both = std::thread::scope(|scope| {
+            let list = |family| scope.spawn(move || nft::list(family, table));
+            FAMILIES.map(list).map(|thread| thread.join().expect("it does not panic"))
+        });
+        for (family, found) in FAMILIES.into_iter().zip(both) {
+            if let Some(found) = found? {
                 *tables.table_mut(family) = found;
                 tables.present.push(family);
             }
@@ -261,18 +289,30 @@ impl Tables {
         (!flushed && differs(&names.published, &|label| label.starts_with(PUBLISH))).then_some("vm.publish")
     }
 
+    /// Whether the chains that all VMs share are as [`apply`] makes them.
+    fn hold_skeleton(&self, request: &TapRequest) -> bool {
+        self.changed_chains(&skeleton(request)).is_empty()
+    }
+
+    /// The family and name of the chains that `script` fills and that are missing or hold other rules.
+    fn changed_chains(&self, script: &str) -> Vec<(String, String)> {
+        let labels_of = |rules: &Vec<Rule<'_>>| rules.iter().map(|r| r.comment.map(str::to_owned)).collect();
+        let changed = labels(script).into_iter().filter(|((family, chain), wanted)| {
+            let held: Option<Vec<_>> = self.table(family).rules(chain).as_ref().map(labels_of);
+            held.as_ref() != Some(wanted)
+        });
+        changed.map(|(chain, _)| chain).collect()
+    }
+
     /// What is missing or not as [`apply`] makes it, in words.
     pub fn differences(&self, request: &TapRequest) -> Vec<String> {
-        let mut found = Vec::new();
         let names = &request.names;
         let table = &names.table;
-        for ((family, chain), wanted) in labels(&(skeleton(request) + &policy::script(request))) {
-            let held = self.table(&family).rules(&chain);
-            let labels = |rules: &Vec<Rule<'_>>| rules.iter().map(|r| r.comment.map(str::to_owned)).collect();
-            if held.as_ref().map(labels) != Some(wanted) {
-                found.push(format!("the chain {family} {table} {chain} is missing or changed"));
-            }
-        }
+        let changed = self.changed_chains(&(skeleton(request) + &policy::script(request)));
+        let mut found: Vec<String> = changed
+            .iter()
+            .map(|(family, chain)| format!("the chain {family} {table} {chain} is missing or changed"))
+            .collect();
         let mut lead = |held: &Table, map: &str, key: String, chain: &str| {
             if !held.elements(map).iter().any(|e| e.key() == key && e.target == Some(chain)) {
                 found.push(format!("the map {table} {map} does not lead from {key} to {chain}"));

@@ -255,6 +255,24 @@ pub fn set_alias(netlink: &mut Netlink, name: &LinkName, alias: &str) -> Result<
     change(netlink, "tag", name.as_str(), libc::RTM_SETLINK, 0, &body)
 }
 
+/// Puts a link into the group with the number `group`.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn set_group(netlink: &mut Netlink, name: &LinkName, group: u32) -> Result<(), LinkError> {
+    let body = named(name, 0, 0).attr(IFLA_GROUP, &group.to_ne_bytes());
+    change(netlink, "group", name.as_str(), libc::RTM_SETLINK, 0, &body)
+}
+
+/// Gives a link that is down another name.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn rename(netlink: &mut Netlink, link: &Link, name: &LinkName) -> Result<(), LinkError> {
+    let body = ifinfo(link.index, 0, 0).text(libc::IFLA_IFNAME, name.as_str());
+    change(netlink, "rename", &link.name, libc::RTM_SETLINK, 0, &body)
+}
+
 /// Makes a link a port of the bridge with the number `bridge`, isolated: it reaches the bridge's own address and no
 /// other isolated port.
 ///

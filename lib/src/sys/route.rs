@@ -23,11 +23,6 @@ pub fn ipv4_routes() -> io::Result<Vec<(String, Cidr)>> {
     parse(&text)
 }
 
-/// The first of `routes` that shares an address with `subnet`, those of the link `own` excepted.
-pub fn overlapping<'a>(routes: &'a [(String, Cidr)], subnet: Cidr, own: &str) -> Option<&'a (String, Cidr)> {
-    routes.iter().find(|(link, route)| link != own && route.overlaps(&subnet))
-}
-
 fn parse(text: &str) -> io::Result<Vec<(String, Cidr)>> {
     let bad = |line: &str| io::Error::new(io::ErrorKind::InvalidData, format!("an odd route: {line:?}"));
     let mut routes = Vec::new();

@@ -11,7 +11,7 @@ use crate::support::{assert_error, command, record, run};
 /// Another state directory, with a VM.
 pub const OTHER: &str = "ffffffff";
 
-const VERBS: [&str; 3] = ["attach", "detach", "check"];
+const VERBS: [&str; 7] = ["attach", "detach", "check", "update", "status", "pool fill 2", "pool drain"];
 
 /// A host on which others live: a LAN, somebody's bridge and tap, another state directory, and VM 3 of ours.
 pub fn inhabited() {
@@ -28,12 +28,13 @@ pub fn inhabited() {
 /// The record of VM 2 with the value at `pointer` replaced.
 fn with(pointer: &str, value: Value) -> Value {
     let mut document = document(2);
-    *document.pointer_mut(pointer).unwrap_or_else(|| panic!("there is no {pointer}")) = value;
+    let key = pointer.strip_prefix("/vm/").expect("a key of vm");
+    document["vm"][key] = value;
     document
 }
 
 pub fn raw(verb: &str, input: &[u8]) -> Output {
-    run(command(NETD).arg(verb), input)
+    run(command(NETD).args(verb.split(' ')), input)
 }
 
 /// What an attacker writes where a name or an address belongs.
@@ -112,6 +113,16 @@ fn what_is_refused_has_changed_nothing() {
                     json!([{ "host_ip": null, "host_port": 1, "guest_port": 1, "protocol": "tcp; accept" }]),
                 ),
                 ("publish", json!({})),
+                ("egress", json!("open")),
+                ("egress", json!({ "policy": "allow", "allow": ["10.0.0.0/8"] })),
+                ("egress", allow("10.0.0.1/8", json!(null), json!(null))),
+                ("egress", allow("0.0.0.0/0 accept", json!(null), json!(null))),
+                ("egress", allow("::/0", json!(null), json!(null))),
+                ("egress", allow("10.0.0.0/8", json!(65536), json!("tcp"))),
+                ("egress", allow("10.0.0.0/8", json!(1), json!("icmp"))),
+                ("egress", json!({ "policy": "open", "allow": [], "more": 1 })),
+                ("peer", json!("yes")),
+                ("open_firewall", json!(1)),
             ] {
                 let input = with(&format!("/vm/{field}"), value.clone()).to_string();
                 refuse(verb, input.as_bytes(), &input);
@@ -122,47 +133,67 @@ fn what_is_refused_has_changed_nothing() {
                 let required = !raw(verb, without.to_string().as_bytes()).status.success();
                 assert!(required || OPTIONAL.contains(&key.as_str()), "{verb} does without vm.{key}");
                 ok("detach", &document(2));
+                ok("pool drain", &document(2));
             }
         }
         // What only an attach relies on.
-        for (field, value) in
-            [
-                ("prefix_len", json!(0)),
-                ("prefix_len", json!(8)),
-                ("prefix_len", json!(15)),
-                ("prefix_len", json!(31)),
-                ("prefix_len", json!(32)),
-                ("gateway", json!("0.0.0.0")),
-                ("gateway", json!("0.0.0.1")),
-                ("gateway", json!("127.0.0.1")),
-                ("gateway", json!("169.254.169.254")),
-                ("gateway", json!("224.0.0.1")),
-                ("gateway", json!("255.255.255.255")),
-                ("gateway", json!("8.8.8.8")),
-                ("gateway", json!("172.32.0.1")),
-                ("gateway", json!("10.213.7.2")),
-                ("gateway", json!("10.213.7.0")),
-                ("gateway", json!("10.213.7.255")),
-                ("address", json!("10.213.7.1")),
-                ("address", json!("10.213.7.0")),
-                ("address", json!("10.213.7.255")),
-                ("address", json!("10.213.8.2")),
-                ("address", json!("127.0.0.2")),
-                ("mac", json!("ff:ff:ff:ff:ff:ff")),
-                ("mac", json!("01:00:5e:00:00:01")),
-                ("mac", json!("00:00:00:00:00:00")),
-                ("mac", json!("52:54:00:12:34:56:78")),
-                ("owner_uid", json!(u32::MAX)),
-                ("publish", json!([{ "host_ip": null, "host_port": 0, "guest_port": 1, "protocol": "tcp" }])),
-                ("publish", json!([{ "host_ip": null, "host_port": 1, "guest_port": 0, "protocol": "udp" }])),
-                (
-                    "publish",
-                    json!((1..=5000)
-                .map(|n| json!({ "host_ip": null, "host_port": n, "guest_port": 1, "protocol": "tcp" }))
-                .collect::<Vec<_>>()),
+        for (field, value) in [
+            ("prefix_len", json!(0)),
+            ("prefix_len", json!(8)),
+            ("prefix_len", json!(15)),
+            ("prefix_len", json!(31)),
+            ("prefix_len", json!(32)),
+            ("gateway", json!("0.0.0.0")),
+            ("gateway", json!("0.0.0.1")),
+            ("gateway", json!("127.0.0.1")),
+            ("gateway", json!("169.254.169.254")),
+            ("gateway", json!("224.0.0.1")),
+            ("gateway", json!("255.255.255.255")),
+            ("gateway", json!("8.8.8.8")),
+            ("gateway", json!("172.32.0.1")),
+            ("gateway", json!("10.213.7.2")),
+            ("gateway", json!("10.213.7.0")),
+            ("gateway", json!("10.213.7.255")),
+            ("address", json!("10.213.7.1")),
+            ("address", json!("10.213.7.0")),
+            ("address", json!("10.213.7.255")),
+            ("address", json!("10.213.8.2")),
+            ("address", json!("127.0.0.2")),
+            ("mac", json!("ff:ff:ff:ff:ff:ff")),
+            ("mac", json!("01:00:5e:00:00:01")),
+            ("mac", json!("00:00:00:00:00:00")),
+            ("mac", json!("52:54:00:12:34:56:78")),
+            ("owner_uid", json!(u32::MAX)),
+            ("publish", json!([port(json!(null), 80), port(json!(null), 80)])),
+            ("publish", json!([port(json!("192.0.2.1"), 80), port(json!("192.0.2.1"), 80)])),
+            ("publish", json!([port(json!("0.0.0.0"), 80)])),
+            ("publish", json!([port(json!("224.0.0.1"), 80)])),
+            ("publish", json!([port(json!("255.255.255.255"), 80)])),
+            ("egress", json!({ "policy": "allow", "allow": [] })),
+            (
+                "egress",
+                json!({ "policy": "none", "allow": allow("10.0.0.0/8", json!(1), json!("tcp"))["allow"] }),
+            ),
+            ("egress", allow("10.0.0.0/8", json!(0), json!("tcp"))),
+            ("egress", allow("10.0.0.0/8", json!(null), json!("tcp"))),
+            ("egress", allow("10.0.0.0/8", json!(1), json!(null))),
+            ("egress", {
+                let entry = |n| json!({ "network": format!("10.{}.{}.0/24", n / 250, n % 250), "port": null, "protocol": null });
+                json!({ "policy": "allow", "allow": (0..1000).map(entry).collect::<Vec<_>>() })
+            }),
+            ("publish", json!([{ "host_ip": null, "host_port": 0, "guest_port": 1, "protocol": "tcp" }])),
+            ("publish", json!([{ "host_ip": null, "host_port": 1, "guest_port": 0, "protocol": "udp" }])),
+            (
+                "publish",
+                json!(
+                    (1..=5000)
+                        .map(
+                            |n| json!({ "host_ip": null, "host_port": n, "guest_port": 1, "protocol": "tcp" })
+                        )
+                        .collect::<Vec<_>>()
                 ),
-            ]
-        {
+            ),
+        ] {
             let input = with(&format!("/vm/{field}"), value).to_string();
             refuse("attach", input.as_bytes(), &input);
         }
@@ -172,7 +203,17 @@ fn what_is_refused_has_changed_nothing() {
 }
 
 /// What a record may leave out.
-const OPTIONAL: [&str; 1] = ["ttl_s"];
+const OPTIONAL: [&str; 4] = ["ttl_s", "egress", "peer", "open_firewall"];
+
+/// An egress of one entry.
+fn allow(network: &str, port: Value, protocol: Value) -> Value {
+    json!({ "policy": "allow", "allow": [{ "network": network, "port": port, "protocol": protocol }] })
+}
+
+/// A published port.
+fn port(host_ip: Value, host_port: u32) -> Value {
+    json!({ "host_ip": host_ip, "host_port": host_port, "guest_port": 1, "protocol": "tcp" })
+}
 
 /// Whether a text that looks hostile is a VM's name all the same.
 fn is_name(text: &str) -> bool {
@@ -265,7 +306,8 @@ fn the_section_net_cannot_name_what_is_others() {
         {
             let mut forged = attached.clone();
             forged["net"][field] = value;
-            VERBS.iter().for_each(|verb| drop(assert_error(&netd(verb, &forged), 2, "bad-input")));
+            let verbs = ["attach", "detach", "check", "update", "status"];
+            verbs.iter().for_each(|verb| drop(assert_error(&netd(verb, &forged), 2, "bad-input")));
         }
     });
 }
@@ -376,7 +418,7 @@ fn sudo_says_who_asks_and_nothing_else_does() {
         inhabited();
         let before = snapshot_with_settings();
         let sudo = |verb: &str, uid: &str, input: &Value| {
-            run(command(NETD).arg(verb).env("SUDO_UID", uid), input.to_string().as_bytes())
+            run(command(NETD).args(verb.split(' ')).env("SUDO_UID", uid), input.to_string().as_bytes())
         };
         for uid in ["", " ", "-1", "+1000 ", "0x0", "4294967296", "root", "0\n", "1e3", "\u{0661}"] {
             for verb in VERBS {
@@ -385,7 +427,7 @@ fn sudo_says_who_asks_and_nothing_else_does() {
             let empty = json!({ "schema": "banger.vms/1", "state_id": STATE, "items": [] });
             assert_error(&sudo("gc", uid, &empty), 2, "bad-input");
         }
-        for verb in VERBS {
+        for verb in VERBS.into_iter().filter(|verb| !["update", "status"].contains(verb)) {
             assert_error(&sudo(verb, "1000", &document(2)), 5, "denied");
             assert_error(&sudo(verb, "1000", &with("/vm/owner_uid", json!(1001))), 5, "denied");
         }
@@ -394,6 +436,10 @@ fn sudo_says_who_asks_and_nothing_else_does() {
         let mut theirs = document(3);
         theirs["vm"]["owner_uid"] = json!(1000);
         assert_error(&sudo("detach", "1000", &theirs), 1, "conflict");
+        theirs["net"] = ok("attach", &document(3))["net"].clone();
+        for verb in ["status", "update", "check", "pool drain", "pool fill 2"] {
+            assert_error(&sudo(verb, "1000", &theirs), 1, "conflict");
+        }
         let empty = json!({ "schema": "banger.vms/1", "state_id": STATE, "items": [] });
         assert_eq!(record(&sudo("gc", "1000", &empty))["removed"], json!([]));
         before.assert_still("after all of it");

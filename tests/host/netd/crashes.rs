@@ -10,8 +10,8 @@ use crate::support::{self, command, record, run};
 
 /// Runs a verb with faults: `inject` as strace(1) has it, in threads and in programs that it starts as well.
 fn injected(inject: &str, verb: &str, input: &Value) -> Output {
-    let strace = ["-f", "-qq", "-o", "/dev/null", "-e", inject, NETD, verb];
-    run(command("strace").args(strace), input.to_string().as_bytes())
+    let strace = ["-f", "-qq", "-o", "/dev/null", "-e", inject, NETD];
+    run(command("strace").args(strace).args(verb.split(' ')), input.to_string().as_bytes())
 }
 
 /// The calls that change something, start something, or wait for it: netlink messages of netd and of nft, taps, locks, programs,
@@ -226,5 +226,84 @@ fn a_detach_that_fails_says_so_and_the_next_one_finishes() {
             }
         }
         assert!(failures > 5, "only {failures} failures");
+    });
+}
+
+/// VM 2 with a policy that fills every set, map and chain.
+fn elaborate() -> Value {
+    let mut document = document(2);
+    document["vm"]["publish"] = json!([
+        { "host_ip": null, "host_port": 8080, "guest_port": 80, "protocol": "tcp" },
+        { "host_ip": "127.0.0.1", "host_port": 5353, "guest_port": 53, "protocol": "udp" },
+    ]);
+    document["vm"]["egress"] = json!({ "policy": "allow", "allow": [
+        { "network": "192.0.2.0/24", "port": 443, "protocol": "tcp" },
+        { "network": "198.51.100.7/32", "port": null, "protocol": null },
+    ] });
+    document["vm"]["peer"] = json!(true);
+    document
+}
+
+#[test]
+fn a_policy_goes_with_its_vm_wherever_attach_detach_and_update_are_killed() {
+    isolated("netd::crashes::a_policy_goes_with_its_vm_wherever_attach_detach_and_update_are_killed", || {
+        if !has_strace() {
+            return;
+        }
+        // Another VM keeps tables, maps and sets alive.
+        let other = ok("attach", &document(3));
+        // What the bridge routes since it had such a VM stays until it goes.
+        ok("detach", &ok("attach", &elaborate()));
+        let before = snapshot();
+        let clean = |_: u32, what: &str| {
+            gc(&[&other]);
+            before.assert_still(what);
+            ok("check", &other);
+        };
+        let kills = kill("attach", &elaborate(), || (), clean)
+            + kill("detach", &elaborate(), || drop(ok("attach", &elaborate())), clean);
+        assert!(kills > 40, "only {kills} kills");
+        // An update that was killed is the old policy or the new one, and a second one is the new one.
+        let attached = ok("attach", &elaborate());
+        let mut changed = attached.clone();
+        changed["vm"]["egress"] = json!({ "policy": "none", "allow": [] });
+        let kills = kill(
+            "update",
+            &changed,
+            || drop(ok("update", &attached)),
+            |_, what| {
+                let policies =
+                    [&attached, &changed].map(|d| ok("update", d)["net"]["egress"]["policy"].clone());
+                assert_eq!(policies, [json!("allow"), json!("none")], "{what}");
+                ok("check", &ok("update", &changed));
+            },
+        );
+        assert!(kills > 5, "only {kills} kills");
+        gc(&[&other]);
+        before.assert_still("in the end");
+    });
+}
+
+#[test]
+fn a_pool_survives_kills_and_gc_empties_it() {
+    isolated("netd::crashes::a_pool_survives_kills_and_gc_empties_it", || {
+        if !has_strace() {
+            return;
+        }
+        let before = snapshot();
+        let empty = |_: u32, what: &str| {
+            gc(&[]);
+            before.assert_still(what);
+        };
+        let fill = || drop(ok("pool fill 2", &document(2)));
+        let fill_and_attach = || {
+            fill();
+            ok("attach", &document(2));
+        };
+        let kills = kill("pool fill 2", &document(2), || (), empty)
+            + kill("pool drain", &document(2), fill, empty)
+            + kill("attach", &document(2), fill, empty)
+            + kill("detach", &document(2), fill_and_attach, empty);
+        assert!(kills > 60, "only {kills} kills");
     });
 }

@@ -160,6 +160,13 @@ fn fuzz(verb: &str, cases: u32, valid: &Value, judge: impl Fn(bool) -> Result<()
 fn mutated_records_are_refused_or_can_be_undone() {
     isolated("netd::fuzz::mutated_records_are_refused_or_can_be_undone", || {
         inhabited();
+        let mut valid = document(2);
+        valid["vm"]["publish"] =
+            json!([{ "host_ip": null, "host_port": 8080, "guest_port": 80, "protocol": "tcp" }]);
+        valid["vm"]["egress"] = json!({ "policy": "allow", "allow": [{ "network": "192.0.2.0/24", "port": 443, "protocol": "tcp" }] });
+        valid["vm"]["peer"] = json!(false);
+        // Since a VM of the bridge's publishes a port, the bridge routes 127.0.0.0/8 as long as it is there.
+        ok("detach", &ok("attach", &valid));
         let before = snapshot_with_settings();
         let still = |what: &str| {
             if snapshot_with_settings() == before {
@@ -168,13 +175,22 @@ fn mutated_records_are_refused_or_can_be_undone() {
                 Err(TestCaseError::fail(what.to_owned()))
             }
         };
-        fuzz("attach", 300, &document(2), |succeeded| {
+        fuzz("attach", 300, &valid, |succeeded| {
             if succeeded {
                 // Whatever VM it has become, it is none of those that are there.
                 super::gc(&[&document(3)]);
             }
             still("it changed something")
         });
+        fuzz("pool fill 2", 60, &valid, |succeeded| {
+            if succeeded {
+                ok("pool drain", &document(2));
+            }
+            still("it changed something")
+        });
+        fuzz("pool drain", 60, &valid, |_| still("it removed something"));
+        fuzz("status", 60, &valid, |_| still("it changed something"));
+        fuzz("update", 60, &valid, |_| still("it changed something"));
         fuzz("check", 100, &document(2), |_| still("it changed something"));
         fuzz("detach", 200, &document(2), |_| still("it removed something"));
         let theirs = snapshot().of_state(OTHER);

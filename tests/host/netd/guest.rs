@@ -20,7 +20,7 @@ struct IfReq {
 }
 
 /// Opens the tap `name` as Firecracker and QEMU do.
-fn open_tap(name: &str) -> File {
+pub fn open_tap(name: &str) -> File {
     let tap = OpenOptions::new().read(true).write(true).open("/dev/net/tun").expect("there is /dev/net/tun");
     let flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as i16;
     let mut request = IfReq { name: [0; 16], flags, rest: [0; 22] };
