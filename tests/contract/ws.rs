@@ -133,3 +133,71 @@ fn gc_removes_what_killed_transfers_left() {
     let record = support::record(&ws(temp.path(), &["version"], b""));
     assert_eq!(record["tool"], "banger-ws");
 }
+
+#[test]
+fn inspect_says_what_is_special_about_a_checkout() {
+    let Some(repo) = repo() else { return };
+    let dir = repo.path();
+    let inner = tempfile::tempdir().unwrap();
+    git(inner.path(), &["init", "-q", "-b", "main"]);
+    git(inner.path(), &["commit", "-q", "--allow-empty", "-m", "inner"]);
+    for path in ["here", "empty"] {
+        let from = inner.path().to_str().unwrap();
+        git(dir, &["-c", "protocol.file.allow=always", "submodule", "add", "-q", from, path]);
+    }
+    let pointer = format!("version https://git-lfs.github.com/spec/v1\noid sha256:{:064}\nsize 5\n", 7);
+    for (name, text) in
+        [("a", pointer.as_str()), ("b", "version https://git-lfs.github.com/spec/v2\n"), ("c", "x")]
+    {
+        fs::write(dir.join(name), text).unwrap();
+    }
+    fs::write(dir.join(".gitattributes"), "a filter=lfs\n").unwrap();
+    git(dir, &["add", "-A"]);
+    git(dir, &["commit", "-qm", "all"]);
+    git(dir, &["submodule", "deinit", "-q", "-f", "empty"]);
+    fs::write(dir.join("c"), "y").unwrap();
+    fs::write(dir.join("loose"), "z").unwrap();
+
+    let output = ws(dir, &["prepare", "--dry-run", "--mode", "shallow"], b"");
+    let record = support::record(&output);
+    assert_eq!(record["mode"], "shallow");
+    assert_eq!(record["lfs_pointer_count"], 1);
+    assert_eq!(record["submodule_count"], 2);
+    let head = &record["submodules"][1]["head_commit"];
+    assert!(head.is_string(), "{record}");
+    assert_eq!(
+        record["submodules"],
+        json!([
+            {"path": "empty", "head_commit": null, "changed_count": 0},
+            {"path": "here", "head_commit": head, "changed_count": 0}
+        ])
+    );
+    // For people, beside it.
+    let text = String::from_utf8(output.stderr).unwrap();
+    for part in [
+        dir.canonicalize().unwrap().to_str().unwrap(),
+        "(main)",
+        "one commit of history",
+        "1 file changed",
+        "empty (not checked out)",
+        "1 untracked file stays behind",
+        "1 file is a Git LFS pointer",
+        "1 submodule is not checked out",
+    ] {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
+    assert!(ws(dir, &["inspect"], b"").stderr.is_empty());
+}
+
+#[test]
+fn a_checkout_of_somebody_else_is_refused_with_a_way_out() {
+    let Some(repo) = repo() else { return };
+    if !support::require("contract", support::is_root(), "giving a checkout to another user needs root") {
+        return;
+    }
+    std::os::unix::fs::chown(repo.path(), Some(12345), Some(12345)).unwrap();
+    let mut command = support::command(env!("CARGO_BIN_EXE_banger-ws"));
+    command.arg("inspect").arg(repo.path()).env("GIT_CONFIG_GLOBAL", "/dev/null").env_remove("SUDO_UID");
+    let record = support::assert_error(&support::run(&mut command, b""), 2, "bad-input");
+    assert!(record["error"]["hint"].as_str().unwrap().contains("safe.directory"), "{record}");
+}

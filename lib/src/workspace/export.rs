@@ -41,9 +41,12 @@ if [ -f "$g/index" ]; then install -D -p -m 600 "$g/index" "$t/o/index"; else mk
 case $g in *:*) a="\"$g/objects\"";; *) a=$g/objects;; esac
 export GIT_INDEX_FILE="$t/o/index" GIT_OBJECT_DIRECTORY="$t/o" GIT_ALTERNATE_OBJECT_DIRECTORIES="$a"
 export GIT_OPTIONAL_LOCKS=0 GIT_LITERAL_PATHSPECS=1
+# Files may be made outside of what a sparse checkout takes in; those that it leaves out are not deleted.
+s=
+if [ -f "$g/info/sparse-checkout" ]; then s=--sparse; fi
 add() {
     git -c core.hooksPath=/dev/null -c core.fsmonitor=false -c core.splitIndex=false -c core.safecrlf=false \
-        -c core.looseCompression=0 -c core.fsync=none -c advice.addEmbeddedRepo=false add -A "$@"
+        -c core.looseCompression=0 -c core.fsync=none -c advice.addEmbeddedRepo=false add -A $s "$@"
 }
 # A repository without a commit cannot be added, and holds nothing that a patch could; all else that fails is a failure.
 if ! add; then

@@ -261,6 +261,18 @@ fn a_sparse_checkout_stays_sparse() {
         assert!(!copy.join("out").exists());
         let output = guest.ws(&["export"], &record);
         assert_eq!((output.status.code(), output.stdout.len()), (Some(0), 0), "{}", said(&output));
+        // What the guest writes outside is part of the patch.
+        fs::create_dir_all(copy.join("out")).unwrap();
+        for (name, text) in [("out/b", "changed\n"), ("out/new", "new\n")] {
+            fs::write(copy.join(name), text).unwrap();
+        }
+        let output = guest.ws(&["status"], &record);
+        assert_eq!(
+            support::record(&output)["result"]["files"],
+            json!(["out/b", "out/new"]),
+            "{}",
+            said(&output)
+        );
         git(&repo, &["checkout", "-q", "in/a"]);
     }
     let reply = support::record(&guest.ws(&["inspect", repo.to_str().unwrap()], &json!({})));
