@@ -10,3 +10,4 @@ mod locks;
 mod modes;
 mod prepare;
 mod sequences;
+mod submodules;
