@@ -176,6 +176,9 @@ impl Coded for WorkspaceError {
             Self::Submodule { .. } => {
                 "see .gitmodules and git submodule status; --mode files sends files alone"
             }
+            Self::Patch(PatchError::TooLarge(_)) => {
+                "have the guest ignore what it builds (.gitignore), or allow more: banger-ws export --max-patch-size"
+            }
             Self::NoGit { .. } => "prepare with --mode full or --mode shallow",
             Self::NotPrepared { .. } => "run banger-ws prepare first",
             _ => return None,
