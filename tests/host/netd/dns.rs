@@ -255,7 +255,7 @@ fn it_lives_as_long_as_a_vm_is_attached_and_runs_once() {
     isolated("netd::dns::it_lives_as_long_as_a_vm_is_attached_and_runs_once", || {
         let names = Names::new(&[2, 3]);
         assert_error(&names.try_serve(&[]), 3, "not-found");
-        assert_eq!(servers(), [] as [u32; 0]);
+        eventually("the end of what did not serve", || servers().is_empty());
         ok("attach", &document(2));
         ok("attach", &document(3));
         let at_once = std::thread::scope(|scope| {
@@ -263,7 +263,8 @@ fn it_lives_as_long_as_a_vm_is_attached_and_runs_once() {
             let served = threads.into_iter().map(|t| t.join().expect("no panic"));
             served.filter(|record| record["changed"] == true).count()
         });
-        assert_eq!((at_once, servers().len()), (1, 1));
+        assert_eq!(at_once, 1);
+        eventually("one that serves", || servers().len() == 1);
         assert_well();
 
         // It has given up what it could.
@@ -359,7 +360,7 @@ fn what_a_user_behind_sudo_names_is_read_as_that_user() {
             assert!(matches!(output.status.code(), Some(2 | 5)), "{make}: {}", record(&output));
             assert!(sh(&format!("rm -rf {path}")).status.success());
         }
-        assert_eq!(servers(), [] as [u32; 0]);
+        eventually("the end of what did not serve", || servers().is_empty());
         names.write(vec![item("dev2", &["10.213.7.2"], true)]);
         chown("61000");
         assert!(as_user("61000", &names).status.success());
