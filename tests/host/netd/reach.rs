@@ -376,8 +376,19 @@ fn peers_reach_each_other_and_nobody_else_does() {
         echo(b, "0.0.0.0:7");
         let mut stream = a.run(|| TcpStream::connect("10.213.7.3:7")).expect("peers");
         answers(&mut stream).expect("peers");
+        // One that only ever answers, which keeps the connection alive in conntrack.
+        let talker = b.run(|| UdpSocket::bind("10.213.7.3:9").expect("the port is free"));
+        let listener = a.run(|| UdpSocket::bind("10.213.7.2:0").expect("a port"));
+        listener.send_to(b"?", "10.213.7.3:9").expect("sent");
+        talker.set_read_timeout(Some(WAIT)).expect("a timeout");
+        let (_, to) = talker.recv_from(&mut [0; 9]).expect("peers");
+        listener.set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout");
+        talker.send_to(b"1", to).expect("sent");
+        listener.recv(&mut [0; 9]).expect("peers");
         update(&mut two, "peer", json!(false));
         answers(&mut stream).expect_err("no peer any more");
+        drop(talker.send_to(b"2", to));
+        listener.recv(&mut [0; 9]).expect_err("no peer any more");
         let began = Instant::now();
         assert_refused(a.run(|| seen_by("10.213.7.3:80")), began);
         let began = Instant::now();
