@@ -6,6 +6,7 @@ mod broken;
 mod command;
 mod export;
 mod guest;
+mod hostile;
 mod locks;
 mod modes;
 mod prepare;

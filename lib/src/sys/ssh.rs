@@ -5,6 +5,7 @@
 
 mod duplex;
 mod exit;
+mod guard;
 
 use std::fmt;
 use std::io::{self, Read};
@@ -64,6 +65,9 @@ pub enum SshError {
         #[source]
         source: io::Error,
     },
+    /// Something answers that is no sshd.
+    #[error("what answers at {0} does not speak SSH")]
+    NoSsh(SocketAddrV4),
     /// The host key is another one than the pinned one.
     #[error("the host key of sshd at {0} is not the one made for this VM")]
     HostKey(SocketAddrV4),
@@ -219,6 +223,19 @@ fn wait(fds: &mut [PollFd<'_>], timeout: Duration) -> io::Result<bool> {
 }
 
 impl Watch<'_> {
+    /// Does `work` with a guard beside it, which needs at most a quarter of a minute more than `until` or a signal allow.
+    fn guard<T>(
+        &self,
+        socket: &OwnedFd,
+        until: Option<Instant>,
+        work: impl FnOnce() -> Result<T, SshError>,
+    ) -> Result<T, SshError> {
+        let done = guard::beside(socket, until, self.interrupts.as_fd(), work).map_err(SshError::Stream)?;
+        // What the guard does looks like the peer's doing.
+        let signal = self.interrupts.pending().filter(|_| done.is_err());
+        signal.map_or(done, |signal| Err(SshError::Interrupted(signal)))
+    }
+
     /// Waits for an event of `socket` or on `input`, a signal, or one tick.
     fn tick(
         &self,
@@ -277,6 +294,34 @@ fn connect_tcp(
     Ok(socket)
 }
 
+/// Waits for the first bytes of sshd's greeting, and leaves them where they are. The protocol allows lines before it (RFC 4253, 4.2),
+/// which libssh2 reads without end; sshd sends none.
+fn await_greeting(
+    socket: &OwnedFd,
+    address: SocketAddrV4,
+    (until, limit): (Instant, Duration),
+    watch: &Watch<'_>,
+) -> Result<(), SshError> {
+    const GREETING: &[u8] = b"SSH-";
+    let step = "waiting for a greeting";
+    loop {
+        let mut begin = [0; GREETING.len()];
+        match rustix::net::recv(socket, &mut begin, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+            Ok((_, 0)) => return Err(SshError::Closed { step }),
+            Ok((_, count)) if !GREETING.starts_with(&begin[..count]) => return Err(SshError::NoSsh(address)),
+            Ok((_, count)) if count == GREETING.len() => return Ok(()),
+            // Part of it: poll(2) would say at once that there is something.
+            Ok(_) => std::thread::sleep(Duration::from_millis(1)),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(SshError::Connect { address, source: errno.into() }),
+        }
+        if Instant::now() >= until {
+            return Err(SshError::Deadline { step, limit });
+        }
+        watch.tick(socket.as_fd(), PollFlags::IN, None, step)?;
+    }
+}
+
 /// No delay for small packets, and a peer that vanished is noticed after half a minute even while nothing is sent.
 fn tune(socket: &OwnedFd) -> io::Result<()> {
     sockopt::set_tcp_nodelay(socket, true)?;
@@ -297,6 +342,7 @@ impl Session {
     ) -> Result<Self, SshError> {
         let until = Instant::now() + limit;
         let socket = Rc::new(connect_tcp(target.address, until, limit, watch)?);
+        await_greeting(&socket, target.address, (until, limit), watch)?;
         let protocol = |source| SshError::Protocol { step: "setting up", source };
         let inner = ssh2::Session::new().map_err(protocol)?;
         let ciphers = if target.emulated { WITHOUT_AES } else { WITH_AES };
@@ -307,15 +353,26 @@ impl Session {
         let mut session = Self { inner, socket };
         session.inner.set_tcp_stream(Socket(Rc::clone(&session.socket)));
         session.inner.set_blocking(false);
-        let mut handle = session.inner.clone();
-        session.complete("key exchange", Some((until, limit)), watch, || handle.handshake())?;
-        if session.inner.host_key().is_none_or(|(key, _)| key != keys.host) {
+        watch.guard(&session.socket, Some(until), || session.log_in(target, keys, (until, limit), watch))?;
+        Ok(session)
+    }
+
+    /// Exchanges keys and authenticates.
+    fn log_in(
+        &self,
+        target: &Target,
+        keys: &Keys,
+        limit: (Instant, Duration),
+        watch: &Watch<'_>,
+    ) -> Result<(), SshError> {
+        let mut handle = self.inner.clone();
+        self.complete("key exchange", Some(limit), watch, || handle.handshake())?;
+        if self.inner.host_key().is_none_or(|(key, _)| key != keys.host) {
             return Err(SshError::HostKey(target.address));
         }
-        session.complete("authentication", Some((until, limit)), watch, || {
-            session.inner.userauth_pubkey_memory(&target.user, None, &keys.client, None)
-        })?;
-        Ok(session)
+        self.complete("authentication", Some(limit), watch, || {
+            self.inner.userauth_pubkey_memory(&target.user, None, &keys.client, None)
+        })
     }
 
     /// What libssh2 waits for.
@@ -366,6 +423,16 @@ impl Session {
     /// Runs `command` by the user's login shell, feeds it `input` (any descriptor, left in the mode that it is in; nothing where it is
     /// `None`), hands what it says to `receiver`, and waits for its end; `None` where the receiver was done before.
     pub fn exec(
+        &self,
+        command: &str,
+        input: Option<OwnedFd>,
+        receiver: &mut dyn Receiver,
+        watch: &Watch<'_>,
+    ) -> Result<Option<Exit>, SshError> {
+        watch.guard(&self.socket, None, || self.exec_unguarded(command, input, receiver, watch))
+    }
+
+    fn exec_unguarded(
         &self,
         command: &str,
         input: Option<OwnedFd>,

@@ -18,6 +18,8 @@ use crate::sys::ssh::Exit;
 const EXPORT_SILENCE: Duration = Duration::from_secs(600);
 /// How much the state of submodules may take, bytes.
 const MAX_STATE: u64 = 1 << 20;
+/// How much git may say on stderr, bytes: a warning for each of very many files.
+const MAX_SAID: u64 = 64 << 20;
 /// How much a list of names may take, bytes.
 const MAX_NAMES: u64 = 64 << 20;
 
@@ -74,6 +76,7 @@ struct Comparison<'a> {
     said: Vec<u8>,
     state: Vec<u8>,
     begun: bool,
+    said_bytes: u64,
 }
 
 impl Comparison<'_> {
@@ -130,6 +133,10 @@ impl Output for Comparison<'_> {
         self.said.extend_from_slice(bytes);
         let excess = self.said.len().saturating_sub(4096);
         self.said.drain(..excess);
+        self.said_bytes += bytes.len() as u64;
+        if self.said_bytes > MAX_SAID {
+            return Err(io::Error::other("git in the guest prints errors without end"));
+        }
         Ok(())
     }
 }
@@ -150,7 +157,8 @@ fn compare(
         ("FORMAT", format.to_owned()),
         ("ONLY", quote(only.iter().map(String::as_str))),
     ]);
-    let mut comparison = Comparison { sink, error: None, said: Vec::new(), state: Vec::new(), begun: false };
+    let mut comparison =
+        Comparison { sink, error: None, said: Vec::new(), state: Vec::new(), begun: false, said_bytes: 0 };
     let ended = guest.run(&fill(COMPARE, &values), None, Some(EXPORT_SILENCE), &mut comparison);
     if let Some(error) = comparison.error {
         return Err(error);

@@ -32,6 +32,8 @@ const GOING_DOWN: Duration = Duration::from_secs(3);
 const SLACK: Duration = Duration::from_secs(15);
 /// How much a login shell may print before the verdict, bytes.
 const MAX_PREAMBLE: usize = 64 << 10;
+/// How much a script may say beside its verdict and what a command says, bytes.
+const MAX_CHATTER: usize = 1 << 20;
 /// How much of a script's stderr an error keeps, bytes.
 const MAX_SAID: usize = 4 << 10;
 
@@ -227,6 +229,7 @@ struct Listener<'a> {
     stdout: Marked,
     stderr: Marked,
     said: Vec<u8>,
+    chatter: usize,
     to_the_end: bool,
     patience: Option<Duration>,
     limit: Option<Duration>,
@@ -246,6 +249,7 @@ impl<'a> Listener<'a> {
             stdout: Marked::new(nonce),
             stderr: Marked::new(nonce),
             said: Vec::new(),
+            chatter: 0,
             to_the_end: given.to_the_end,
             patience: given.patience,
             limit: given.limit,
@@ -301,10 +305,19 @@ impl<'a> Listener<'a> {
 }
 
 impl Listener<'_> {
+    /// Counts what nobody wants. A guest that says something for ever would otherwise never be silent for too long.
+    fn count_chatter(&mut self, bytes: &[u8]) -> Result<(), SshError> {
+        self.chatter += bytes.len();
+        if self.chatter > MAX_CHATTER {
+            return Err(SshError::Stream(io::Error::other("the guest's shell prints without end")));
+        }
+        Ok(())
+    }
+
     /// Takes what is the command's.
     fn pass_stdout(&mut self, bytes: &[u8]) -> Result<(), SshError> {
         if !self.is_ready() {
-            return Ok(());
+            return self.count_chatter(bytes);
         }
         let output = &mut *self.output;
         let mut pass = |bytes: &[u8]| output.stdout(bytes);
@@ -338,7 +351,7 @@ impl Receiver for Listener<'_> {
         self.said.extend_from_slice(bytes);
         let excess = self.said.len().saturating_sub(MAX_SAID);
         self.said.drain(..excess);
-        Ok(())
+        self.count_chatter(bytes)
     }
 
     fn patience(&self) -> Option<Duration> {

@@ -1,0 +1,231 @@
+//! A guest that lies: in the place of its shell a program that answers what it likes, in the place of its sshd one that speaks no
+//! SSH. Whatever it says, banger-ws ends soon, says what was wrong, and leaves no patch.
+
+use std::fs;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::guest::{Guest, said};
+use crate::support;
+
+/// Nothing here takes longer, on a slow machine either.
+const SOON: Duration = Duration::from_secs(45);
+
+/// A guest with a workspace, that then turns.
+struct Turned {
+    guest: Guest,
+    record: Value,
+}
+
+impl Turned {
+    fn new() -> Option<Self> {
+        let guest = Guest::new()?;
+        let repo = guest.repo();
+        let path = guest.path("guest");
+        let args = ["prepare", "--repo", repo.to_str().unwrap(), "--guest-path", path.to_str().unwrap()];
+        let record = support::record(&guest.ws(&args, &guest.record()));
+        Some(Self { guest, record })
+    }
+
+    /// From now on every command of ours is answered by `answer`, bash. It knows the nonce, as a real guest does: `say WORD` gives
+    /// a verdict, `begin` what comes before a patch, `finished` what ends it.
+    fn answers(&self, answer: &str) {
+        let program = self.guest.path("hostile");
+        let text = format!(
+            "#!/bin/bash\n\
+             nonce=$(printf %s \"$SSH_ORIGINAL_COMMAND\" | sed -n '1s/^nonce=\\([0-9a-f]*\\);.*/\\1/p')\n\
+             say() {{ printf '\\036banger:%s:%s %s\\n' \"$nonce\" \"$1\" $$; }}\n\
+             begin() {{ say ready; say patch; }}\n\
+             finished() {{ say done >&2; }}\n{answer}\n"
+        );
+        fs::write(&program, text).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        // sshd reads the key's options anew for each login.
+        let keys = self.guest.path("state/ssh/id_ed25519.pub");
+        let line = fs::read_to_string(&keys).unwrap();
+        let key = line[line.find("ssh-ed25519").unwrap()..].to_owned();
+        fs::write(&keys, format!("command=\"{}\" {key}", program.display())).unwrap();
+    }
+
+    /// Runs banger-ws, which is to fail soon, with `words` in its message or causes, and without a raw control character anywhere.
+    #[track_caller]
+    fn refuses(&self, args: &[&str], words: &str) -> Output {
+        let since = Instant::now();
+        let output = self.guest.ws(args, &self.record);
+        assert!(since.elapsed() < SOON, "{args:?} took {:?}", since.elapsed());
+        let error = support::assert_error(&output, 1, "failed");
+        assert!(error["error"].to_string().contains(words), "{words:?} is not in {error}");
+        let control = |byte: &u8| byte.is_ascii_control() && *byte != b'\n';
+        assert!(!output.stderr.iter().any(control), "{}", said(&output));
+        assert!(!self.guest.path("p.patch").exists());
+        let left = fs::read_dir(self.guest.path("")).unwrap().map(|e| e.unwrap().file_name());
+        assert_eq!(left.filter(|n| n.to_string_lossy().starts_with(".banger-")).count(), 0, "parts are left");
+        output
+    }
+}
+
+const EXPORT: [&str; 5] = ["export", "--output", "p.patch", "--max-patch-size", "1M"];
+
+/// A new file at `path`, as git prints it.
+fn file(path: &str, mode: &str) -> String {
+    format!(
+        "diff --git a/{path} b/{path}\\nnew file mode {mode}\\nindex {zeros}..{ones}\\n--- /dev/null\\n+++ b/{path}\\n@@ -0,0 +1 @@\\n+x\\n",
+        zeros = "0".repeat(40),
+        ones = "1".repeat(40)
+    )
+}
+
+#[test]
+fn a_patch_that_writes_elsewhere_is_refused() {
+    let Some(turned) = Turned::new() else { return };
+    let through_a_link = file("l", "120000") + &file("l/x", "100644");
+    for (patch, words) in [
+        (file(".git/hooks/post-checkout", "100755"), ".git/hooks/post-checkout"),
+        (file("sub/.GIT/config", "100644"), "sub/.GIT/config"),
+        (file("../outside", "100644"), "../outside"),
+        (file("/etc/profile.d/x.sh", "100644"), "/etc/profile.d/x.sh"),
+        (through_a_link, "l/x"),
+    ] {
+        turned.answers(&format!("begin; printf '{patch}'; finished"));
+        turned.refuses(&EXPORT, words);
+    }
+}
+
+#[test]
+fn what_is_no_whole_patch_is_refused() {
+    let Some(turned) = Turned::new() else { return };
+    let patch = file("x", "100644");
+    for (answer, words) in [
+        // Nothing proves that it is all.
+        ("begin".to_owned(), "looking for changes"),
+        (format!("begin; printf '{patch}'"), "looking for changes"),
+        (format!("begin; printf '{patch}'; finished; exit 3"), "looking for changes"),
+        (format!("begin; printf '{patch}' | head -n 6; finished"), "ends in the middle"),
+        ("finished".to_owned(), "looking for changes"),
+        (String::new(), "looking for changes"),
+        ("kill -9 $$".to_owned(), "looking for changes"),
+        ("say perhaps; finished".to_owned(), "looking for changes"),
+        ("begin; head -c 100000 /dev/urandom; finished".to_owned(), "is not what git diff prints"),
+        (
+            "begin; printf 'diff --git '; head -c 500000 /dev/zero; echo; finished".to_owned(),
+            "is not what git diff",
+        ),
+    ] {
+        turned.answers(&answer);
+        turned.refuses(&EXPORT, words);
+    }
+}
+
+#[test]
+fn what_never_ends_is_ended() {
+    let Some(turned) = Turned::new() else { return };
+    let endless = file("x", "100644").replace("+1 @@", "+1,99999999 @@");
+    for (verb, answer, words) in [
+        (&EXPORT[..], format!("begin; printf '{endless}'; yes +x"), "larger than"),
+        (&EXPORT, "yes".to_owned(), "prints without end"),
+        (&EXPORT, "yes >&2".to_owned(), "without end"),
+        (&EXPORT, "say failed; yes".to_owned(), "without end"),
+        (&EXPORT, "begin; yes >&2".to_owned(), "without end"),
+        (&["status"], "begin; yes | tr '\\n' '\\0'".to_owned(), "larger than"),
+    ] {
+        turned.answers(&answer);
+        turned.refuses(verb, words);
+    }
+}
+
+#[test]
+fn what_would_steer_a_terminal_is_shown_as_text() {
+    let Some(turned) = Turned::new() else { return };
+    let evil = "\\033]0;title\\007\\033[2J\\r\\b\\177";
+    for answer in [
+        format!("printf 'fatal: {evil}' >&2; say failed"),
+        format!("say \"$(printf 'x{evil}y')\""),
+        format!("begin; printf '{evil}' >&2"),
+        format!("begin; printf '{evil}\\n'; finished"),
+    ] {
+        turned.answers(&answer);
+        turned.refuses(&EXPORT, "");
+    }
+}
+
+type Talk = fn(&mut TcpStream) -> std::io::Result<()>;
+
+/// Answers every connection by `talk`; gives its port.
+fn server(talk: Talk) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            drop(talk(&mut stream.unwrap()));
+        }
+    });
+    port
+}
+
+#[test]
+fn what_speaks_no_ssh_is_left_soon() {
+    let Some(turned) = Turned::new() else { return };
+    let talks: [(&str, Talk); 6] = [
+        ("closes", |_| Ok(())),
+        ("greets and closes", |s| s.write_all(b"SSH-2.0-x\r\n")),
+        ("lines without end", |s| {
+            loop {
+                s.write_all(&b"hello\r\n".repeat(1000))?;
+            }
+        }),
+        ("a line without end", |s| {
+            loop {
+                s.write_all(&[b'x'; 5000])?;
+            }
+        }),
+        ("garbage", |s| {
+            s.write_all(b"SSH-2.0-OpenSSH_9.2\r\n")?;
+            loop {
+                s.write_all(&[0xa5; 5000])?;
+            }
+        }),
+        ("a packet of 2 GiB", |s| {
+            s.write_all(b"SSH-2.0-OpenSSH_9.2\r\n\x7f\xff\xff\xff\x04\x14")?;
+            loop {
+                s.write_all(&[0; 5000])?;
+            }
+        }),
+    ];
+    for (what, talk) in talks {
+        let mut record = turned.record.clone();
+        record["net"]["ssh_port"] = server(talk).into();
+        let since = Instant::now();
+        let output = turned.guest.ws(&EXPORT, &record);
+        assert!(since.elapsed() < SOON, "{what} took {:?}", since.elapsed());
+        support::assert_error(&output, 1, "failed");
+    }
+}
+
+/// libssh2 stays busy for as long as packets come that mean nothing; a signal ends that, too.
+#[test]
+fn a_signal_ends_a_handshake_that_never_does() {
+    let Some(turned) = Turned::new() else { return };
+    // SSH_MSG_IGNORE (RFC 4253, 6 and 11.2): length, padding length, type, an empty string, padding.
+    let ignored: Talk = |s| {
+        let packets = b"\0\0\0\x0c\x06\x02\0\0\0\0\0\0\0\0\0\0".repeat(60_000);
+        s.write_all(b"SSH-2.0-OpenSSH_9.2\r\n")?;
+        loop {
+            s.write_all(&packets)?;
+        }
+    };
+    let mut record = turned.record.clone();
+    record["net"]["ssh_port"] = server(ignored).into();
+    let child = turned.guest.start(&EXPORT, &record);
+    std::thread::sleep(Duration::from_secs(2));
+    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    let since = Instant::now();
+    let output = child.wait_with_output().unwrap();
+    assert!(since.elapsed() < SOON, "it took {:?}", since.elapsed());
+    support::assert_error(&output, 1, "interrupted");
+}
