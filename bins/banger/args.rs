@@ -9,7 +9,7 @@ use banger_lib::contract::record::{DiskBackend, Init, VmmKind};
 use banger_lib::types::{Cidr, ImageName, VmName};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::{apply, diff, subnet};
+use crate::{apply, diff, subnet, workspace};
 
 mod reach;
 
@@ -75,6 +75,7 @@ impl Command {
                 VmCommand::Ssh(_) => "vm ssh",
                 VmCommand::Diff(_) => "vm diff",
                 VmCommand::Apply(_) => "vm apply",
+                VmCommand::Workspace(_) => "vm workspace",
             },
             Self::Ps => "ps",
             Self::Image(_) => "image",
@@ -131,6 +132,8 @@ pub enum VmCommand {
     Diff(diff::Diff),
     /// Apply what changed in a running VM's workspace to the checkout, all of it or nothing
     Apply(apply::Apply),
+    /// Copy the checkout into a running VM again, or list what changed there
+    Workspace(workspace::Workspace),
     /// Log in to a running VM with the system's ssh
     Ssh(Ssh),
 }

@@ -52,7 +52,7 @@ impl Coded for LifecycleError {
             Self::Runs(name) => Some(format!("stop it first (banger vm stop {name}), or give --force")),
             Self::Stopped(name) => Some(format!("start it: banger vm start {name}")),
             Self::NoWorkspace(name) => Some(format!(
-                "copy one: banger vm show {name} --record | banger-ws prepare --repo .; or go in without: banger vm ssh {name}"
+                "copy one: banger vm workspace prepare {name} .; or go in without: banger vm ssh {name}"
             )),
             Self::Remove { .. } => None,
         }

@@ -26,6 +26,7 @@ mod subnet;
 mod table;
 mod timings;
 mod vmm;
+mod workspace;
 
 use std::process::ExitCode;
 
@@ -101,6 +102,7 @@ fn dispatch(context: &Context, command: Command) -> context::Result<ExitCode> {
             VmCommand::Ssh(args) => exec::ssh(context, &args),
             VmCommand::Diff(args) => diff::diff(context, &args),
             VmCommand::Apply(args) => apply::apply(context, &args),
+            VmCommand::Workspace(args) => workspace::dispatch(context, &args),
         },
         Command::Ps => list::list(context),
         Command::Image(image) => image::dispatch(context, image.command),

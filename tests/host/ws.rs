@@ -10,5 +10,6 @@ mod hostile;
 mod locks;
 mod modes;
 mod prepare;
+mod resync;
 mod sequences;
 mod submodules;

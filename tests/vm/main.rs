@@ -15,6 +15,7 @@ mod lifecycle;
 mod main_job;
 mod pipeline;
 mod reach;
+mod resync;
 mod review;
 mod sequences;
 mod unprivileged;

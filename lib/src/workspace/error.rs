@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::patch::PatchError;
@@ -83,6 +84,30 @@ pub enum WorkspaceError {
         /// The path.
         guest_path: String,
     },
+    /// Host and guest have both changed these since the last copy.
+    #[error("{guest_path:?} in the guest was changed where the checkout was, too: {}", shown(.paths))]
+    Changed {
+        /// The path.
+        guest_path: String,
+        /// The paths in it, escaped; `index` and `HEAD` for what git knows of them.
+        paths: Vec<String>,
+    },
+    /// A copy before this one had been cut off, and is complete now; this one was compared with what there was before it.
+    #[error(
+        "the copy to {guest_path:?} in the guest that was cut off is complete now, and this one has not begun"
+    )]
+    Completed {
+        /// The path.
+        guest_path: String,
+    },
+    /// The differences cannot be sent.
+    #[error("only all of the checkout can be sent to {guest_path:?} in the guest: {why}")]
+    Whole {
+        /// The path.
+        guest_path: String,
+        /// Why.
+        why: &'static str,
+    },
     /// The workspace is not (or no longer) in the guest.
     #[error("there is no workspace at {guest_path:?} in the guest")]
     NotPrepared {
@@ -117,6 +142,15 @@ pub enum WorkspaceError {
     Patch(#[source] PatchError),
 }
 
+/// The first of many.
+fn shown(paths: &[String]) -> String {
+    let first = paths.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+    match paths.len().saturating_sub(5) {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
+}
+
 impl WorkspaceError {
     /// Wraps an I/O error.
     pub fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
@@ -148,12 +182,22 @@ impl Coded for WorkspaceError {
             | Self::GuestPath(_)
             | Self::BaseCommit(_) => ErrorCode::BadInput,
             Self::Git { source: ExecError::NotFound(_), .. } => ErrorCode::Unsupported,
-            Self::Moving(_) | Self::Occupied { .. } => ErrorCode::Conflict,
+            Self::Completed { .. } => ErrorCode::Busy,
+            Self::Moving(_) | Self::Occupied { .. } | Self::Changed { .. } | Self::Whole { .. } => {
+                ErrorCode::Conflict
+            }
             Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => ErrorCode::Denied,
             Self::Ssh { source: SshError::Interrupted(_), .. } => ErrorCode::Interrupted,
             Self::Ssh { stopped: true, .. } => ErrorCode::VmStopped,
             Self::Ssh { source, .. } => ssh_code(source),
             Self::Git { .. } | Self::Io { .. } | Self::Guest { .. } | Self::Patch(_) => ErrorCode::Failed,
+        }
+    }
+
+    fn details(&self) -> Map<String, Value> {
+        match self {
+            Self::Changed { paths, .. } => [("paths".to_owned(), paths.clone().into())].into_iter().collect(),
+            _ => Map::new(),
         }
     }
 
@@ -172,7 +216,12 @@ impl Coded for WorkspaceError {
             }
             Self::Empty(_) => "add a file first: git add -A",
             Self::Moving(_) => "run the command again when nothing writes to the checkout",
-            Self::Occupied { .. } => "give another --guest-path",
+            Self::Occupied { .. } => "give another --guest-path, or --force to replace it",
+            Self::Changed { .. } => {
+                "take the guest's changes out first (export), or give --force to take the checkout's"
+            }
+            Self::Completed { .. } => "run it again",
+            Self::Whole { .. } => "give --force to replace it; what the guest has changed there is lost",
             Self::Submodule { .. } => {
                 "see .gitmodules and git submodule status; --mode files sends files alone"
             }

@@ -103,7 +103,7 @@ fn read_small(path: &Path) -> Vec<u8> {
     text
 }
 
-fn head_file(head: &Head) -> Vec<u8> {
+pub(super) fn head_file(head: &Head) -> Vec<u8> {
     let mut text = Vec::new();
     match (&head.branch, &head.commit) {
         (Some(branch), _) => {

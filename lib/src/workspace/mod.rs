@@ -15,6 +15,7 @@
 //! | the connection, and what a remote script says | [`guest`] |
 //! | where the command's streams end | `marks` |
 //! | prepare | [`transfer`] |
+//! | prepare again: what the guest was given, what differs, how it gets there | [`note`], [`delta`], [`resync`] |
 //! | exec | [`command`] |
 //! | export | [`export`] |
 //! | whether a patch may be handed on, and what it does | [`patch`] |
@@ -33,6 +34,7 @@ pub mod apply;
 pub mod checkout;
 pub mod command;
 pub mod config;
+pub mod delta;
 pub mod error;
 pub mod export;
 pub mod fill;
@@ -40,8 +42,10 @@ pub mod flags;
 pub mod gitdir;
 pub mod guest;
 mod marks;
+pub mod note;
 pub mod pack;
 pub mod patch;
+pub mod resync;
 pub mod reuse;
 pub mod shipment;
 pub mod staging;

@@ -20,7 +20,7 @@ use crate::sys::exec::Running;
 const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// What bounds git's memory, whatever it packs.
-const SETTINGS: [(&str, &str); 7] = [
+pub(super) const SETTINGS: [(&str, &str); 7] = [
     ("pack.writeReverseIndex", "false"),
     ("pack.indexVersion", "2"),
     ("pack.packSizeLimit", "0"),

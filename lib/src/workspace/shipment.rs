@@ -34,7 +34,8 @@ pub struct Part {
     pub checkout: Checkout,
     /// What of it travels.
     pub selection: Selection,
-    staging: Staging,
+    /// Where it was looked at.
+    pub staging: Staging,
 }
 
 /// What a look at the host found. Part 0 is the checkout itself; a submodule comes after the repository that it is in.
@@ -141,22 +142,43 @@ pub struct Repository {
     pub packing: Packing,
 }
 
+/// A survey and the commits that hold what it saw.
+#[derive(Debug)]
+pub struct Committed {
+    /// What the host holds.
+    pub survey: Survey,
+    /// The prepared commits of its parts.
+    pub prepared: Vec<String>,
+}
+
+impl Committed {
+    /// Makes the prepared commits.
+    pub fn new(survey: Survey) -> Result<Self, WorkspaceError> {
+        Ok(Self { prepared: commit(&survey)?, survey })
+    }
+
+    /// The prepared commit of the checkout. It names the submodules' own, and the mode where that is not `full`, so two with the
+    /// same one are the same.
+    pub fn base_commit(&self) -> &str {
+        &self.prepared[0]
+    }
+}
+
 /// Everything that is sent.
 #[derive(Debug)]
 pub struct Shipment {
     /// What the host holds.
     pub survey: Survey,
-    /// The prepared commit of the checkout. It names the submodules' own, and the mode where that is not `full`, so two
-    /// shipments with the same one are the same.
+    /// See [`Committed::base_commit`].
     pub base_commit: String,
     /// The git directories, the checkout's first; none in the mode `files`.
     pub repositories: Vec<Repository>,
 }
 
 impl Shipment {
-    /// Makes the prepared commits and starts to pack.
-    pub fn new(survey: Survey) -> Result<Self, WorkspaceError> {
-        let prepared = commit(&survey)?;
+    /// Starts to pack.
+    pub fn new(committed: Committed) -> Result<Self, WorkspaceError> {
+        let Committed { survey, prepared } = committed;
         let mut repositories = Vec::new();
         if survey.choice.mode != WorkspaceMode::Files {
             for (part, prepared) in survey.parts.iter().zip(&prepared) {

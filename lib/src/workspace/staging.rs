@@ -87,6 +87,10 @@ impl Staging {
     pub fn index(&self) -> PathBuf {
         self.temp.path().join("index")
     }
+    /// The index of the prepared commit's tree, once that is made.
+    pub fn prepared_index(&self) -> PathBuf {
+        self.temp.path().join("index.prepared")
+    }
     /// The directory.
     pub fn path(&self) -> &Path {
         self.temp.path()
@@ -183,7 +187,7 @@ impl Staging {
         heads: &BTreeMap<&Path, &str>,
         message: &[u8],
     ) -> Result<String, WorkspaceError> {
-        let index = self.temp.path().join("index.prepared");
+        let index = self.prepared_index();
         fs::copy(self.index(), &index).map_err(WorkspaceError::io("copy", self.index()))?;
         let git = self.git(checkout, &index);
         let present: BTreeSet<&Path> = selection.entries.iter().map(|e| e.path.as_path()).collect();

@@ -88,7 +88,7 @@ fn directory(tar: &mut Builder<impl Write>, path: &Path, mtime: i64) -> Result<(
     tar.append_data(&mut header, path, io::empty()).map_err(WorkspaceError::io("send", path))
 }
 
-fn bytes(tar: &mut Builder<impl Write>, place: &Path, text: &[u8]) -> Result<(), WorkspaceError> {
+pub(super) fn bytes(tar: &mut Builder<impl Write>, place: &Path, text: &[u8]) -> Result<(), WorkspaceError> {
     let mut header = header(EntryType::Regular, 0o644, 0, text.len() as u64);
     tar.append_data(&mut header, place, text).map_err(WorkspaceError::io("send", place))
 }
@@ -101,7 +101,11 @@ fn pack_file(tar: &mut Builder<impl Write>, from: Source, place: &Path) -> Resul
     }
 }
 
-fn git_file(tar: &mut Builder<impl Write>, from: &Path, place: &Path) -> Result<(), WorkspaceError> {
+pub(super) fn git_file(
+    tar: &mut Builder<impl Write>,
+    from: &Path,
+    place: &Path,
+) -> Result<(), WorkspaceError> {
     let sent = File::open(from).and_then(|file| opened(tar, &file, place));
     sent.map_err(WorkspaceError::io("send", from))
 }
@@ -130,7 +134,7 @@ fn is_same(then: &Stat, now: &Stat) -> bool {
         == (now.st_ino, now.st_mode, now.st_size, now.st_mtime, now.st_mtime_nsec)
 }
 
-fn file(
+pub(super) fn file(
     tar: &mut Builder<impl Write>,
     checkout: &Checkout,
     entry: &Entry,
@@ -169,7 +173,7 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-fn link(
+pub(super) fn link(
     tar: &mut Builder<impl Write>,
     checkout: &Checkout,
     entry: &Entry,

@@ -24,6 +24,7 @@ umask 022
 same=
 if [ -e "$p" ] || [ -L "$p" ]; then
     if [ "$(git --git-dir="$p/.git" rev-parse -q --verify @REF@ 2>/dev/null)" = @BASE@ ]; then same=kept
+    elif [ -n @FORCE@ ]; then rm -rf -- "$p"
     elif ! rmdir -- "$p" 2>/dev/null; then say occupied; exit 0
     fi
 fi
@@ -100,11 +101,12 @@ pub(super) fn failed(step: &'static str, guest_path: &str, ended: Ended) -> Work
     }
 }
 
-/// Sends the shipment to `guest_path` unless it is there, then runs the command `words` there; gives how the command ended.
+/// Sends the shipment to `guest_path` unless it is there (`force`: in place of whatever is), then runs the command `words` there; gives how the command ended.
 pub fn send_and_run(
     guest: &Guest<'_>,
     shipment: &Shipment,
     guest_path: &str,
+    force: bool,
     command: Option<&Command>,
     output: &mut dyn Output,
     timeline: &mut Timeline,
@@ -118,6 +120,7 @@ pub fn send_and_run(
         ("PATH", quote([guest_path])),
         ("BASE", quote([shipment.base_commit.as_str()])),
         ("REF", quote([PREPARED_REF])),
+        ("FORCE", quote([if force { "1" } else { "" }])),
         ("WHOLE", whole),
         ("FILL", format!("if [ -f {0} ]; then . ./{0}; fi", fill::SCRIPT)),
     ]);

@@ -120,7 +120,9 @@ fn prepare_twice_changes_nothing_and_something_else_is_a_conflict() {
     let second = support::record(&guest.ws(&args, &first));
     assert_eq!(second["result"]["changed"], false, "{second}");
     assert_eq!(second["workspace"], first["workspace"]);
+    // Another checkout is none that differs: without the note of what was sent it is refused.
     fs::write(repo.join("README.md"), "different\n").unwrap();
+    fs::remove_dir_all(guest.path("state/vms").join(ID).join("sent")).unwrap();
     support::assert_error(&guest.ws(&args, &first), 1, "conflict");
     let output = guest.ws(&["exec", "--record", "r.json", "--", "cat", "README.md"], &first);
     assert_eq!(

@@ -112,6 +112,9 @@ pub(super) struct Source {
     /// Where it goes in the guest [default: /root/NAME]
     #[arg(long, value_name = "PATH")]
     pub guest_path: Option<String>,
+    /// Take the checkout's where the guest has changed the same, and replace what cannot be compared
+    #[arg(long)]
+    pub force: bool,
     /// Say what would travel, for people on stderr, and do nothing; needs no record
     #[arg(long)]
     pub dry_run: bool,

@@ -120,10 +120,10 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
             drop(lock);
         };
         let mut live = Live::new(&job.interrupts, all_to_stderr, on_ready);
-        let (shipment, path) = (&staged.shipment, &staged.guest_path);
+        let path = &staged.guest_path;
         // One remote command for both, unless the command has a stdin: what comes there is the checkout then.
-        let along = Some(&command).filter(|_| stdin.is_none());
-        let sent = transfer::send_and_run(&guest, shipment, path, along, &mut live, &mut job.timeline);
+        let along = Some(&command).filter(|_| stdin.is_none() && staged.can_take_along());
+        let sent = staged.send(&guest, along, &mut live, &mut job.timeline);
         let ran = match sent {
             Ok(_) if along.is_none() => {
                 command::run(&guest, path, workspace.mode, &command, stdin, &mut live, &mut job.timeline)

@@ -12,14 +12,30 @@ use crate::cli::Failure;
 use crate::cli::report::{Live, RecordTo};
 use crate::contract::record::{Outcome, Workspace};
 use crate::state::handles::Handles;
-use crate::sys::clock::now_rfc3339;
-use crate::workspace::guest::Guest;
-use crate::workspace::shipment::{Shipment, Survey};
-use crate::workspace::transfer;
+use crate::sys::clock::{Timeline, now_rfc3339};
+use crate::sys::ssh::Exit;
+use crate::workspace::command::{Command, Ending};
+use crate::workspace::delta::{Compared, Delta};
+use crate::workspace::error::WorkspaceError;
+use crate::workspace::guest::{Guest, Output};
+use crate::workspace::note::{Note, Notes, Stage};
+use crate::workspace::resync::{self, Resynced};
+use crate::workspace::shipment::{Committed, Shipment, Survey};
+use crate::workspace::transfer::{self, Sent};
+
+/// How a checkout is about to be sent.
+enum Load {
+    /// All of it.
+    Whole(Shipment),
+    /// What differs from what the guest was given.
+    Delta(Box<Delta>),
+}
 
 /// A checkout that is about to be sent.
 pub(super) struct Staged {
-    pub(super) shipment: Shipment,
+    load: Load,
+    notes: Notes,
+    force: bool,
     pub(super) guest_path: String,
 }
 
@@ -34,21 +50,41 @@ impl Staged {
         let checkout = &survey.root().checkout;
         let guest_path = source.guest_path.clone().unwrap_or_else(|| format!("/root/{}", checkout.name()));
         transfer::check_guest_path(&guest_path)?;
-        let shipment = job.timeline.step("commit", || Shipment::new(survey))?;
-        Ok(Self { shipment, guest_path })
+        let notes = Notes::of(&job.dir());
+        let load = job.timeline.step("commit", || load(survey, &notes, &guest_path, source.force))?;
+        Ok(Self { load, notes, force: source.force, guest_path })
+    }
+
+    fn survey(&self) -> &Survey {
+        match &self.load {
+            Load::Whole(shipment) => &shipment.survey,
+            Load::Delta(delta) => &delta.committed.survey,
+        }
+    }
+
+    pub(super) fn base_commit(&self) -> &str {
+        match &self.load {
+            Load::Whole(shipment) => &shipment.base_commit,
+            Load::Delta(delta) => delta.committed.base_commit(),
+        }
+    }
+
+    /// Whether the command can be part of what unpacks the checkout.
+    pub(super) fn can_take_along(&self) -> bool {
+        matches!(self.load, Load::Whole(_))
     }
 
     pub(super) fn root(&self) -> &Path {
-        &self.shipment.survey.root().checkout.root
+        &self.survey().root().checkout.root
     }
 
     pub(super) fn workspace(&self) -> Workspace {
-        let survey = &self.shipment.survey;
+        let survey = self.survey();
         Workspace {
             host_path: self.root().to_string_lossy().into_owned(),
             guest_path: self.guest_path.clone(),
             head_commit: survey.root().selection.head.commit.clone(),
-            base_commit: self.shipment.base_commit.clone(),
+            base_commit: self.base_commit().to_owned(),
             mode: survey.choice.mode,
             prepared_at: now_rfc3339(),
             file_count: survey.sum(|selection| selection.entries.len()) as u64,
@@ -59,11 +95,132 @@ impl Staged {
     /// A line about everything that a caller may not expect. `banger`, which hands down its session lock, says it itself.
     pub(super) fn notice(&self) {
         if std::env::var_os(SESSION_FD_VARIABLE).is_none() {
-            for line in summary::notices(&inspect::reply(&self.shipment.survey, false)) {
+            for line in summary::notices(&inspect::reply(self.survey(), false)) {
                 drop(writeln!(io::stderr(), "{TOOL}: {line}"));
             }
         }
     }
+
+    /// Sends it, and runs `command` where that can go along; without one the ending is of no meaning.
+    pub(super) fn send(
+        &self,
+        guest: &Guest<'_>,
+        command: Option<&Command>,
+        output: &mut dyn Output,
+        timeline: &mut Timeline,
+    ) -> Result<Sent, WorkspaceError> {
+        let part = self.survey().root();
+        self.complete(guest)?;
+        let note = Note::new(self.survey(), self.base_commit(), &self.guest_path);
+        self.notes.save(Stage::Sending, &note, part)?;
+        let sent = match &self.load {
+            Load::Whole(shipment) => {
+                let arrived = || drop(self.notes.arrived());
+                let mut output = Noting { output, arrived: Some(arrived) };
+                transfer::send_and_run(
+                    guest,
+                    shipment,
+                    &self.guest_path,
+                    self.force,
+                    command,
+                    &mut output,
+                    timeline,
+                )?
+            }
+            Load::Delta(delta) => {
+                self.resync(guest, delta, timeline)?;
+                Sent { changed: true, ending: Ending { exit: Exit::Status(0), timed_out: false } }
+            }
+        };
+        // Without a note the next copy sends everything, or is refused.
+        drop(self.notes.arrived());
+        Ok(sent)
+    }
+
+    /// A copy that was cut off may be in the guest all the same, which is what the next one is to be compared with.
+    fn complete(&self, guest: &Guest<'_>) -> Result<(), WorkspaceError> {
+        let Some(pending) = self.notes.load(Stage::Sending) else { return Ok(()) };
+        let plain = pending.guest_path == self.guest_path && matches!(self.load, Load::Delta(_));
+        if plain && resync::complete(guest, &self.guest_path)? == pending.base_commit {
+            self.notes.arrived()?;
+            return Err(WorkspaceError::Completed { guest_path: self.guest_path.clone() });
+        }
+        self.notes.forget(Stage::Sending)
+    }
+
+    fn resync(
+        &self,
+        guest: &Guest<'_>,
+        delta: &Delta,
+        timeline: &mut Timeline,
+    ) -> Result<(), WorkspaceError> {
+        let sent = resync::resync(guest, delta, &self.guest_path, self.force, timeline);
+        match sent {
+            Ok(Resynced::Done) => return Ok(()),
+            // It is there: its note was lost with the connection.
+            Ok(Resynced::Other(id)) if id == delta.committed.base_commit() => return Ok(()),
+            Ok(Resynced::Other(_)) => {
+                self.notes.forget(Stage::Sent)?;
+                self.notes.forget(Stage::Sending)?;
+            }
+            Err(error) => {
+                if matches!(error, WorkspaceError::NotPrepared { .. }) {
+                    self.notes.forget(Stage::Sent)?;
+                }
+                if matches!(error, WorkspaceError::Changed { .. } | WorkspaceError::NotPrepared { .. }) {
+                    self.notes.forget(Stage::Sending)?;
+                }
+                return Err(error);
+            }
+        }
+        let why = "what is there was not sent by this host, or came back from an older disk";
+        Err(WorkspaceError::Whole { guest_path: self.guest_path.clone(), why })
+    }
+}
+
+/// Notes that a checkout has arrived at the moment when it has: the command may run for hours after it.
+struct Noting<'a, F: FnOnce()> {
+    output: &'a mut dyn Output,
+    arrived: Option<F>,
+}
+
+impl<F: FnOnce()> Output for Noting<'_, F> {
+    fn ready(&mut self) {
+        if let Some(arrived) = self.arrived.take() {
+            arrived();
+        }
+        self.output.ready();
+    }
+    fn stdout(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.output.stdout(bytes)
+    }
+    fn stderr(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.output.stderr(bytes)
+    }
+}
+
+/// Chooses what is sent: the difference to what the guest was given, where there is a note of that and `survey` is of its kind.
+fn load(survey: Survey, notes: &Notes, guest_path: &str, force: bool) -> Result<Load, WorkspaceError> {
+    let committed = Committed::new(survey)?;
+    let given = notes.load(Stage::Sent).filter(|note| note.guest_path == guest_path);
+    let Some(given) = given else { return Ok(Load::Whole(Shipment::new(committed)?)) };
+    let now = Note::new(&committed.survey, committed.base_commit(), guest_path);
+    let (committed, why) = if given.mode != now.mode {
+        (committed, "it was sent with another --mode")
+    } else if !given.is_plain || !now.is_plain {
+        (committed, "submodules, parts of a history and files without git are not compared")
+    } else {
+        match Delta::compare(committed, given.clone(), notes)? {
+            Compared::Differs(delta) => return Ok(Load::Delta(delta)),
+            Compared::Same(committed) => (committed, ""),
+            Compared::Unlike(committed) => (committed, "a submodule is another one"),
+        }
+    };
+    // What is there is found to be the same by its prepared commit.
+    if force || given.base_commit == committed.base_commit() {
+        return Ok(Load::Whole(Shipment::new(committed)?));
+    }
+    Err(WorkspaceError::Whole { guest_path: guest_path.to_owned(), why })
 }
 
 fn record_workspace(job: &mut Job, workspace: &Workspace) -> Result<(), Failure> {
@@ -86,17 +243,10 @@ pub(super) fn prepare(args: &PrepareArgs) -> ExitCode {
         job.confine(&[staged.root()], &[])?;
         let guest = job.timeline.step("connect", || Guest::connect(&job.endpoint, &job.interrupts))?;
         let mut quiet = Live::new(&job.interrupts, true, || {});
-        let sent = transfer::send_and_run(
-            &guest,
-            &staged.shipment,
-            &staged.guest_path,
-            None,
-            &mut quiet,
-            &mut job.timeline,
-        )?;
+        let sent = staged.send(&guest, None, &mut quiet, &mut job.timeline)?;
         drop((guest, quiet));
         let before = job.document.workspace()?;
-        let workspace = before.filter(|w| !sent.changed && w.base_commit == staged.shipment.base_commit);
+        let workspace = before.filter(|w| !sent.changed && w.base_commit == staged.base_commit());
         record_workspace(job, &workspace.unwrap_or_else(|| staged.workspace()))?;
         Ok(Outcome { changed: sent.changed, ..Outcome::default() })
     })

@@ -1,0 +1,298 @@
+//! The second copy: only what differs, and never over what the guest has changed.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use serde_json::Value;
+
+use super::guest::{Guest, ID, git, said};
+use crate::support;
+use crate::support::changes::{Dice, random_tree, script, seeds, tree};
+
+/// Copies `repo` to `guest`.
+fn prepare(guest: &Guest, repo: &Path, extra: &[&str]) -> Output {
+    let place = guest.path("guest");
+    let args = ["prepare", "--repo", repo.to_str().unwrap(), "--guest-path", place.to_str().unwrap()];
+    guest.ws(&[&args[..], extra].concat(), &guest.record())
+}
+
+/// The same; it must succeed.
+#[track_caller]
+fn prepared(guest: &Guest, repo: &Path, extra: &[&str]) -> Value {
+    let output = prepare(guest, repo, extra);
+    assert!(output.status.success(), "{}", said(&output));
+    support::record(&output)
+}
+
+/// What a copy into nothing gives, beside the other one and as if for another VM.
+fn fresh(guest: &Guest, repo: &Path) -> PathBuf {
+    let (id, place) = ("ba9876543210", guest.path("fresh"));
+    let dir = guest.path("state/vms").join(id);
+    drop(fs::remove_dir_all(&dir));
+    drop(fs::remove_dir_all(&place));
+    fs::create_dir_all(&dir).unwrap();
+    for name in ["host_key", "host_key.pub"] {
+        fs::copy(guest.path("state/vms").join(ID).join(name), dir.join(name)).unwrap();
+    }
+    let mut record = guest.record();
+    record["vm"]["id"] = id.into();
+    record["vm"]["paths"]["dir"] = dir.to_str().unwrap().into();
+    let args = ["prepare", "--repo", repo.to_str().unwrap(), "--guest-path", place.to_str().unwrap()];
+    let output = guest.ws(&args, &record);
+    assert!(output.status.success(), "{}", said(&output));
+    place
+}
+
+/// All that git knows of a workspace.
+fn known(place: &Path) -> Vec<String> {
+    let all: [&[&str]; 4] = [
+        &["status", "--porcelain=v2", "--branch", "-z"],
+        &["ls-files", "-s", "-t", "-z"],
+        &["log", "--format=%H %s", "HEAD", "--"],
+        &["rev-parse", "refs/banger/prepared"],
+    ];
+    let all = all.iter().map(|args| {
+        let output = support::run(support::command("git").arg("-C").arg(place).args(*args), b"");
+        String::from_utf8_lossy(&output.stdout).replace('\0', "\n")
+    });
+    all.collect()
+}
+
+fn script_in(dir: &Path, text: &str) {
+    drop(support::run(support::command("sh").args(["-c", text]).current_dir(dir), b""));
+}
+
+fn steps(record: &Value) -> Vec<String> {
+    let timings = record["timings"].as_array().unwrap();
+    timings.iter().map(|timing| timing["step"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_second_copy_sends_what_differs_and_is_as_the_first() {
+    let Some(guest) = Guest::new() else { return };
+    let repo = guest.repo();
+    prepared(&guest, &repo, &[]);
+    fs::write(repo.join("README.md"), "hello again\n").unwrap();
+    fs::write(repo.join("src/new.c"), "int b;\n").unwrap();
+    fs::remove_file(repo.join("LICENSE")).unwrap();
+    fs::remove_file(repo.join("link")).unwrap();
+    symlink("elsewhere", repo.join("link")).unwrap();
+    fs::set_permissions(repo.join("run.sh"), fs::Permissions::from_mode(0o644)).unwrap();
+    git(&repo, &["add", "src/new.c"]);
+    let record = prepared(&guest, &repo, &[]);
+    assert_eq!(record["result"]["changed"], true);
+    assert!(steps(&record).contains(&"resync".to_owned()), "{record}");
+    let place = fresh(&guest, &repo);
+    assert_eq!(tree(&guest.path("guest")), tree(&place));
+    assert_eq!(known(&guest.path("guest")), known(&place));
+    git(&guest.path("guest"), &["fsck", "--strict"]);
+    // Nothing differs now, and nothing of ours is left.
+    assert_eq!(prepared(&guest, &repo, &[])["result"]["changed"], false);
+    assert!(!guest.path("guest/.git/banger-sync").exists());
+    // What comes out is the guest's own work alone.
+    fs::write(guest.path("guest/own"), "work\n").unwrap();
+    let output = guest.ws(&["export", "--output", "p.patch"], &record);
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(support::record(&output)["result"]["files"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn host_commits_branches_and_rebases_arrive() {
+    let Some(guest) = Guest::new() else { return };
+    let repo = guest.repo();
+    prepared(&guest, &repo, &[]);
+    for step in [
+        "echo two >two; git add two; git commit -qm second",
+        "git checkout -qb \"it's/another\"; echo three >three; git add -A; git commit -qm third; echo more >>three",
+        "git reset -q --hard HEAD~1; git commit -q --amend -m rewritten; echo x >x; git add x",
+        "git checkout -q --detach; git rm -q two; git commit -qm gone",
+        "git checkout -q main; mkdir -p LICENSE.d; git mv LICENSE LICENSE.d/LICENSE; rm -rf src; echo file >src; git add -A",
+        "rm src; mkdir src; echo again >src/a.c; git add -A; git commit -qm back",
+    ] {
+        script_in(&repo, step);
+        prepared(&guest, &repo, &[]);
+        let place = fresh(&guest, &repo);
+        assert_eq!(tree(&guest.path("guest")), tree(&place), "{step}");
+        assert_eq!(known(&guest.path("guest")), known(&place), "{step}");
+    }
+    git(&guest.path("guest"), &["fsck", "--strict"]);
+}
+
+#[test]
+fn what_the_guest_has_changed_is_kept_or_named() {
+    let Some(guest) = Guest::new() else { return };
+    let repo = guest.repo();
+    prepared(&guest, &repo, &[]);
+    let place = guest.path("guest");
+    // Elsewhere: kept, commits included.
+    script_in(
+        &place,
+        "echo mine >own; git add own; git commit -qm own; echo more >LICENSE; echo loose >loose",
+    );
+    fs::write(repo.join("README.md"), "host\n").unwrap();
+    prepared(&guest, &repo, &[]);
+    assert_eq!(fs::read_to_string(place.join("README.md")).unwrap(), "host\n");
+    assert_eq!(fs::read_to_string(place.join("LICENSE")).unwrap(), "more\n");
+    assert_eq!(git(&place, &["log", "-1", "--format=%s"]), b"own\n");
+
+    // The same file, a new file, a link in place of a directory, HEAD: named, and nothing is touched.
+    type Both = (&'static str, &'static str, &'static str);
+    let both: [Both; 6] = [
+        ("echo host2 >README.md", "echo guest >README.md", "README.md"),
+        ("echo host >fresh; git add fresh", "echo guest >fresh", "fresh"),
+        ("echo x >src/b.c; git add src/b.c", "rm -rf src; ln -s /tmp src", "src"),
+        ("rm run.sh", "echo guest >>run.sh", "run.sh"),
+        ("echo y >forced.o", "chmod 755 forced.o; rm forced.o; mkdir forced.o", "forced.o"),
+        ("echo z >z; git add z; git commit -qm z", "git checkout -qb elsewhere", "HEAD"),
+    ];
+    for (host, inside, named) in both {
+        let (before, outside) = (guest.path("before"), guest.path("outside"));
+        for (from, to) in [(&place, &before), (&repo, &outside)] {
+            drop(fs::remove_dir_all(to));
+            support::run(support::command("cp").arg("-a").arg(from).arg(to), b"");
+        }
+        script_in(&repo, host);
+        script_in(&place, inside);
+        let (files, facts) = (tree(&place), known(&place));
+        let output = prepare(&guest, &repo, &[]);
+        let error = support::assert_error(&output, 1, "conflict");
+        let paths = error["error"]["details"]["paths"].as_array().unwrap();
+        assert!(paths.iter().any(|path| path == named), "{named}: {error}");
+        assert_eq!((tree(&place), known(&place)), (files, facts), "{named}: nothing is touched");
+        assert!(!place.join(".git/banger-sync").exists());
+
+        prepared(&guest, &repo, &["--force"]);
+        for entry in tree(&fresh(&guest, &repo)) {
+            // What the guest has changed and the host has not is none of the host's, src/a.c behind the link among it.
+            let theirs = ["LICENSE", "own", "loose", "src/a.c"].iter().any(|name| entry.0 == Path::new(name));
+            assert!(theirs || tree(&place).contains(&entry), "{named}: {entry:?}");
+        }
+    }
+    assert!(!Path::new("/tmp/b.c").exists(), "nothing was written through the link");
+}
+
+#[test]
+fn random_changes_of_the_host_arrive() {
+    let Some(guest) = Guest::new() else { return };
+    for seed in seeds(0..25) {
+        let mut dice = Dice::of(seed);
+        let repo = guest.path(&format!("repo{seed}"));
+        fs::create_dir(&repo).unwrap();
+        git(&repo, &["init", "-q", "-b", "main"]);
+        git(&repo, &["config", "user.name", "n"]);
+        git(&repo, &["config", "user.email", "e"]);
+        fs::write(repo.join(".gitignore"), "*.o\nbuild/\n").unwrap();
+        random_tree(&repo, &mut dice);
+        git(&repo, &["add", "-A"]);
+        git(&repo, &["commit", "-qm", "first"]);
+        drop(fs::remove_dir_all(guest.path("guest")));
+        drop(fs::remove_dir_all(guest.path("state/vms").join(ID).join("sent")));
+        prepared(&guest, &repo, &[]);
+        for round in 0..4 {
+            script_in(&repo, &script(&mut dice));
+            // The guest may work on something of its own in between.
+            fs::write(guest.path("guest/of the guest's own"), format!("{round}")).unwrap();
+            let output = prepare(&guest, &repo, &[]);
+            let place = fresh(&guest, &repo);
+            assert!(output.status.success(), "seed {seed}, round {round}: {}", said(&output));
+            fs::remove_file(guest.path("guest/of the guest's own")).unwrap();
+            assert_eq!(tree(&guest.path("guest")), tree(&place), "seed {seed}, round {round}");
+            assert_eq!(known(&guest.path("guest")), known(&place), "seed {seed}, round {round}");
+        }
+    }
+}
+
+#[test]
+fn random_changes_of_both_are_merged_or_refused_whole() {
+    let Some(guest) = Guest::new() else { return };
+    for seed in seeds(100..125) {
+        let mut dice = Dice::of(seed);
+        let repo = guest.path(&format!("repo{seed}"));
+        fs::create_dir(&repo).unwrap();
+        git(&repo, &["init", "-q", "-b", "main"]);
+        git(&repo, &["config", "user.name", "n"]);
+        git(&repo, &["config", "user.email", "e"]);
+        random_tree(&repo, &mut dice);
+        git(&repo, &["add", "-A"]);
+        git(&repo, &["commit", "-qm", "first"]);
+        drop(fs::remove_dir_all(guest.path("guest")));
+        drop(fs::remove_dir_all(guest.path("state/vms").join(ID).join("sent")));
+        prepared(&guest, &repo, &[]);
+        let place = guest.path("guest");
+        let given = tree(&place);
+        script_in(&repo, &script(&mut dice));
+        script_in(&place, &script(&mut dice));
+        let (inside, facts) = (tree(&place), known(&place));
+        let output = prepare(&guest, &repo, &[]);
+        if output.status.success() {
+            let after = tree(&place);
+            let wanted = tree(&fresh(&guest, &repo));
+            // What the host changed is as the host has it; what only the guest changed is as the guest had it.
+            for entry in wanted.difference(&given) {
+                assert!(after.contains(entry), "seed {seed}: {entry:?} has not arrived");
+            }
+            for entry in inside.difference(&given) {
+                assert!(after.contains(entry), "seed {seed}: the guest's {entry:?} is lost");
+            }
+            for entry in &after {
+                let from = wanted.contains(entry) || inside.contains(entry);
+                assert!(from, "seed {seed}: {entry:?} comes from nowhere");
+            }
+        } else {
+            support::assert_error(&output, 1, "conflict");
+            assert_eq!((tree(&place), known(&place)), (inside, facts), "seed {seed}");
+        }
+        git(&place, &["fsck", "--strict"]);
+    }
+}
+
+#[test]
+fn a_copy_that_is_cut_off_anywhere_is_completed_or_has_not_been() {
+    let Some(guest) = Guest::new() else { return };
+    let repo = guest.repo();
+    let place = guest.path("guest");
+    // In the guest's PATH: programs that end the script that called them.
+    let bin = guest.path("bin");
+    fs::create_dir_all(&bin).unwrap();
+    let calls = [
+        ("tar", "-xpf"),
+        ("git", "rev-parse"),
+        ("git", "update-index"),
+        ("git", "update-ref"),
+        ("cp", "-al"),
+        ("mv", "-f"),
+        ("rm", "-rf"),
+        ("xargs", "rm"),
+    ];
+    for (at, (program, word)) in calls.into_iter().enumerate() {
+        drop(fs::remove_dir_all(&place));
+        drop(fs::remove_dir_all(guest.path("state/vms").join(ID).join("sent")));
+        prepared(&guest, &repo, &[]);
+        fs::write(repo.join("README.md"), format!("round {at}\n")).unwrap();
+        fs::write(repo.join(format!("new{at}")), "new\n").unwrap();
+        script_in(&repo, "git rm -qf LICENSE; git add -A; git commit -qm next");
+        let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+        let kill = format!("case \" $* \" in *' {word} '*) kill -KILL $PPID; exit 1;; esac");
+        let text = format!("#!/bin/sh\n{kill}\n{path}; export PATH; exec {program} \"$@\"\n");
+        let fake = bin.join(program);
+        fs::write(&fake, text).unwrap();
+        fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
+        let cut = prepare(&guest, &repo, &[]);
+        fs::remove_file(&fake).unwrap();
+        assert!(!cut.status.success(), "{program} {word}: {}", said(&cut));
+        // The host has gone on, too.
+        fs::write(repo.join("README.md"), format!("round {at} and more\n")).unwrap();
+        let again = prepare(&guest, &repo, &[]);
+        if !again.status.success() {
+            support::assert_error(&again, 4, "busy");
+            prepared(&guest, &repo, &[]);
+        }
+        let wanted = fresh(&guest, &repo);
+        assert_eq!(tree(&place), tree(&wanted), "{program} {word}");
+        assert_eq!(known(&place), known(&wanted), "{program} {word}");
+        assert!(!place.join(".git/banger-sync").exists());
+        git(&place, &["fsck", "--strict"]);
+    }
+}
