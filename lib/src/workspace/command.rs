@@ -49,6 +49,7 @@ impl Ending {
 /// To the command's directory.
 const ENTER: &str = r#"
 if ! cd @PATH@ || [ ! -e @PROOF@ ]; then say missing; exit 0; fi
+if [ -f .git/banger-sync/go ]; then say cut; exit 0; fi
 @WORKDIR@set -- @COMMAND@
 "#;
 

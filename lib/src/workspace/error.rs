@@ -92,6 +92,12 @@ pub enum WorkspaceError {
         /// The paths in it, escaped; `index` and `HEAD` for what git knows of them.
         paths: Vec<String>,
     },
+    /// A copy was cut off while it was being put in its place.
+    #[error("the last copy to {guest_path:?} in the guest was cut off: a part of it is there")]
+    Cut {
+        /// The path.
+        guest_path: String,
+    },
     /// A copy before this one had been cut off, and is complete now; this one was compared with what there was before it.
     #[error(
         "the copy to {guest_path:?} in the guest that was cut off is complete now, and this one has not begun"
@@ -183,9 +189,11 @@ impl Coded for WorkspaceError {
             | Self::BaseCommit(_) => ErrorCode::BadInput,
             Self::Git { source: ExecError::NotFound(_), .. } => ErrorCode::Unsupported,
             Self::Completed { .. } => ErrorCode::Busy,
-            Self::Moving(_) | Self::Occupied { .. } | Self::Changed { .. } | Self::Whole { .. } => {
-                ErrorCode::Conflict
-            }
+            Self::Moving(_)
+            | Self::Occupied { .. }
+            | Self::Changed { .. }
+            | Self::Whole { .. }
+            | Self::Cut { .. } => ErrorCode::Conflict,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => ErrorCode::Denied,
             Self::Ssh { source: SshError::Interrupted(_), .. } => ErrorCode::Interrupted,
             Self::Ssh { stopped: true, .. } => ErrorCode::VmStopped,
@@ -220,6 +228,7 @@ impl Coded for WorkspaceError {
             Self::Changed { .. } => {
                 "take the guest's changes out first (export), or give --force to take the checkout's"
             }
+            Self::Cut { .. } => "copy it again, which completes it: banger vm workspace prepare NAME",
             Self::Completed { .. } => "run it again",
             Self::Whole { .. } => "give --force to replace it; what the guest has changed there is lost",
             Self::Submodule { .. } => {

@@ -33,6 +33,7 @@ g=.git
 if ! cd @PATH@; then say missing; exit 0; fi
 if [ -f .git ] && IFS= read -r g <.git; then g=${g#gitdir: }; fi
 if [ ! -f "$g/HEAD" ]; then say missing; exit 0; fi
+if [ -f "$g/banger-sync/go" ]; then say cut; exit 0; fi
 t=/var/tmp/banger-export.@TAG@
 for old in "$t".*; do if [ -d "$old" ]; then rm -rf "$old"; fi; done
 t=$t.$$

@@ -69,7 +69,11 @@ impl Note {
             is_plain: survey.choice.mode != WorkspaceMode::Files
                 && survey.parts.len() == 1
                 && !part.checkout.is_partial()
-                && !part.checkout.shallow.exists(),
+                && !part.checkout.shallow.exists()
+                // What a sparse checkout leaves out is in its trees all the same.
+                && part.selection.skipped == 0
+                && !part.checkout.sparse.exists()
+                && part.selection.head.branch.as_ref().is_none_or(|branch| branch.to_str().is_some()),
         }
     }
 }

@@ -77,8 +77,8 @@ say ready
 } >"$s/differ" || { rm -rf -- "$s"; exit 1; }
 s=$s xargs -0 -r sh -c 'for f; do
     n=$s/files/$f
-    if [ -L "$n" ] && [ -L "$f" ] && [ "$(readlink "$n")" = "$(readlink "$f")" ]; then continue; fi
-    if [ -f "$n" ] && [ ! -L "$n" ] && [ -f "$f" ] && [ ! -L "$f" ] && cmp -s "$n" "$f"; then continue; fi
+    if [ -L "$n" ] && [ -L "$f" ] && [ "$(readlink -- "$n")" = "$(readlink -- "./$f")" ]; then continue; fi
+    if [ -f "$n" ] && [ ! -L "$n" ] && [ -f "$f" ] && [ ! -L "$f" ] && cmp -s -- "$n" "./$f"; then continue; fi
     if [ ! -e "$n" ] && [ ! -L "$n" ] && [ ! -e "$f" ] && [ ! -L "$f" ]; then continue; fi
     printf "%s\0" "$f"
 done' sh <"$s/differ" >"$s/lists/replace"
@@ -118,6 +118,8 @@ fi
 } >"$s/lists/refs"
 if [ -n @MOVED@ ]; then cp -- "$s/lists/head-after" "$s/lists/head"; fi
 @SHALLOW@
+# What the mark stands for must be on the disk before the mark: a virtual machine may lose its power.
+find "$s" -type f -exec sync -- {} + 2>/dev/null
 if : >"$s/go" && apply; then printf 'done\0end\0'; fi
 "#;
 

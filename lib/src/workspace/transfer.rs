@@ -93,6 +93,7 @@ pub(super) fn failed(step: &'static str, guest_path: &str, ended: Ended) -> Work
     match ended.verdict.as_str() {
         "occupied" => WorkspaceError::Occupied { guest_path },
         "missing" => WorkspaceError::NotPrepared { guest_path },
+        "cut" => WorkspaceError::Cut { guest_path },
         "no-workdir" => WorkspaceError::NoWorkdir { guest_path },
         _ if ended.said.is_empty() => {
             WorkspaceError::Guest { step, said: format!("it ended with {}", ended.exit) }

@@ -266,6 +266,7 @@ fn a_copy_that_is_cut_off_anywhere_is_completed_or_has_not_been() {
         ("rm", "-rf"),
         ("xargs", "rm"),
     ];
+    let mut halves = 0;
     for (at, (program, word)) in calls.into_iter().enumerate() {
         drop(fs::remove_dir_all(&place));
         drop(fs::remove_dir_all(guest.path("state/vms").join(ID).join("sent")));
@@ -282,6 +283,17 @@ fn a_copy_that_is_cut_off_anywhere_is_completed_or_has_not_been() {
         let cut = prepare(&guest, &repo, &[]);
         fs::remove_file(&fake).unwrap();
         assert!(!cut.status.success(), "{program} {word}: {}", said(&cut));
+        if place.join(".git/banger-sync/go").exists() {
+            halves += 1;
+            let (mut record, base) = (guest.record(), git(&place, &["rev-parse", "HEAD"]));
+            record["workspace"] = serde_json::json!({
+                "host_path": repo, "guest_path": place, "head_commit": null, "mode": "full", "file_count": 1,
+                "base_commit": String::from_utf8_lossy(&base).trim(), "size_bytes": 1,
+                "prepared_at": "2026-01-01T00:00:00Z"
+            });
+            support::assert_error(&guest.ws(&["exec", "--", "true"], &record), 125, "conflict");
+            support::assert_error(&guest.ws(&["export", "--output", "p"], &record), 1, "conflict");
+        }
         // The host has gone on, too.
         fs::write(repo.join("README.md"), format!("round {at} and more\n")).unwrap();
         let again = prepare(&guest, &repo, &[]);
@@ -295,4 +307,22 @@ fn a_copy_that_is_cut_off_anywhere_is_completed_or_has_not_been() {
         assert!(!place.join(".git/banger-sync").exists());
         git(&place, &["fsck", "--strict"]);
     }
+    assert!(halves >= 3, "only {halves} copies were cut off in the middle");
+}
+
+#[test]
+fn a_sparse_checkout_that_grows_is_sent_anew() {
+    let Some(guest) = Guest::new() else { return };
+    let repo = guest.repo();
+    script_in(
+        &repo,
+        "mkdir deep; echo x >deep/x; git add -A; git commit -qm deep; git sparse-checkout set src",
+    );
+    assert!(!repo.join("deep").exists());
+    prepared(&guest, &repo, &[]);
+    script_in(&repo, "git sparse-checkout add deep");
+    fs::write(repo.join("src/a.c"), "int c;\n").unwrap();
+    support::assert_error(&prepare(&guest, &repo, &[]), 1, "conflict");
+    prepared(&guest, &repo, &["--force"]);
+    assert_eq!(tree(&guest.path("guest")), tree(&fresh(&guest, &repo)));
 }

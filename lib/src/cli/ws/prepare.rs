@@ -208,7 +208,7 @@ fn load(survey: Survey, notes: &Notes, guest_path: &str, force: bool) -> Result<
     let (committed, why) = if given.mode != now.mode {
         (committed, "it was sent with another --mode")
     } else if !given.is_plain || !now.is_plain {
-        (committed, "submodules, parts of a history and files without git are not compared")
+        (committed, "submodules, sparse checkouts, parts of a history and files without git are not compared")
     } else {
         match Delta::compare(committed, given.clone(), notes)? {
             Compared::Differs(delta) => return Ok(Load::Delta(delta)),
