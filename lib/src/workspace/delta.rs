@@ -12,11 +12,11 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tar::Builder;
 
-use super::checkout::Checkout;
+use super::checkout::{Checkout, Head};
 use super::error::WorkspaceError;
 use super::gitdir;
 use super::note::{Note, Notes, Stage};
-use super::shipment::Committed;
+use super::shipment::{Committed, Part};
 use super::stream;
 use crate::contract::record::WorkspaceMode;
 use crate::sys::exec::Running;
@@ -35,8 +35,6 @@ type Listing = BTreeMap<Vec<u8>, State>;
 /// What differs.
 #[derive(Debug)]
 pub struct Delta {
-    /// What the checkout holds now.
-    pub committed: Committed,
     /// What the guest was given.
     pub from: Note,
     /// Files that are new or different.
@@ -56,16 +54,16 @@ pub struct Delta {
 #[derive(Debug)]
 pub enum Compared {
     /// Nothing differs.
-    Same(Committed),
+    Same,
     /// Something does.
     Differs(Box<Delta>),
-    /// Something does that is not sent as a difference: a submodule.
-    Unlike(Committed),
+    /// Something does that is not sent as a difference: what.
+    Unlike(&'static str),
 }
 
 impl Delta {
     /// Compares, and starts to pack what the guest lacks.
-    pub fn compare(committed: Committed, from: Note, notes: &Notes) -> Result<Compared, WorkspaceError> {
+    pub fn compare(committed: &Committed, from: Note, notes: &Notes) -> Result<Compared, WorkspaceError> {
         let part = committed.survey.root();
         let checkout = &part.checkout;
         let of = |index: &Path| listing(checkout, index);
@@ -83,13 +81,13 @@ impl Delta {
             states.into_iter().flatten().flatten().any(|(mode, ..)| mode == "160000")
         };
         if touched.iter().any(is_link) {
-            return Ok(Compared::Unlike(committed));
+            return Ok(Compared::Unlike("a submodule is another one"));
         }
         let head = &part.selection.head;
         let same_head =
             head.commit == from.head_commit && String::from_utf8_lossy(&gitdir::head_file(head)) == from.head;
         if touched.is_empty() && old_index == new_index && same_head {
-            return Ok(Compared::Same(committed));
+            return Ok(Compared::Same);
         }
         let present: BTreeSet<&[u8]> =
             part.selection.entries.iter().map(|entry| entry.path.as_os_str().as_bytes()).collect();
@@ -109,9 +107,8 @@ impl Delta {
             .into_iter()
             .flat_map(|listing| listing.values().flatten().map(|(_, object, _)| object.as_str()))
             .collect();
-        let packing = Mutex::new(Some(pack(&committed, &from, &known, &new_index)?));
-        let delta =
-            Self { from, changed, fresh, gone, old_tree, old_index, new_index, packing, packs, committed };
+        let packing = Mutex::new(Some(pack(committed, &from, &known, &new_index)?));
+        let delta = Self { from, changed, fresh, gone, old_tree, old_index, new_index, packing, packs };
         Ok(Compared::Differs(Box::new(delta)))
     }
 
@@ -146,7 +143,7 @@ impl Delta {
     }
 
     /// The lists for the guest's script, by their names.
-    fn lists(&self) -> Vec<(&'static str, Vec<u8>)> {
+    fn lists(&self, head: &Head) -> Vec<(&'static str, Vec<u8>)> {
         let staged = self.staged();
         let replaced = self.replaced();
         let becomes_file: BTreeSet<&[u8]> = replaced.iter().copied().collect();
@@ -168,27 +165,14 @@ impl Delta {
             ("staged-after", entries(&self.new_index, staged.iter().copied(), None)),
             ("index", entries(&self.new_index, staged.iter().copied(), Some(&self.old_index))),
             ("head-before", self.from.head.clone().into_bytes()),
-            ("head-after", gitdir::head_file(&self.head())),
+            ("head-after", gitdir::head_file(head)),
         ]
     }
 
-    fn head(&self) -> super::checkout::Head {
-        self.committed.survey.root().selection.head.clone()
-    }
-
     /// Whether HEAD stands elsewhere: on another branch, or at another commit.
-    pub fn head_moved(&self) -> bool {
-        let head = self.head();
+    pub fn head_moved(&self, head: &Head) -> bool {
         head.commit != self.from.head_commit
-            || String::from_utf8_lossy(&gitdir::head_file(&head)) != self.from.head
-    }
-
-    /// The bytes of the files that are sent.
-    pub fn size_bytes(&self) -> u64 {
-        let changed: BTreeSet<&[u8]> = self.changed.iter().map(Vec::as_slice).collect();
-        let entries = &self.committed.survey.root().selection.entries;
-        let sent = entries.iter().filter(|entry| changed.contains(entry.path.as_os_str().as_bytes()));
-        sent.map(|entry| u64::try_from(entry.stat.st_size).unwrap_or(0)).sum()
+            || String::from_utf8_lossy(&gitdir::head_file(head)) != self.from.head
     }
 
     /// SHA-256 of the index as the guest was given it, as `ls-files -s -z` prints it; hexadecimal.
@@ -198,12 +182,11 @@ impl Delta {
     }
 
     /// Writes the stream: lists, files, packs, and the file that says that it is whole.
-    pub fn write(&self, out: impl Write) -> Result<(), WorkspaceError> {
+    pub fn write(&self, part: &Part, out: impl Write) -> Result<(), WorkspaceError> {
         let mut tar = Builder::new(BufWriter::with_capacity(64 << 10, out));
-        for (name, text) in self.lists() {
+        for (name, text) in self.lists(&part.selection.head) {
             stream::bytes(&mut tar, &Path::new("lists").join(name), &text)?;
         }
-        let part = self.committed.survey.root();
         stream::git_file(&mut tar, &part.staging.index(), Path::new("lists/whole-index"))?;
         let changed: BTreeSet<&[u8]> = self.changed.iter().map(Vec::as_slice).collect();
         for entry in &part.selection.entries {

@@ -42,6 +42,8 @@ impl Stage {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Note {
+    /// The checkout. Bytes that are not UTF-8 are replaced.
+    pub host_path: String,
     /// Where it is in the guest.
     pub guest_path: String,
     /// The prepared commit.
@@ -61,6 +63,7 @@ impl Note {
     pub fn new(survey: &Survey, base_commit: &str, guest_path: &str) -> Self {
         let part = survey.root();
         Self {
+            host_path: part.checkout.root.to_string_lossy().into_owned(),
             guest_path: guest_path.to_owned(),
             base_commit: base_commit.to_owned(),
             mode: survey.choice.mode,

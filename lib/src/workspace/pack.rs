@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -43,6 +44,8 @@ pub struct Packing {
 #[derive(Debug)]
 struct State {
     running: Option<Running>,
+    /// What it waits for, and where that goes.
+    held: Option<(File, String)>,
     /// When and how long it was waited for, microseconds (the first on CLOCK_BOOTTIME).
     waited_us: Option<(u64, u64)>,
 }
@@ -59,13 +62,14 @@ pub enum Source {
 }
 
 impl Packing {
-    /// Starts packing what is reachable from `prepared`, so from HEAD, and from the index.
+    /// Starts packing what is reachable from `prepared`, so from HEAD, and from the index; with `hold` not before it is waited for.
     pub fn start(
         checkout: &Checkout,
         staging: &Staging,
         head: &Head,
         prepared: &str,
         mode: WorkspaceMode,
+        hold: bool,
     ) -> Result<Self, WorkspaceError> {
         let mut git = staging.git(checkout, &staging.index());
         for (key, value) in SETTINGS {
@@ -85,10 +89,17 @@ impl Packing {
         };
         let partial = checkout.is_partial();
         // With a part of the history the packs hold more than travels.
-        let whole = mode == WorkspaceMode::Full && !partial;
+        let whole = mode == WorkspaceMode::Full && !partial && !hold;
         let plan = if whole { reuse::plan(checkout, &git, prepared)? } else { None };
-        let mut whole = Vec::new();
-        let running = if let Some(plan) = plan {
+        let (mut whole, mut held) = (Vec::new(), None);
+        let revisions = format!("{prepared}\n");
+        let running = if hold && !partial {
+            // It waits for its input, and once we are confined it could not be started any more.
+            let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+                .map_err(|e| WorkspaceError::io("make", "a pipe")(e.into()))?;
+            held = Some((File::from(write), revisions));
+            pack(&["--revs", "--indexed-objects"]).start_reading(File::from(read))
+        } else if let Some(plan) = plan {
             whole = plan.packs;
             let list = staging.path().join("objects.list");
             fs::write(&list, plan.rest).map_err(WorkspaceError::io("write", &list))?;
@@ -99,10 +110,10 @@ impl Packing {
             let args = ["rev-list", "--objects", "--missing=allow-promisor", "--indexed-objects", prepared];
             git.exec(args).deadline(PATIENCE).start_into(pack(&["--missing=allow-promisor"]))
         } else {
-            pack(&["--revs", "--indexed-objects"]).stdin(format!("{prepared}\n")).start()
+            pack(&["--revs", "--indexed-objects"]).stdin(revisions).start()
         };
         let running = Some(running.map_err(checkout.git_error())?);
-        let state = Mutex::new(State { running, waited_us: None });
+        let state = Mutex::new(State { running, held, waited_us: None });
         Ok(Self { dir, root: checkout.root.clone(), partial, whole, state })
     }
 
@@ -110,6 +121,10 @@ impl Packing {
     pub fn wait(&self) -> Result<(), WorkspaceError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(running) = state.running.take() else { return Ok(()) };
+        if let Some((mut input, revisions)) = state.held.take() {
+            // One that has ended without reading says so when it is waited for.
+            drop(input.write_all(revisions.as_bytes()));
+        }
         let start_us = boottime_us();
         let ended = running.wait();
         state.waited_us = Some((start_us, boottime_us() - start_us));

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::delta::{Delta, is_unread};
 use super::error::WorkspaceError;
 use super::guest::{Given, Guest, Output, fill, quote};
+use super::shipment::Shipment;
 use super::staging::PREPARED_REF;
 use super::transfer::failed;
 use crate::contract::error::escape_controls;
@@ -163,17 +164,18 @@ impl Output for Answer {
 pub fn resync(
     guest: &Guest<'_>,
     delta: &Delta,
+    shipment: &Shipment,
     guest_path: &str,
     force: bool,
     timeline: &mut Timeline,
 ) -> Result<Resynced, WorkspaceError> {
-    let script = script(delta, guest_path, force);
+    let script = script(delta, shipment, guest_path, force);
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|e| WorkspaceError::Io { action: "make", path: "a pipe".into(), source: e.into() })?;
     let start_us = boottime_us();
     let mut answer = Answer::default();
     let (sent, ended) = std::thread::scope(|scope| {
-        let sender = scope.spawn(move || delta.write(std::fs::File::from(writer)));
+        let sender = scope.spawn(move || delta.write(shipment.survey.root(), std::fs::File::from(writer)));
         let given = Given { input: Some(reader), patience: Some(SILENCE), ..Given::default() };
         let ended = guest.run_with(&script, given, &mut answer);
         (sender.join().expect("the sender does not panic"), ended)
@@ -226,9 +228,9 @@ pub fn complete(guest: &Guest<'_>, guest_path: &str) -> Result<String, Workspace
     }
 }
 
-fn script(delta: &Delta, guest_path: &str, force: bool) -> String {
-    let head = &delta.committed.survey.root().selection.head;
-    let moved = delta.head_moved();
+fn script(delta: &Delta, shipment: &Shipment, guest_path: &str, force: bool) -> String {
+    let head = &shipment.survey.root().selection.head;
+    let moved = delta.head_moved(head);
     let flag = |is: bool| quote([if is { "1" } else { "" }]);
     let refs = match (&head.branch, &head.commit) {
         (Some(branch), Some(commit)) if moved => {
@@ -238,7 +240,7 @@ fn script(delta: &Delta, guest_path: &str, force: bool) -> String {
         }
         _ => ":".to_owned(),
     };
-    let shallow = match (&head.commit, delta.committed.survey.choice.mode) {
+    let shallow = match (&head.commit, shipment.survey.choice.mode) {
         (Some(commit), WorkspaceMode::Shallow) => format!("echo {commit} >\"$s/lists/shallow\""),
         _ => ":".to_owned(),
     };
@@ -246,7 +248,7 @@ fn script(delta: &Delta, guest_path: &str, force: bool) -> String {
         ("PATH", quote([guest_path])),
         ("REF", PREPARED_REF.to_owned()),
         ("OLD", quote([delta.from.base_commit.as_str()]).trim_matches('\'').to_owned()),
-        ("NEW", delta.committed.base_commit().to_owned()),
+        ("NEW", shipment.base_commit.clone()),
         ("WAS", quote([delta.from.head_commit.as_deref().unwrap_or_default()])),
         ("INDEX", delta.index_digest()),
         ("MOVED", flag(moved)),

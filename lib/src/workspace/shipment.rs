@@ -176,13 +176,13 @@ pub struct Shipment {
 }
 
 impl Shipment {
-    /// Starts to pack.
-    pub fn new(committed: Committed) -> Result<Self, WorkspaceError> {
+    /// Starts to pack, or, with `hold`, gets ready to: what is sent may be less than all.
+    pub fn new(committed: Committed, hold: bool) -> Result<Self, WorkspaceError> {
         let Committed { survey, prepared } = committed;
         let mut repositories = Vec::new();
         if survey.choice.mode != WorkspaceMode::Files {
             for (part, prepared) in survey.parts.iter().zip(&prepared) {
-                repositories.push(repository(part, prepared, survey.choice.mode)?);
+                repositories.push(repository(part, prepared, survey.choice.mode, hold)?);
             }
         }
         Ok(Self { base_commit: prepared[0].clone(), survey, repositories })
@@ -222,9 +222,14 @@ fn commit(survey: &Survey) -> Result<Vec<String>, WorkspaceError> {
     Ok(prepared)
 }
 
-fn repository(part: &Part, prepared: &str, mode: WorkspaceMode) -> Result<Repository, WorkspaceError> {
+fn repository(
+    part: &Part,
+    prepared: &str,
+    mode: WorkspaceMode,
+    hold: bool,
+) -> Result<Repository, WorkspaceError> {
     let (checkout, staging, head) = (&part.checkout, &part.staging, &part.selection.head);
-    let packing = Packing::start(checkout, staging, head, prepared, mode)?;
+    let packing = Packing::start(checkout, staging, head, prepared, mode, hold)?;
     if !part.prefix.as_os_str().is_empty() {
         // One at a time beside the checkout's own: memory is bounded by the number of packs that are being made.
         packing.wait()?;

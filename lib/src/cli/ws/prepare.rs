@@ -23,17 +23,13 @@ use crate::workspace::resync::{self, Resynced};
 use crate::workspace::shipment::{Committed, Shipment, Survey};
 use crate::workspace::transfer::{self, Sent};
 
-/// How a checkout is about to be sent.
-enum Load {
-    /// All of it.
-    Whole(Shipment),
-    /// What differs from what the guest was given.
-    Delta(Box<Delta>),
-}
-
 /// A checkout that is about to be sent.
 pub(super) struct Staged {
-    load: Load,
+    shipment: Shipment,
+    /// What differs from what the guest was given, where that is known.
+    delta: Option<Box<Delta>>,
+    /// Why it is not.
+    unlike: Option<&'static str>,
     notes: Notes,
     force: bool,
     pub(super) guest_path: String,
@@ -51,27 +47,21 @@ impl Staged {
         let guest_path = source.guest_path.clone().unwrap_or_else(|| format!("/root/{}", checkout.name()));
         transfer::check_guest_path(&guest_path)?;
         let notes = Notes::of(&job.dir());
-        let load = job.timeline.step("commit", || load(survey, &notes, &guest_path, source.force))?;
-        Ok(Self { load, notes, force: source.force, guest_path })
+        let (shipment, delta, unlike) = job.timeline.step("commit", || load(survey, &notes, &guest_path))?;
+        Ok(Self { shipment, delta, unlike, notes, force: source.force, guest_path })
     }
 
     fn survey(&self) -> &Survey {
-        match &self.load {
-            Load::Whole(shipment) => &shipment.survey,
-            Load::Delta(delta) => &delta.committed.survey,
-        }
+        &self.shipment.survey
     }
 
     pub(super) fn base_commit(&self) -> &str {
-        match &self.load {
-            Load::Whole(shipment) => &shipment.base_commit,
-            Load::Delta(delta) => delta.committed.base_commit(),
-        }
+        &self.shipment.base_commit
     }
 
     /// Whether the command can be part of what unpacks the checkout.
     pub(super) fn can_take_along(&self) -> bool {
-        matches!(self.load, Load::Whole(_))
+        self.delta.is_none()
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -113,24 +103,26 @@ impl Staged {
         self.complete(guest)?;
         let note = Note::new(self.survey(), self.base_commit(), &self.guest_path);
         self.notes.save(Stage::Sending, &note, part)?;
-        let sent = match &self.load {
-            Load::Whole(shipment) => {
-                let arrived = || drop(self.notes.arrived());
-                let mut output = Noting { output, arrived: Some(arrived) };
-                transfer::send_and_run(
-                    guest,
-                    shipment,
-                    &self.guest_path,
-                    self.force,
-                    command,
-                    &mut output,
-                    timeline,
-                )?
-            }
-            Load::Delta(delta) => {
-                self.resync(guest, delta, timeline)?;
-                Sent { changed: true, ending: Ending { exit: Exit::Status(0), timed_out: false } }
-            }
+        let resynced = match &self.delta {
+            Some(delta) => self.resync(guest, delta, timeline)?,
+            None => false,
+        };
+        let sent = if resynced {
+            Sent { changed: true, ending: Ending { exit: Exit::Status(0), timed_out: false } }
+        } else {
+            let arrived = || drop(self.notes.arrived());
+            let mut output = Noting { output, arrived: Some(arrived) };
+            let (path, command) = (&self.guest_path, command.filter(|_| self.can_take_along()));
+            let sent = transfer::send_and_run(
+                guest,
+                &self.shipment,
+                path,
+                self.force,
+                command,
+                &mut output,
+                timeline,
+            );
+            sent.map_err(|error| self.explain(error))?
         };
         // Without a note the next copy sends everything, or is refused.
         drop(self.notes.arrived());
@@ -140,7 +132,7 @@ impl Staged {
     /// A copy that was cut off may be in the guest all the same, which is what the next one is to be compared with.
     fn complete(&self, guest: &Guest<'_>) -> Result<(), WorkspaceError> {
         let Some(pending) = self.notes.load(Stage::Sending) else { return Ok(()) };
-        let plain = pending.guest_path == self.guest_path && matches!(self.load, Load::Delta(_));
+        let plain = pending.guest_path == self.guest_path && self.delta.is_some();
         if plain && resync::complete(guest, &self.guest_path)? == pending.base_commit {
             self.notes.arrived()?;
             return Err(WorkspaceError::Completed { guest_path: self.guest_path.clone() });
@@ -148,33 +140,39 @@ impl Staged {
         self.notes.forget(Stage::Sending)
     }
 
+    /// Sends what differs; `false` where the guest has no workspace any more, or it is to be replaced.
     fn resync(
         &self,
         guest: &Guest<'_>,
         delta: &Delta,
         timeline: &mut Timeline,
-    ) -> Result<(), WorkspaceError> {
-        let sent = resync::resync(guest, delta, &self.guest_path, self.force, timeline);
+    ) -> Result<bool, WorkspaceError> {
+        let sent = resync::resync(guest, delta, &self.shipment, &self.guest_path, self.force, timeline);
         match sent {
-            Ok(Resynced::Done) => return Ok(()),
+            Ok(Resynced::Done) => return Ok(true),
             // It is there: its note was lost with the connection.
-            Ok(Resynced::Other(id)) if id == delta.committed.base_commit() => return Ok(()),
-            Ok(Resynced::Other(_)) => {
-                self.notes.forget(Stage::Sent)?;
-                self.notes.forget(Stage::Sending)?;
-            }
+            Ok(Resynced::Other(id)) if id == self.base_commit() => return Ok(true),
+            Ok(Resynced::Other(_)) if self.force => return Ok(false),
+            Err(WorkspaceError::NotPrepared { .. }) => return Ok(false),
+            Ok(Resynced::Other(_)) => self.notes.forget(Stage::Sent)?,
             Err(error) => {
-                if matches!(error, WorkspaceError::NotPrepared { .. }) {
-                    self.notes.forget(Stage::Sent)?;
-                }
-                if matches!(error, WorkspaceError::Changed { .. } | WorkspaceError::NotPrepared { .. }) {
+                if matches!(error, WorkspaceError::Changed { .. }) {
                     self.notes.forget(Stage::Sending)?;
                 }
                 return Err(error);
             }
         }
+        self.notes.forget(Stage::Sending)?;
         let why = "what is there was not sent by this host, or came back from an older disk";
         Err(WorkspaceError::Whole { guest_path: self.guest_path.clone(), why })
+    }
+
+    /// Says why what is there was not only brought up to date.
+    fn explain(&self, error: WorkspaceError) -> WorkspaceError {
+        match (error, self.unlike) {
+            (WorkspaceError::Occupied { guest_path }, Some(why)) => WorkspaceError::Whole { guest_path, why },
+            (error, _) => error,
+        }
     }
 }
 
@@ -199,28 +197,30 @@ impl<F: FnOnce()> Output for Noting<'_, F> {
     }
 }
 
-/// Chooses what is sent: the difference to what the guest was given, where there is a note of that and `survey` is of its kind.
-fn load(survey: Survey, notes: &Notes, guest_path: &str, force: bool) -> Result<Load, WorkspaceError> {
+/// What is sent: all of `survey`, or the difference to what the guest was given, where there is a note of that and it is of its kind.
+#[expect(clippy::type_complexity, reason = "taken apart at once by the one caller")]
+fn load(
+    survey: Survey,
+    notes: &Notes,
+    guest_path: &str,
+) -> Result<(Shipment, Option<Box<Delta>>, Option<&'static str>), WorkspaceError> {
     let committed = Committed::new(survey)?;
-    let given = notes.load(Stage::Sent).filter(|note| note.guest_path == guest_path);
-    let Some(given) = given else { return Ok(Load::Whole(Shipment::new(committed)?)) };
     let now = Note::new(&committed.survey, committed.base_commit(), guest_path);
-    let (committed, why) = if given.mode != now.mode {
-        (committed, "it was sent with another --mode")
-    } else if !given.is_plain || !now.is_plain {
-        (committed, "submodules, sparse checkouts, parts of a history and files without git are not compared")
-    } else {
-        match Delta::compare(committed, given.clone(), notes)? {
-            Compared::Differs(delta) => return Ok(Load::Delta(delta)),
-            Compared::Same(committed) => (committed, ""),
-            Compared::Unlike(committed) => (committed, "a submodule is another one"),
-        }
+    let same_place = |note: &Note| note.guest_path == now.guest_path && note.host_path == now.host_path;
+    let compared = match notes.load(Stage::Sent).filter(same_place) {
+        None => Compared::Same,
+        Some(given) if given.mode != now.mode => Compared::Unlike("it was sent with another --mode"),
+        Some(given) if !given.is_plain || !now.is_plain => Compared::Unlike(
+            "submodules, sparse checkouts, parts of a history and files without git are not compared",
+        ),
+        Some(given) => Delta::compare(&committed, given, notes)?,
     };
-    // What is there is found to be the same by its prepared commit.
-    if force || given.base_commit == committed.base_commit() {
-        return Ok(Load::Whole(Shipment::new(committed)?));
-    }
-    Err(WorkspaceError::Whole { guest_path: guest_path.to_owned(), why })
+    let (delta, unlike) = match compared {
+        Compared::Same => (None, None),
+        Compared::Differs(delta) => (Some(delta), None),
+        Compared::Unlike(why) => (None, Some(why)),
+    };
+    Ok((Shipment::new(committed, delta.is_some())?, delta, unlike))
 }
 
 fn record_workspace(job: &mut Job, workspace: &Workspace) -> Result<(), Failure> {
