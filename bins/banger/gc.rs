@@ -11,8 +11,8 @@ use banger_lib::state::lock::{LockError, SessionLock, VmLock};
 use serde_json::{Value, json};
 
 use crate::context::{self, Context, Result};
-use crate::lifecycle;
 use crate::stage::Stage;
+use crate::{dns, lifecycle};
 
 /// Deletes the VMs whose making was cut short, or whose `vm run --rm` was killed. A VM whose command lives is left alone.
 /// One that cannot be removed is told of and given, and stands in nobody's way.
@@ -87,6 +87,10 @@ pub fn gc(context: &Context) -> Result<ExitCode> {
             Ok(report) => removed.extend(report["removed"].as_array().cloned().unwrap_or_default()),
             Err(failure) => errors.push(failure.into_fault(stage.program, "gc")),
         }
+    }
+    // What went has no name any more; and a resolver that was killed is missed by the VMs that stay.
+    if tap && let Err(failure) = dns::mend(context) {
+        errors.push(failure.into_fault("banger", "gc"));
     }
     let exit = finish(
         context,

@@ -18,7 +18,7 @@ use crate::context::{self, Context, Result};
 use crate::plan::Wanted;
 use crate::progress::Progress;
 use crate::stage::Stage;
-use crate::{image, plan, timings, vmm};
+use crate::{dns, image, plan, timings, vmm};
 
 /// What stands in the way of a lifecycle verb.
 #[derive(Debug, Error)]
@@ -103,7 +103,14 @@ pub fn run_start(context: &Context, mut document: Document, lock: &VmLock, keep:
     let _progress = Progress::begin(context, &choice.line)?;
     let stages = start_stages(&vm, choice.program);
     for (done, (stage, _)) in stages.iter().enumerate() {
-        match stage.run_record(context, &document, lock) {
+        let ran = stage.run_record(context, &document, lock).and_then(|mut next| {
+            // Before the disks: the guest's resolvers go into its initrd.
+            if done == 0 {
+                dns::join(context, &mut next)?;
+            }
+            Ok(next)
+        });
+        match ran {
             Ok(next) => document = next,
             Err(failure) if keep => {
                 context.say(format!(
@@ -135,6 +142,9 @@ fn undo(
             Err(error) => errors.push(error.into_fault(inverse.program, "undo").human_line()),
         }
     }
+    if let Ok(vm) = document.vm() {
+        dns::refresh(context, &vm);
+    }
     if errors.is_empty() {
         return failure;
     }
@@ -162,6 +172,7 @@ pub fn run_stop(context: &Context, row: &VmRow, lock: &VmLock, force: bool) -> R
         let stage = if force { stage.steadfast() } else { stage };
         document = stage.run_record(context, &document, lock)?;
     }
+    dns::refresh(context, &row.vm);
     // banger-netd is privileged and writes nothing here, so that the network is gone is ours to note.
     Handles::of(&document)?.save(&VmDir::at(&row.vm.paths.dir))?;
     Ok(document)
@@ -175,6 +186,7 @@ pub fn run_delete(context: &Context, store: &mut Store, row: &VmRow, lock: &VmLo
     } else if row.vm.net_mode == NetMode::Tap {
         let detach = Stage::new("banger-netd", "detach").privileged(true).steadfast();
         detach.run_record(context, &document(row), lock)?;
+        dns::refresh(context, &row.vm);
     }
     let remove = |source| LifecycleError::Remove { vm: row.vm.name.to_string(), path: dir.clone(), source };
     match std::fs::remove_dir_all(&dir) {

@@ -4,6 +4,7 @@ mod apply;
 mod args;
 mod context;
 mod diff;
+mod dns;
 mod doctor;
 mod exec;
 mod gc;

@@ -14,7 +14,7 @@ use thiserror::Error;
 use crate::args::{Change, Set};
 use crate::context::{self, Context, Result};
 use crate::stage::Stage;
-use crate::{lifecycle, list};
+use crate::{dns, lifecycle, list};
 
 /// A change that cannot be made.
 #[derive(Debug, Error)]
@@ -53,6 +53,9 @@ pub fn set(context: &Context, args: &Set) -> Result<ExitCode> {
         document = update(context, &document, &lock)?;
     }
     store.set_vm(&vm)?;
+    if vm != row.vm {
+        dns::refresh(context, &vm);
+    }
     if document.net()?.is_some() {
         Handles::of(&document)?.save(&VmDir::at(&vm.paths.dir))?;
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::dns::resolvers;
+use super::dns::{resolvers, serving};
 use super::user;
 use crate::contract::record::{Net, NetMode, Vm};
 
@@ -17,6 +17,9 @@ pub fn rebuild(vm: &Vm, listening: &[u16]) -> Option<Net> {
         NetMode::Tap => {
             nix::net::if_::if_nametoindex(vm.id.tap().as_str()).ok()?;
             let files = [resolvers::RESOLV_CONF, resolvers::RESOLVED_UPSTREAM].map(Path::new);
+            let upstream = resolvers::upstream(&files);
+            let served = serving::is_served(&vm.state_id);
+            let dns = if served { resolvers::for_guest(vm.gateway, &upstream) } else { upstream };
             Some(Net {
                 mode: NetMode::Tap,
                 bridge: Some(vm.state_id.bridge()),
@@ -24,7 +27,7 @@ pub fn rebuild(vm: &Vm, listening: &[u16]) -> Option<Net> {
                 address: vm.address,
                 prefix_len: vm.prefix_len,
                 gateway: vm.gateway,
-                dns: resolvers::upstream(&files),
+                dns,
                 nat: vm.nat,
                 egress: vm.egress.clone(),
                 peer: vm.peer,

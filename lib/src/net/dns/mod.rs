@@ -11,11 +11,11 @@ pub mod question;
 pub mod reply;
 pub mod resolvers;
 pub mod serve;
+pub mod serving;
 pub mod zone;
 
 mod inflight;
 mod names_file;
-mod serving;
 mod tcp;
 mod udp;
 mod upstream;

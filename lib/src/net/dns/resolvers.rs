@@ -19,6 +19,13 @@ pub fn upstream(files: &[&Path]) -> Vec<Ipv4Addr> {
     files.iter().map(|file| reachable(&read(file))).find(|list| !list.is_empty()).unwrap_or_default()
 }
 
+/// What a guest is given where its bridge has a resolver: that one, and `upstream`, the host's, in case it is gone. The C library asks
+/// the next one only where the first does not answer or cannot help.
+pub fn for_guest(gateway: Ipv4Addr, upstream: &[Ipv4Addr]) -> Vec<Ipv4Addr> {
+    let others = upstream.iter().copied().filter(|address| *address != gateway);
+    std::iter::once(gateway).chain(others).take(MAX_RESOLVERS).collect()
+}
+
 /// The resolvers in `file` as the host itself asks them, on loopback too; none where it cannot be read.
 pub fn of_host(file: &Path) -> Vec<IpAddr> {
     let mut list = parse(&read(file));

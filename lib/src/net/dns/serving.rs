@@ -64,7 +64,18 @@ impl Serving {
     }
 }
 
+/// Whether the bridge of a state directory, as it is now, has a resolver that answers.
+pub fn is_served(state: &StateId) -> bool {
+    let index = nix::net::if_::if_nametoindex(state.bridge().as_str());
+    index.is_ok_and(|index| bridge_served(state) == Some(index))
+}
+
+/// Whether a resolver of a state directory runs, be it beginning or ending.
+pub fn runs(state: &StateId) -> bool {
+    rootlock::beacon(&lock_name(state)).is_some()
+}
+
 /// The number of the bridge whose resolver runs; `None` where none of this state directory does.
-pub fn bridge_served(state: &StateId) -> Option<u32> {
+fn bridge_served(state: &StateId) -> Option<u32> {
     rootlock::beacon(&lock_name(state))?.parse().ok()
 }
