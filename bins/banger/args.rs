@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use banger_lib::cli::command::CommandOptions;
 use banger_lib::cli::ws::ModeChoice;
 use banger_lib::contract::record::{DiskBackend, Init, VmmKind};
 use banger_lib::types::{Cidr, ImageName, VmName};
@@ -38,7 +39,7 @@ pub struct Banger {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Make, run and inspect VMs
-    Vm(Vm),
+    Vm(Box<Vm>),
     /// List VMs (the same as `vm list`)
     Ps,
     /// Build and inspect images
@@ -317,6 +318,8 @@ pub struct Run {
     /// Install what this host lacks first, without asking
     #[arg(long)]
     pub setup: bool,
+    #[command(flatten)]
+    pub options: CommandOptions,
     /// If a stage fails, leave everything as it stands
     #[arg(long)]
     pub keep: bool,
@@ -431,6 +434,14 @@ pub struct Exec {
     /// Write what changed in the checkout since it was copied as a patch to FILE, or to stdout ("-")
     #[arg(long, value_name = "FILE")]
     pub patch: Option<PathBuf>,
+    /// Give the command a terminal: this one
+    #[arg(long, short, conflicts_with_all = ["patch", "no_stdin"])]
+    pub tty: bool,
+    /// Send the checkout again before, as it stands now
+    #[arg(long)]
+    pub auto_prepare: bool,
+    #[command(flatten)]
+    pub options: CommandOptions,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,

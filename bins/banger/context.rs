@@ -33,14 +33,29 @@ pub enum ContextError {
     Signals(#[source] io::Error),
     #[error("interrupted by signal {0}; what had been made was removed")]
     Interrupted(i32),
+    #[error("interrupted by signal {signal}; the command in {vm} was told to end")]
+    CommandInterrupted { vm: String, signal: i32 },
+    #[error("{0}")]
+    Tty(&'static str),
+    #[error("{0} stands for no pipeline of programs")]
+    NoPipeline(&'static str),
 }
 
 impl Coded for ContextError {
+    fn details(&self) -> serde_json::Map<String, Value> {
+        match self {
+            Self::Interrupted(signal) | Self::CommandInterrupted { signal, .. } => {
+                [("signal".to_owned(), Value::from(*signal))].into_iter().collect()
+            }
+            _ => serde_json::Map::new(),
+        }
+    }
     fn code(&self) -> ErrorCode {
         match self {
             Self::NoStateDir | Self::RelativeStateDir(..) | Self::OddStateDir(_) => ErrorCode::Usage,
             Self::Signals(_) => ErrorCode::Failed,
-            Self::Interrupted(_) => ErrorCode::Interrupted,
+            Self::Interrupted(_) | Self::CommandInterrupted { .. } => ErrorCode::Interrupted,
+            Self::Tty(_) | Self::NoPipeline(_) => ErrorCode::Usage,
         }
     }
     fn hint(&self) -> Option<String> {
@@ -115,7 +130,13 @@ pub fn report(failure: Failure, verb: &str, json: bool) -> ExitCode {
         drop(writeln!(io::stderr(), "banger: {}", fault.human_line()));
     }
     let guest_verb = matches!(verb, "vm run" | "vm exec");
-    let status = if guest_verb { OWN_FAILURE } else { fault.code.exit_status() };
+    let signal = fault.details.get("signal").and_then(Value::as_u64).and_then(|n| u8::try_from(n).ok());
+    let status = match (fault.code, signal) {
+        // As the shell reports a program that Ctrl-C ended.
+        (ErrorCode::Interrupted, Some(signal @ 1..=64)) if guest_verb => 128 + signal,
+        _ if guest_verb => OWN_FAILURE,
+        (code, _) => code.exit_status(),
+    };
     // `vm plan` begins a pipeline, so its failure must be a record too.
     if json || verb == "vm plan" {
         let record = banger_lib::contract::ErrorRecord::new(fault);

@@ -1,28 +1,31 @@
-//! Commands in a VM: through banger-ws, or for people through the system's ssh.
+//! Commands in a VM, through banger-ws.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::process::CommandExt;
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::{ExitCode, Stdio};
+use std::time::Duration;
 
 use banger_lib::cli::Failure;
+use banger_lib::cli::command::{CommandOptions, ENV_VARIABLE};
+use banger_lib::contract::record::Workspace;
 use banger_lib::contract::{Document, ErrorRecord};
-use banger_lib::state::dir::VmDir;
 use banger_lib::state::lock::SessionLock;
-use banger_lib::sys::exec::{Exec, ExecError, shell_status};
+use banger_lib::sys::exec::shell_status;
 use banger_lib::sys::fd;
+use banger_lib::sys::git::{self, Git};
 
 use crate::args;
 use crate::context::{self, Context, ContextError, Result};
 use crate::lifecycle::{self, LifecycleError};
 use crate::stage::{self, Stage, StageError};
-use crate::{list, plan, review, run};
+use crate::{list, review, run, ssh, workspace};
 
 /// The variable with the descriptor of the session lock: banger-ws holds it as long as it runs, also when `banger` is killed.
 const SESSION_FD_VARIABLE: &str = "BANGER_SESSION_FD";
+/// How long git may take to say where HEAD stands.
+const HEAD_DEADLINE: Duration = Duration::from_secs(5);
 
 /// What came back from a command in a guest.
 #[derive(Debug)]
@@ -33,38 +36,84 @@ pub struct Ran {
     pub document: Document,
 }
 
-/// Runs a verb of banger-ws that runs a guest command: its output goes straight to our stdout and stderr (with `--json` all of it
-/// to stderr, unless a patch is on stdout anyway), its record comes back through a file.
+/// A command that goes to a guest.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    pub options: &'a CommandOptions,
+    pub words: &'a [OsString],
+}
+
+impl Wanted<'_> {
+    /// The options for banger-ws, but for the environment, which arguments would show to all users of this host.
+    fn options(&self, stage: Stage) -> Stage {
+        let mut stage = stage;
+        if let Some(dir) = &self.options.workdir {
+            stage = stage.arg("--workdir").arg(dir);
+        }
+        if let Some(limit) = self.options.timeout {
+            stage = stage.arg("--timeout").arg(format!("{}s", limit.as_secs_f64()));
+        }
+        if self.options.no_mise {
+            stage = stage.arg("--no-mise");
+        }
+        if self.options.no_stdin {
+            stage = stage.arg("--no-stdin");
+        }
+        stage
+    }
+
+    /// The stage as a person would type it.
+    pub fn shown(&self, stage: Stage) -> String {
+        let names = self.options.env.iter().map(|given| {
+            let given = given.to_string_lossy();
+            given.split('=').next().unwrap_or_default().to_owned()
+        });
+        let stage = names.fold(self.options(stage), |stage, name| stage.arg("--env").arg(name));
+        let words = self.words.iter().map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" ");
+        format!("{} -- {words}", stage.shown())
+    }
+}
+
+/// Runs a verb of banger-ws that runs a guest command: our streams are the command's (with `--json` its output is all on stderr,
+/// unless a patch is on stdout anyway), the records come and go through files.
 pub fn run_in_guest(
     context: &Context,
     stage: Stage,
-    command: &[OsString],
+    wanted: &Wanted<'_>,
     document: &Document,
     session: Option<&SessionLock>,
 ) -> Result<Ran> {
     let vm = document.vm()?;
     let talk = |source| StageError::Talk { program: stage.program.to_owned(), source };
-    let record = tempfile::Builder::new().prefix(".run-").tempfile_in(&vm.paths.dir).map_err(talk)?;
+    let file = || tempfile::Builder::new().prefix(".run-").tempfile_in(&vm.paths.dir).map_err(talk);
+    let (mut input, record) = (file()?, file()?);
+    input.write_all(document.to_value().to_string().as_bytes()).map_err(talk)?;
     let program = stage.program;
-    let stage = command.iter().fold(stage.arg("--record").arg(record.path()).arg("--"), Stage::arg);
-    let mut process = stage.command()?;
+    let stage = wanted.options(stage).arg("--input").arg(input.path());
+    let stage = wanted.words.iter().fold(stage.arg("--record").arg(record.path()).arg("--"), Stage::arg);
+    // Who reads a terminal must be in its foreground group, which is ours, or be stopped (termios(3), SIGTTIN).
+    let reads_terminal = !wanted.options.no_stdin && io::stdin().is_terminal();
+    let mut process = stage.in_our_group(reads_terminal).command()?;
     if let Some(session) = session {
         fd::hand_down(&mut process, session, SESSION_FD_VARIABLE);
     }
-    process.stdin(Stdio::piped());
+    let variables = serde_json::to_string(&wanted.options.variables()?).expect("a map of strings");
+    process.env(ENV_VARIABLE, variables);
+    process.stdin(if wanted.options.no_stdin { Stdio::null() } else { Stdio::inherit() });
     if context.json {
         process.stdout(io::stderr());
     }
+    let interrupts = context.interrupts()?;
     let mut child = process.spawn().map_err(talk)?;
-    let input = document.to_value().to_string();
-    let mut pipe = child.stdin.take().expect("piped");
-    // A record is far smaller than what a program that reads it first takes; one that does not is judged by its status.
-    std::thread::spawn(move || drop(pipe.write_all(input.as_bytes())));
-    let (status, signal) = stage::wait(context.interrupts()?, &mut child).map_err(talk)?;
-    let bytes = fs::read(record.path()).map_err(talk)?;
+    let (status, signal) = stage::wait(interrupts, &mut child, !reads_terminal).map_err(talk)?;
     if let Some(signal) = signal {
-        return Err(ContextError::Interrupted(signal).into());
+        return Err(ContextError::CommandInterrupted { vm: vm.name.to_string(), signal }.into());
     }
+    let bytes = match fs::read(record.path()) {
+        // It goes with the VM.
+        Err(_) if !lifecycle::runs(&vm) => return Err(LifecycleError::Gone(vm.name.to_string()).into()),
+        read => read.map_err(talk)?,
+    };
     if let Ok(record) = serde_json::from_slice::<ErrorRecord>(&bytes) {
         return Err(Failure::Passed(Box::new(record.error)));
     }
@@ -77,28 +126,32 @@ pub fn run_in_guest(
 
 /// `banger vm exec`.
 pub fn exec(context: &Context, args: &args::Exec) -> Result<ExitCode> {
-    run::check_command(&args.command)?;
-    let (_, row) = lifecycle::find(context, &args.vm)?;
-    let mut stage = Stage::new("banger-ws", "exec");
-    if let Some(patch) = &args.patch {
-        stage = stage.arg("--patch").arg(patch);
-    }
+    let wanted = Wanted { options: &args.options, words: &args.command };
+    run::check_command(&wanted)?;
+    let (mut store, row) = lifecycle::find(context, &args.vm)?;
     if context.explain {
-        let words = args.command.iter().map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" ");
-        return Ok(context::print(&format!(
-            "banger vm show {} --record | {} -- {words}\n",
-            row.vm.name,
-            stage.shown()
-        )));
+        return explain(args, &wanted, row.vm.name.as_str());
     }
     if !lifecycle::runs(&row.vm) {
         return Err(LifecycleError::Stopped(row.vm.name.to_string()).into());
     }
-    let document = list::current(&row)?;
-    if document.workspace()?.is_none() {
-        return Err(LifecycleError::NoWorkspace(row.vm.name.to_string()).into());
+    let mut document = list::current(&row)?;
+    let no_workspace = || LifecycleError::NoWorkspace(row.vm.name.to_string());
+    let mut workspace = document.workspace()?.ok_or_else(no_workspace)?;
+    if args.auto_prepare {
+        document = prepare_again(context, &document, &workspace)?;
+        workspace = document.workspace()?.ok_or_else(no_workspace)?;
+        store.set_workspace(&row.vm.id, &workspace)?;
+    } else if let Some(head) = moved_head(&workspace) {
+        context.say(format!(
+            "HEAD of {} is at {head} now, not where it was when the checkout was copied into {}; --auto-prepare copies it again",
+            workspace.host_path, row.vm.name
+        ));
     }
-    let ran = run_in_guest(context, stage, &args.command, &document, None)?;
+    if args.tty {
+        return ssh::exec(context, &row, &document, &wanted, &workspace);
+    }
+    let ran = run_in_guest(context, stage_of(args), &wanted, &document, None)?;
     if context.json {
         context::emit(&ran.document.to_value());
     }
@@ -108,72 +161,38 @@ pub fn exec(context: &Context, args: &args::Exec) -> Result<ExitCode> {
     Ok(ExitCode::from(ran.status))
 }
 
-/// `banger vm ssh`: becomes the system's ssh, with banger's key and the guest's pinned one and nothing of the user's config.
-pub fn ssh(context: &Context, args: &args::Ssh) -> Result<ExitCode> {
-    let (_, row) = lifecycle::find(context, &args.vm)?;
-    let document = list::current(&row)?;
-    let net = document.net()?.filter(|_| lifecycle::runs(&row.vm));
-    let net = net.ok_or_else(|| LifecycleError::Stopped(row.vm.name.to_string()))?;
-    let dir = VmDir::at(&row.vm.paths.dir);
-    let path = |path: &Path| path.as_os_str().to_owned();
-    let guest_path = document.workspace()?.map(|workspace| workspace.guest_path);
-    let mut exec = Exec::new("ssh").args(["-F", "none", "-p"]).arg(net.ssh_port.to_string());
-    for (name, value) in [
-        ("IdentityFile", path(&context.state.client_key())),
-        ("UserKnownHostsFile", path(&dir.known_hosts())),
-        ("HostKeyAlias", plan::host_key_alias(&row.vm.id).into()),
-        ("IdentitiesOnly", "yes".into()),
-        ("StrictHostKeyChecking", "yes".into()),
-        ("PreferredAuthentications", "publickey".into()),
-        ("LogLevel", "ERROR".into()),
-    ] {
-        exec = exec.arg("-o").arg(ssh_option(name, &value));
+fn stage_of(args: &args::Exec) -> Stage {
+    let stage = Stage::new("banger-ws", "exec");
+    match &args.patch {
+        Some(patch) => stage.arg("--patch").arg(patch),
+        None => stage,
     }
-    exec = exec.arg(format!("root@{}", net.ssh_host));
-    if args.command.is_empty() {
-        // Begin where the work is; a guest without a workspace begins at home.
-        let cd =
-            guest_path.map(|path| format!("cd {} 2>/dev/null; ", shell_quoted(&path))).unwrap_or_default();
-        exec = exec.args(["-t", "--"]).arg(format!("{cd}exec \"$SHELL\" -l"));
-    } else {
-        exec = exec.arg("--").args(&args.command);
-    }
-    if context.explain {
-        return Ok(context::print(&format!("{exec:?}\n")));
-    }
-    let mut command = exec.command().map_err(StageError::Exec)?;
-    let source = command.stdin(Stdio::inherit()).exec();
-    Err(StageError::Exec(ExecError::Spawn { program: "ssh".into(), source }).into())
 }
 
-/// An option of ssh whose value is one word: it splits values at spaces unless they are quoted, and expands what follows a `%`
-/// (ssh_config(5)).
-fn ssh_option(name: &str, value: &OsStr) -> OsString {
-    let mut text = format!("{name}=\"").into_bytes();
-    for byte in value.as_bytes() {
-        match byte {
-            b'"' | b'\\' => text.push(b'\\'),
-            b'%' => text.push(b'%'),
-            _ => {}
-        }
-        text.push(*byte);
+fn explain(args: &args::Exec, wanted: &Wanted<'_>, name: &str) -> Result<ExitCode> {
+    let prepare = if args.auto_prepare { " | banger-ws prepare --repo CHECKOUT" } else { "" };
+    if args.tty {
+        return Err(ContextError::NoPipeline("--tty").into());
     }
-    text.push(b'"');
-    OsString::from_vec(text)
+    Ok(context::print(&format!(
+        "banger vm show {name} --record{prepare} | {}\n",
+        wanted.shown(stage_of(args))
+    )))
 }
 
-/// `text` as one word of a POSIX shell.
-pub fn shell_quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "'\\''"))
+/// The checkout as it stands now goes where it went before.
+fn prepare_again(context: &Context, document: &Document, workspace: &Workspace) -> Result<Document> {
+    let stage = Stage::new("banger-ws", "prepare").arg("--repo").arg(&workspace.host_path);
+    let stage =
+        stage.arg("--guest-path").arg(&workspace.guest_path).arg("--mode").arg(workspace.mode.as_str());
+    let record = workspace::send(context, &stage, document)?;
+    Ok(Document::parse(record.to_string().as_bytes())?)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn values_for_ssh_stay_one_word() {
-        let value = ssh_option("IdentityFile", OsStr::new("/a b/\"c\\%d"));
-        assert_eq!(value, "IdentityFile=\"/a b/\\\"c\\\\%%d\"");
-    }
+/// Where HEAD of the checkout stands, if that is not where it stood when it was copied. `None` as well where git cannot say.
+fn moved_head(workspace: &Workspace) -> Option<String> {
+    let path = Path::new(&workspace.host_path);
+    let exec = Git::at(path).exec(["rev-parse", "--quiet", "--verify", "HEAD^{commit}"]);
+    let head = git::line(&exec.deadline(HEAD_DEADLINE).run().ok()?);
+    (workspace.head_commit.as_ref() != Some(&head)).then(|| head.chars().take(12).collect())
 }

@@ -27,6 +27,8 @@ pub enum LifecycleError {
     Runs(String),
     #[error("VM {0} does not run")]
     Stopped(String),
+    #[error("VM {0} was deleted while the command ran")]
+    Gone(String),
     #[error("no checkout has been copied into VM {0}")]
     NoWorkspace(String),
     #[error("cannot remove the directory {path:?} of VM {vm}")]
@@ -42,7 +44,7 @@ impl Coded for LifecycleError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::Runs(_) => ErrorCode::InUse,
-            Self::Stopped(_) => ErrorCode::VmStopped,
+            Self::Stopped(_) | Self::Gone(_) => ErrorCode::VmStopped,
             Self::NoWorkspace(_) => ErrorCode::NotFound,
             Self::Remove { .. } => ErrorCode::Failed,
         }
@@ -54,7 +56,7 @@ impl Coded for LifecycleError {
             Self::NoWorkspace(name) => Some(format!(
                 "copy one: banger vm workspace prepare {name} .; or go in without: banger vm ssh {name}"
             )),
-            Self::Remove { .. } => None,
+            Self::Remove { .. } | Self::Gone(_) => None,
         }
     }
 }

@@ -22,6 +22,7 @@ mod review;
 mod run;
 mod set;
 mod setup;
+mod ssh;
 mod stage;
 mod subnet;
 mod table;
@@ -100,7 +101,7 @@ fn dispatch(context: &Context, command: Command) -> context::Result<ExitCode> {
             VmCommand::Health(args) => inside::health(context, &args),
             VmCommand::Prune(args) => prune::prune(context, &args),
             VmCommand::Exec(args) => exec::exec(context, &args),
-            VmCommand::Ssh(args) => exec::ssh(context, &args),
+            VmCommand::Ssh(args) => ssh::ssh(context, &args),
             VmCommand::Diff(args) => diff::diff(context, &args),
             VmCommand::Apply(args) => apply::apply(context, &args),
             VmCommand::Workspace(args) => workspace::dispatch(context, &args),

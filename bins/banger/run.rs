@@ -71,7 +71,7 @@ impl Coded for RunError {
 pub fn run(context: &Context, args: Run) -> Result<ExitCode> {
     check_outputs(context, &args)?;
     check_inputs(&args)?;
-    check_command(&args.command)?;
+    check_command(&command_of(&args))?;
     if context.explain {
         return explain(&args);
     }
@@ -112,17 +112,33 @@ pub fn run(context: &Context, args: Run) -> Result<ExitCode> {
     // Never a lifecycle lock while bytes move or the command runs: stop and delete must be able to take it.
     drop(lock);
 
-    match exec::run_in_guest(context, workspace_stage(&args)?, &args.command, &document, Some(&session)) {
+    match exec::run_in_guest(context, workspace_stage(&args)?, &command_of(&args), &document, Some(&session))
+    {
         Ok(ran) => finish(context, &args, &mut store, row, ran),
         Err(failure) => Err(after_failure(context, &args, &mut store, &row, failure)),
     }
 }
 
-/// Refuses a command that is too long for its way to the guest.
-pub fn check_command(words: &[OsString]) -> Result<()> {
-    let lossy: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
-    let length = quote(lossy.iter().map(AsRef::as_ref)).len();
+fn command_of(args: &Run) -> exec::Wanted<'_> {
+    exec::Wanted { options: &args.options, words: &args.command }
+}
+
+/// Refuses a command that cannot be sent, or is too long for its way to the guest with all that belongs to it.
+pub fn check_command(wanted: &exec::Wanted<'_>) -> Result<()> {
+    let words = utf8(wanted.words)?;
+    let variables = wanted.options.variables()?;
+    let workdir = wanted.options.checked_workdir()?;
+    let values = words.iter().chain(variables.values()).chain(&workdir);
+    let length =
+        quote(values.map(String::as_str)).len() + variables.keys().map(|key| key.len() + 9).sum::<usize>();
     if length > MAX_COMMAND { Err(RunError::LongCommand(length).into()) } else { Ok(()) }
+}
+
+/// The words of a command, which a guest takes as UTF-8.
+pub fn utf8(words: &[OsString]) -> Result<Vec<String>> {
+    let text =
+        |word: &OsString| word.to_str().map(str::to_owned).ok_or_else(|| RunError::OddWord(word.clone()));
+    Ok(words.iter().map(text).collect::<std::result::Result<_, _>>()?)
 }
 
 /// Where output is to go, checked before anything is made.
@@ -148,9 +164,6 @@ fn check_outputs(context: &Context, args: &Run) -> Result<()> {
 fn check_inputs(args: &Run) -> Result<()> {
     if args.patch.is_some() && args.mode == ModeChoice::Files {
         return Err(RunError::NoGit.into());
-    }
-    if let Some(word) = args.command.iter().find(|word| word.to_str().is_none()) {
-        return Err(RunError::OddWord(word.clone()).into());
     }
     Ok(args.guest_path.as_deref().map_or(Ok(()), check_guest_path)?)
 }
@@ -207,11 +220,10 @@ fn explain(args: &Run) -> Result<ExitCode> {
         crate::args::VmmChoice::Firecracker => "banger-fc",
         _ => vmm::default_program(),
     };
-    let command = args.command.iter().map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" ");
     let mut text = format!(
-        "banger vm plan {name} --image {} | banger-netd attach | banger-disk attach | {program} start | {} -- {command}\n",
+        "banger vm plan {name} --image {} | banger-netd attach | banger-disk attach | {program} start | {}\n",
         args.spec.image,
-        workspace_stage(args)?.shown(),
+        command_of(args).shown(workspace_stage(args)?),
     );
     if args.rm {
         text.push_str(&format!(
@@ -344,7 +356,7 @@ fn say_how_to_get_it_out(context: &Context, row: &VmRow) {
         return;
     }
     let copy = lifecycle::document(row).workspace().ok().flatten().map(|workspace| workspace.guest_path);
-    let copy = exec::shell_quoted(copy.as_deref().unwrap_or("/root"));
+    let copy = quote([copy.as_deref().unwrap_or("/root")]);
     context.say(format!(
         "{name} stays, with the work in it; get the patch: banger vm exec {name} --patch FILE -- true; or the files: banger vm ssh {name} -- tar -cC {copy} . > FILE.tar; then delete it: banger vm delete --force {name}"
     ));

@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 
 use banger_lib::cli::Failure;
 use banger_lib::cli::lock::LOCK_FD_VARIABLE;
+use banger_lib::cli::plumbing;
 use banger_lib::contract::record::MAX_RECORD_BYTES;
 use banger_lib::contract::{Coded, Document, ErrorCode, ErrorRecord};
 use banger_lib::state::lock::VmLock;
 use banger_lib::sys::exec::{Exec, ExecError, shell_status};
 use banger_lib::sys::fd;
-use banger_lib::sys::signal::{Ended, Interrupts, signal_group};
+use banger_lib::sys::signal::{Ended, Interrupts, signal_group, signal_one};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use thiserror::Error;
@@ -78,11 +79,13 @@ pub struct Stage {
     pub privileged: bool,
     /// Whether it runs to its end whatever signal comes, as what cleans up must.
     pub steadfast: bool,
+    /// Whether it runs in our process group, and so can read the terminal.
+    in_our_group: bool,
 }
 
 impl Stage {
     pub fn new(program: &'static str, verb: &str) -> Self {
-        Self { program, args: vec![verb.into()], privileged: false, steadfast: false }
+        Self { program, args: vec![verb.into()], privileged: false, steadfast: false, in_our_group: false }
     }
 
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
@@ -98,6 +101,12 @@ impl Stage {
     /// Has Ctrl-C ignored while it runs: what removes a VM is bounded in time, and stopped half-way it would leave the rest.
     pub fn steadfast(mut self) -> Self {
         self.steadfast = true;
+        self
+    }
+
+    /// Runs it in our own process group where `needed`: the terminal's signals then reach it as well.
+    pub fn in_our_group(mut self, needed: bool) -> Self {
+        self.in_our_group = needed;
         self
     }
 
@@ -122,7 +131,10 @@ impl Stage {
         let path = sibling(self.program)?;
         let exec = if self.through_sudo() { Exec::new("sudo").arg("-n").arg(path) } else { Exec::new(path) };
         let mut command = exec.args(&self.args).command()?;
-        command.process_group(0);
+        command.env(plumbing::DISPATCHED_VARIABLE, "1");
+        if !self.in_our_group {
+            command.process_group(0);
+        }
         Ok(command)
     }
 
@@ -174,7 +186,7 @@ impl Stage {
             let ended = if self.steadfast {
                 wait_whatever_comes(interrupts, &mut child)
             } else {
-                wait(interrupts, &mut child)
+                wait(interrupts, &mut child, true)
             };
             (reader.join().expect("the reader does not panic"), ended)
         });
@@ -219,22 +231,29 @@ impl Stage {
     }
 }
 
-/// Waits for `child`. After a signal its group gets SIGTERM, and SIGKILL when [`GRACE`] has passed; the signal is given too.
-pub fn wait(interrupts: &Interrupts, child: &mut Child) -> io::Result<(ExitStatus, Option<i32>)> {
+/// Waits for `child`. After a signal it, or its group if it leads one, gets SIGTERM, and SIGKILL when [`GRACE`] has passed; the
+/// signal is given too.
+pub fn wait(
+    interrupts: &Interrupts,
+    child: &mut Child,
+    leads: bool,
+) -> io::Result<(ExitStatus, Option<i32>)> {
     let signal = match interrupts.wait(child)? {
         Ended::Child(status) => return Ok((status, None)),
         Ended::Signal(signal) => signal,
     };
-    let ended = end(child);
+    let ended = end(child, leads);
     // timeout(1) signals its child and then the whole group. What came while the stage ended is the same interruption: it
     // must not end the undoing that follows.
     while interrupts.pending().is_some() {}
     ended.map(|status| (status, Some(signal)))
 }
 
-/// Ends `child` and its group: SIGTERM, and SIGKILL when [`GRACE`] has passed.
-fn end(child: &mut Child) -> io::Result<ExitStatus> {
-    signal_group(child, Signal::SIGTERM);
+/// Ends `child`, and its group if it leads one: SIGTERM, and SIGKILL when [`GRACE`] has passed.
+fn end(child: &mut Child, leads: bool) -> io::Result<ExitStatus> {
+    let tell =
+        |child: &Child, signal| if leads { signal_group(child, signal) } else { signal_one(child, signal) };
+    tell(child, Signal::SIGTERM);
     let until = Instant::now() + GRACE;
     while Instant::now() < until {
         if let Some(status) = child.try_wait()? {
@@ -242,7 +261,7 @@ fn end(child: &mut Child) -> io::Result<ExitStatus> {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    signal_group(child, Signal::SIGKILL);
+    tell(child, Signal::SIGKILL);
     child.wait()
 }
 

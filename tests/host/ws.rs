@@ -4,6 +4,7 @@
 mod apply;
 mod broken;
 mod command;
+mod exec;
 mod export;
 mod guest;
 mod hostile;

@@ -9,6 +9,7 @@ mod support;
 mod attempts;
 mod bad_days;
 mod dm;
+mod exec;
 mod home;
 mod inside;
 mod lifecycle;

@@ -16,6 +16,21 @@ use crate::contract::reply::{VERSION_SCHEMA, Version};
 use crate::contract::{Coded, Document, ErrorCode, ErrorRecord, Fault, error};
 use crate::sys::clock::Timeline;
 
+/// The variable that says that `banger` runs this program: of an interruption it tells itself, once.
+pub const DISPATCHED_VARIABLE: &str = "BANGER_DISPATCHED";
+
+/// Whether `banger` runs this program.
+pub(crate) fn is_dispatched() -> bool {
+    std::env::var_os(DISPATCHED_VARIABLE).is_some()
+}
+
+/// One line for people on stderr: what `tool` failed at.
+pub(crate) fn tell(tool: &str, fault: &Fault) {
+    if fault.code != ErrorCode::Interrupted || !is_dispatched() {
+        drop(writeln!(io::stderr(), "{tool}: {}", fault.human_line()));
+    }
+}
+
 /// Where a verb's record comes from.
 #[derive(Debug, clap::Args)]
 pub struct Input {
@@ -201,7 +216,7 @@ pub fn fail(failure: Failure, tool: &str, verb: &str) -> ExitCode {
     let told = matches!(failure, Failure::Passed(_));
     let fault = failure.into_fault(tool, verb);
     if !told {
-        drop(writeln!(io::stderr(), "{tool}: {}", fault.human_line()));
+        tell(tool, &fault);
     }
     let status = fault.code.exit_status();
     let record = serde_json::to_value(ErrorRecord::new(fault)).expect("an error record has string keys only");

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+use super::signal;
 use crate::contract::error::escape_controls;
 
 /// How much of a program's stderr an error keeps, bytes.
@@ -197,6 +198,7 @@ impl Exec {
         if let Some(dir) = &self.dir {
             command.current_dir(dir);
         }
+        signal::unblock_in_child(&mut command);
         Ok(command)
     }
 
@@ -434,6 +436,15 @@ mod tests {
         let input = vec![b'x'; 4 << 20];
         let output = Exec::new("cat").stdin(input.clone()).run().unwrap();
         assert_eq!(output, input);
+    }
+
+    #[test]
+    fn programs_begin_with_no_signal_blocked() {
+        let said = std::thread::spawn(|| {
+            let _interrupts = signal::Interrupts::catch().unwrap();
+            Exec::new("grep").args(["SigBlk", "/proc/self/status"]).run().unwrap()
+        });
+        assert_eq!(String::from_utf8(said.join().unwrap()).unwrap(), "SigBlk:\t0000000000000000\n");
     }
 
     #[test]

@@ -2,12 +2,14 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::process::{Child, ExitStatus};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use rustix::event::{PollFd, PollFlags, poll};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 /// SIGINT, SIGTERM and SIGHUP, blocked and readable. Children that [`super::exec`] starts have an empty mask again.
@@ -74,6 +76,49 @@ impl Interrupts {
             }
         }
     }
+
+    /// Waits for a `child` that has our terminal. SIGTERM and SIGHUP are passed on to it; of SIGINT the terminal tells it. Where it
+    /// is stopped so is this process, for the shell to see.
+    pub fn attend(&self, child: &mut Child) -> io::Result<ExitStatus> {
+        const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
+        let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+        let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
+        loop {
+            let mut fds = [
+                PollFd::new(&pidfd, PollFlags::IN),
+                PollFd::from_borrowed_fd(self.fd.as_fd(), PollFlags::IN),
+            ];
+            match poll(&mut fds, Some(&TICK)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            if let Some(status) = child.try_wait()? {
+                return Ok(status);
+            }
+            match self.pending().map(Signal::try_from) {
+                Some(Ok(Signal::SIGINT)) | None => {}
+                Some(signal) => signal_one(child, signal.unwrap_or(Signal::SIGTERM)),
+            }
+            let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG;
+            if let Ok(WaitStatus::Stopped(..)) = waitid(Id::Pid(pid), flags) {
+                nix::sys::signal::raise(Signal::SIGSTOP)?;
+            }
+        }
+    }
+}
+
+/// Lets the child that `command` starts begin with no signal blocked: it would inherit the mask of this process otherwise, and
+/// SIGTERM would not end it.
+pub fn unblock_in_child(command: &mut Command) {
+    // SAFETY: the closure runs between fork and exec and only calls pthread_sigmask, which is async-signal-safe
+    // (signal-safety(7)).
+    unsafe { command.pre_exec(|| SigSet::empty().thread_set_mask().map_err(io::Error::from)) };
+}
+
+/// Sends `signal` to `child`; one that has ended is no error.
+pub fn signal_one(child: &Child, signal: Signal) {
+    // ESRCH cannot be: a child that was not waited for is still there.
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id().cast_signed()), signal);
 }
 
 /// Sends `signal` to the process group that `child` leads; a group that is gone is no error.

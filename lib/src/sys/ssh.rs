@@ -130,15 +130,15 @@ impl Target {
 
 /// What ends a wait beside its own event.
 pub struct Watch<'a> {
-    /// Signals.
-    pub interrupts: &'a Interrupts,
+    /// Signals; `None` where none is to end it.
+    pub interrupts: Option<&'a Interrupts>,
     /// Whether the peer's machine still lives; asked twice a second while nothing happens.
     pub alive: &'a dyn Fn() -> bool,
 }
 
 impl fmt::Debug for Watch<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watch").field("interrupts", self.interrupts).finish_non_exhaustive()
+        f.debug_struct("Watch").field("interrupts", &self.interrupts).finish_non_exhaustive()
     }
 }
 
@@ -230,10 +230,18 @@ impl Watch<'_> {
         until: Option<Instant>,
         work: impl FnOnce() -> Result<T, SshError>,
     ) -> Result<T, SshError> {
-        let done = guard::beside(socket, until, self.interrupts.as_fd(), work).map_err(SshError::Stream)?;
+        let signals = self.interrupts.map(AsFd::as_fd);
+        let done = guard::beside(socket, until, signals, work).map_err(SshError::Stream)?;
         // What the guard does looks like the peer's doing.
-        let signal = self.interrupts.pending().filter(|_| done.is_err());
+        let signal = self.interrupts.and_then(Interrupts::pending).filter(|_| done.is_err());
         signal.map_or(done, |signal| Err(SshError::Interrupted(signal)))
+    }
+
+    /// An error where a signal came.
+    fn check(&self) -> Result<(), SshError> {
+        self.interrupts
+            .and_then(Interrupts::pending)
+            .map_or(Ok(()), |signal| Err(SshError::Interrupted(signal)))
     }
 
     /// Waits for an event of `socket` or on `input`, a signal, or one tick.
@@ -247,15 +255,11 @@ impl Watch<'_> {
         // sshd leaves Nagle's algorithm on where there is no terminal, so a small answer waits for our acknowledgement of the one
         // before, which the kernel delays by 40 ms unless told otherwise each time (tcp(7), TCP_QUICKACK).
         let _ = sockopt::set_tcp_quickack(socket, true);
-        let mut fds = vec![
-            PollFd::from_borrowed_fd(self.interrupts.as_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(socket, events),
-        ];
+        let mut fds = vec![PollFd::from_borrowed_fd(socket, events)];
+        fds.extend(self.interrupts.map(|signals| PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)));
         fds.extend(input.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         let happened = wait(&mut fds, TICK).map_err(SshError::Stream)?;
-        if let Some(signal) = self.interrupts.pending() {
-            return Err(SshError::Interrupted(signal));
-        }
+        self.check()?;
         if !happened && !(self.alive)() {
             return Err(SshError::Closed { step });
         }
@@ -429,7 +433,10 @@ impl Session {
         receiver: &mut dyn Receiver,
         watch: &Watch<'_>,
     ) -> Result<Option<Exit>, SshError> {
-        watch.guard(&self.socket, None, || self.exec_unguarded(command, input, receiver, watch))
+        // Where no signal counts, time does.
+        let brief = || Instant::now() + receiver.patience().unwrap_or(START);
+        let until = watch.interrupts.is_none().then(brief);
+        watch.guard(&self.socket, until, || self.exec_unguarded(command, input, receiver, watch))
     }
 
     fn exec_unguarded(

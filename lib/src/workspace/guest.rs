@@ -146,7 +146,7 @@ impl<'a> Guest<'a> {
     /// Connects.
     pub fn connect(endpoint: &'a Endpoint, interrupts: &'a Interrupts) -> Result<Self, WorkspaceError> {
         let alive = || endpoint.lives();
-        let watch = Watch { interrupts, alive: &alive };
+        let watch = Watch { interrupts: Some(interrupts), alive: &alive };
         let session = Session::connect(&endpoint.target, &endpoint.keys, CONNECT, &watch);
         let session = session.map_err(|source| endpoint.failure(source))?;
         Ok(Self { endpoint, session, interrupts, started: Cell::new(false) })
@@ -159,7 +159,9 @@ impl<'a> Guest<'a> {
 
     /// Tells a command that is left alone to end: sshd does not, where there is no terminal. It leads its process group, since sshd
     /// makes a session for each command and the script became the command, or banger-guest, which tells the command.
-    fn end_group(&self, process: u32, watch: &Watch<'_>) {
+    fn end_group(&self, process: u32) {
+        // Briefly, and whatever signal comes: who sends one to a group often sends another.
+        let watch = &Watch { interrupts: None, alive: &|| self.endpoint.lives() };
         // The connection may be gone, or the command; there is nobody left to tell.
         drop(self.session.exec(&format!("kill -TERM -{process}"), None, &mut Brief, watch));
     }
@@ -189,11 +191,11 @@ impl<'a> Guest<'a> {
         );
         let mut listener = Listener::new(&nonce, &given, output);
         let alive = || self.endpoint.lives();
-        let watch = Watch { interrupts: self.interrupts, alive: &alive };
+        let watch = Watch { interrupts: Some(self.interrupts), alive: &alive };
         let exit = self.session.exec(&command, given.input, &mut listener, &watch);
         self.started.set(self.started.get() || (given.is_command && listener.is_ready()));
         if let (Err(SshError::Interrupted(_)), Some(process)) = (&exit, listener.process) {
-            self.end_group(process, &watch);
+            self.end_group(process);
         }
         let exit = exit.map_err(|source| self.endpoint.failure(source))?;
         listener.end(exit)

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
@@ -39,7 +39,28 @@ pub(super) fn keygen(path: &Path) {
 }
 
 impl Guest {
+    /// One whose commands sshd's shell runs by itself, as on a machine that is none of banger's.
     pub(super) fn new() -> Option<Self> {
+        Self::with_variable("", false)
+    }
+
+    /// One with banger-guest at its place, in a mount namespace of its own.
+    pub(super) fn with_helper() -> Option<Self> {
+        Self::with_variable("", true)
+    }
+
+    /// Either, with a variable that its sessions have.
+    pub(super) fn with_variable(variable: &str, helper: bool) -> Option<Self> {
+        if !helper {
+            return Self::begin(support::command("/usr/sbin/sshd"), variable);
+        }
+        let mut sshd = support::command("unshare");
+        let script = "mkdir -p /run/banger && mount -t tmpfs -o mode=0700 tmpfs /run/banger && cp \"$0\" /run/banger/guest && exec /usr/sbin/sshd \"$@\"";
+        sshd.args(["--mount", "sh", "-c", script, env!("BANGER_GUEST_BIN")]);
+        Self::begin(sshd, variable)
+    }
+
+    fn begin(mut sshd: Command, variable: &str) -> Option<Self> {
         let can = support::is_root() && support::has("sshd") && support::has("git");
         if !support::require("host", can, "a real sshd needs root, sshd and git") {
             return None;
@@ -58,13 +79,13 @@ impl Guest {
         let text = format!(
             "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\n\
              PidFile none\nPasswordAuthentication no\nPermitRootLogin yes\n\
-             SetEnv PATH={}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n",
+             SetEnv PATH={}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin {variable}\n",
             vm.join("host_key").display(),
             temp.path().join("state/ssh/id_ed25519.pub").display(),
             temp.path().join("bin").display()
         );
         fs::write(&conf, text).unwrap();
-        let sshd = support::command("/usr/sbin/sshd")
+        let sshd = sshd
             .args(["-D", "-e", "-f"])
             .arg(&conf)
             .stdin(Stdio::null())

@@ -113,9 +113,7 @@ impl<'a> Duplex<'a> {
             if self.starved && receiver.awaits_input() {
                 active = Instant::now();
             }
-            if let Some(signal) = watch.interrupts.pending() {
-                return Err(SshError::Interrupted(signal));
-            }
+            watch.check()?;
             if let Some(until) = receiver.deadline()
                 && Instant::now() >= until
             {

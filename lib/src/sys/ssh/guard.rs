@@ -21,7 +21,7 @@ const LONG: Duration = Duration::from_secs(3600);
 pub(super) fn beside<T>(
     socket: &OwnedFd,
     until: Option<Instant>,
-    signals: BorrowedFd<'_>,
+    signals: Option<BorrowedFd<'_>>,
     work: impl FnOnce() -> T,
 ) -> io::Result<T> {
     let (over, working) = pipe_with(PipeFlags::CLOEXEC)?;
@@ -39,9 +39,9 @@ pub(super) fn beside<T>(
 }
 
 /// Whether the work, which hangs `over` up when it ends, goes on for too long.
-fn is_stuck(over: BorrowedFd<'_>, until: Option<Instant>, signals: BorrowedFd<'_>) -> bool {
+fn is_stuck(over: BorrowedFd<'_>, until: Option<Instant>, signals: Option<BorrowedFd<'_>>) -> bool {
     let mut until = until.map(|until| until + GRACE);
-    let mut watched = vec![over, signals];
+    let mut watched: Vec<_> = [over].into_iter().chain(signals).collect();
     loop {
         let left = until.map_or(LONG, |until| until.saturating_duration_since(Instant::now()));
         let mut fds: Vec<_> = watched.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();

@@ -1,0 +1,223 @@
+//! Commands in a VM that runs: stdin, terminals, Ctrl-C, mise, and a VM that goes away under them.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Child, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::home::{BANGER, Home, git, said};
+use crate::support;
+
+fn wait(child: &mut Child, limit: Duration) -> Option<i32> {
+    let until = Instant::now() + limit;
+    while Instant::now() < until {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    drop(child.kill());
+    drop(child.wait());
+    None
+}
+
+/// `banger` in a session of its own on a new terminal, where `keys` are typed once it runs for a while.
+fn on_terminal(home: &Home, args: &[&str], keys: &[u8]) -> (Option<i32>, String, String) {
+    let pty = nix::pty::openpty(None, None).unwrap();
+    let mut command = support::command("setsid");
+    command.args(["--ctty", "--wait", BANGER]).args(args);
+    command.env("BANGER_STATE_DIR", home.state()).current_dir(home.dir.path());
+    command.stdin(pty.slave).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // The command holds the other end of the terminal as well.
+    drop(command);
+    let read = |stream: Box<dyn Read + Send>| {
+        std::thread::spawn(move || {
+            let (mut stream, mut text) = (stream, Vec::new());
+            drop(stream.read_to_end(&mut text));
+            String::from_utf8_lossy(&text).into_owned()
+        })
+    };
+    let out = read(Box::new(child.stdout.take().unwrap()));
+    let err = read(Box::new(child.stderr.take().unwrap()));
+    let mut terminal = fs::File::from(pty.master);
+    std::thread::sleep(Duration::from_secs(4));
+    terminal.write_all(keys).unwrap();
+    let code = wait(&mut child, Duration::from_secs(60));
+    (code, out.join().unwrap(), err.join().unwrap())
+}
+
+fn exec(home: &Home, options: &[&str], words: &[&str], stdin: &[u8]) -> Output {
+    let args = [&["vm", "exec"], options, &["dev1", "--"], words].concat();
+    support::run(&mut home.banger(&args), stdin)
+}
+
+#[test]
+fn commands_have_streams_terminals_and_an_exact_end() {
+    let Some(home) = Home::new() else { return };
+    let repo = home.repo("repo");
+    let args =
+        ["vm", "run", "--name", "dev1", repo.to_str().unwrap(), "--", "sh", "-c", "cat; sleep 300 & exit 3"];
+    let output = support::run(&mut home.banger(&args), b"by way of stdin");
+    assert_eq!(
+        (output.status.code(), output.stdout.as_slice()),
+        (Some(3), &b"by way of stdin"[..]),
+        "{}",
+        said(&output)
+    );
+
+    let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let output = exec(&home, &[], &["cat"], &bytes);
+    assert!(
+        output.status.success() && output.stdout == bytes,
+        "{} bytes: {}",
+        output.stdout.len(),
+        output.status
+    );
+    assert_eq!(exec(&home, &["-n"], &["wc", "-c"], b"1234").stdout, b"0\n");
+    let output = exec(&home, &[], &["no-such-command"], b"");
+    assert_eq!(
+        (output.status.code(), said_on_stderr(&output)),
+        (Some(127), "banger: no-such-command: not found in the guest\n".into())
+    );
+    let output = exec(&home, &[], &["sh", "-c", "kill -BUS $$"], b"");
+    assert_eq!(output.status.code(), Some(135));
+    let output = exec(
+        &home,
+        &["--timeout", "0.5", "--env", "A=b c", "--workdir", "."],
+        &["sh", "-c", "echo $A; sleep 60"],
+        b"",
+    );
+    assert_eq!(
+        (output.status.code(), output.stdout.as_slice()),
+        (Some(124), &b"b c\n"[..]),
+        "{}",
+        said(&output)
+    );
+
+    reads_a_terminal(&home);
+    follows_the_checkout(&home, &repo);
+    ends_with_its_vm(&home);
+    home.assert_clean();
+}
+
+fn said_on_stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A stage in a process group of its own would be stopped for reading (SIGTTIN).
+fn reads_a_terminal(home: &Home) {
+    let script = "read line; echo \"got $line\"; exit 5";
+    let (code, out, err) = on_terminal(home, &["vm", "exec", "dev1", "--", "sh", "-c", script], b"hello\n");
+    assert_eq!((code, out.as_str(), err.as_str()), (Some(5), "got hello\n", ""));
+
+    let (code, out, err) = on_terminal(home, &["vm", "exec", "dev1", "--", "sleep", "100"], b"\x03");
+    assert_eq!((code, out.as_str()), (Some(130), ""), "{err}");
+    assert_eq!(err.lines().count(), 1, "{err}");
+    assert!(err.contains("interrupted") && err.contains("dev1"), "{err}");
+
+    let script = "tty; echo \"$A $PWD\"; read line; echo \"got $line\"; kill -BUS $$";
+    let (code, out, err) = on_terminal(
+        home,
+        &["vm", "exec", "-t", "--env", "A=a", "dev1", "--", "sh", "-c", script],
+        b"typed\n",
+    );
+    assert_eq!(code, Some(135), "{out}{err}");
+    assert!(out.contains("/dev/pts/") && out.contains("a /root/repo") && out.contains("got typed"), "{out}");
+    assert!(err.contains("banger vm delete --force dev1"), "{err}");
+
+    let output = exec(home, &["--tty"], &["true"], b"");
+    assert_eq!(output.status.code(), Some(125), "stdin is no terminal: {}", said(&output));
+}
+
+fn follows_the_checkout(home: &Home, repo: &Path) {
+    assert_eq!(said_on_stderr(&exec(home, &[], &["true"], b"")), "");
+    fs::write(repo.join("later"), "later\n").unwrap();
+    git(repo, &["add", "later"]);
+    git(repo, &["commit", "-qm", "later"]);
+    let output = exec(home, &[], &["sh", "-c", "test ! -e later"], b"");
+    assert_eq!(output.status.code(), Some(0));
+    let warning = said_on_stderr(&output);
+    assert!(warning.lines().count() == 1 && warning.contains("--auto-prepare"), "{warning}");
+    let output = exec(home, &["--auto-prepare"], &["cat", "later"], b"");
+    assert_eq!(output.stdout, b"later\n", "{}", said(&output));
+    assert_eq!(said_on_stderr(&exec(home, &[], &["true"], b"")), "");
+}
+
+fn ends_with_its_vm(home: &Home) {
+    let mut command =
+        home.banger(&["vm", "exec", "--json", "dev1", "--", "sh", "-c", "echo begun >&2; sleep 300"]);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let held: Option<OwnedFd> = child.stdin.take().map(OwnedFd::from);
+    child.stderr.as_mut().unwrap().read_exact(&mut [0; 5]).unwrap();
+    let output = home.run(&["vm", "delete", "--force", "dev1"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let gone = Instant::now();
+    assert_eq!(wait(&mut child, Duration::from_secs(30)), Some(125));
+    assert!(gone.elapsed() < Duration::from_secs(10), "{:?}", gone.elapsed());
+    drop(held);
+    let mut text = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    let mut lines = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut lines).unwrap();
+    let record: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(record["error"]["code"], "vm-stopped", "{record}{lines}");
+    assert!(!lines.contains("cannot write"), "{lines}");
+}
+
+#[test]
+fn mise_puts_what_the_checkout_pins_on_the_path() {
+    let mise = std::env::var_os("BANGER_TEST_MISE").filter(|path| !path.is_empty());
+    let there = mise.as_ref().is_some_and(|path| Path::new(path).is_file());
+    let reason = "BANGER_TEST_MISE names no mise for x86_64 (npm's @jdxcode/mise-linux-x64 holds one)";
+    if !support::require("mise", there, reason) {
+        return;
+    }
+    let Some(home) = Home::new() else { return };
+    let repo = home.repo("repo");
+    let bin = repo.join("tools/node/bin");
+    fs::create_dir_all(&bin).unwrap();
+    fs::write(bin.join("node"), "#!/bin/sh\necho pinned \"$@\"\n").unwrap();
+    fs::set_permissions(bin.join("node"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    fs::write(
+        repo.join("mise.toml"),
+        "[tools]\nnode = \"path:/root/repo/tools/node\"\n\n[env]\nFROM_MISE = \"yes\"\n",
+    )
+    .unwrap();
+    git(&repo, &["add", "-A"]);
+    git(&repo, &["commit", "-qm", "pin"]);
+    let output = home.run(&["vm", "run", "--name", "dev1", repo.to_str().unwrap(), "--", "node"]);
+    assert_eq!(output.status.code(), Some(127), "there is no mise yet: {}", said(&output));
+
+    let script = "mkdir -p ~/.local/bin && cat > ~/.local/bin/mise && chmod +x ~/.local/bin/mise";
+    let started = Instant::now();
+    let mut install = home.banger(&["vm", "exec", "dev1", "--", "sh", "-c", script]);
+    let output = install.stdin(fs::File::open(mise.unwrap()).unwrap()).output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let copied = started.elapsed();
+    let started = Instant::now();
+    let output = exec(&home, &[], &["node", "a b"], b"");
+    let ran = started.elapsed();
+    assert_eq!(
+        (output.status.code(), output.stdout.as_slice()),
+        (Some(0), &b"pinned a b\n"[..]),
+        "{}",
+        said(&output)
+    );
+    let output = exec(&home, &[], &["sh", "-c", "echo $FROM_MISE; cat; exit 9"], b"in");
+    assert_eq!(
+        (output.status.code(), output.stdout.as_slice()),
+        (Some(9), &b"yes\nin"[..]),
+        "{}",
+        said(&output)
+    );
+    let output = exec(&home, &[], &["no-such-command"], b"");
+    assert_eq!(output.status.code(), Some(127), "{}", said(&output));
+    assert_eq!(exec(&home, &["--no-mise"], &["node"], b"").status.code(), Some(127));
+    writeln!(std::io::stderr(), "mise: copied in {copied:?}, a command through it {ran:?}").unwrap();
+    assert!(home.run(&["vm", "delete", "--force", "dev1"]).status.success());
+    home.assert_clean();
+}
