@@ -24,7 +24,9 @@ fn a_vm_lives_stops_and_comes_back_with_its_disks() {
     let supervisor = list["items"][0]["vmm"]["supervisor_pid"].as_i64().unwrap();
     let status = fs::read_to_string(format!("/proc/{supervisor}/status")).unwrap();
     let rss = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap().trim().trim_end_matches(" kB");
-    assert!(rss.parse::<u64>().unwrap() <= 8 << 10, "the supervisor takes {rss} KiB");
+    // Most of it is the program's own file, which is large where it is not optimised.
+    let limit = if cfg!(debug_assertions) { 12 << 10 } else { 8 << 10 };
+    assert!(rss.parse::<u64>().unwrap() <= limit, "the supervisor takes {rss} KiB");
 
     let taken = home.run(&["vm", "run", "--json", "--name", "dev1", repo, "--", "true"]);
     support::assert_error(&taken, 125, "conflict");

@@ -238,7 +238,9 @@ fn one_guest_that_asks_without_end_leaves_room_for_others() {
         });
         // How many of the refusals arrive is a matter of load: the card loses what it cannot take. One shows that the share was used up.
         assert!(refused > 0, "all of them were passed on");
-        let answer = other.run(|| ask(&question("www.example.test", A)).expect("an answer"));
+        // As every resolver does the other guest asks again where no answer came: what the flood filled may have lost its packet.
+        let ask_again = || (0..5).find_map(|_| ask(&question("www.example.test", A)).ok());
+        let answer = other.run(|| ask_again().expect("an answer"));
         assert!(answer.ends_with(&[192, 0, 2, 9]), "{answer:?}");
         let open = std::fs::read_dir(format!("/proc/{}/fd", servers()[0])).expect("its files").count();
         assert!(open < 100, "{open} descriptors");
