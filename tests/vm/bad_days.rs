@@ -49,7 +49,7 @@ fn an_interrupt_undoes_what_was_done() {
     let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
     let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(125), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(130), "{}", said(&output));
     assert!(String::from_utf8_lossy(&output.stderr).contains("interrupted"), "{}", said(&output));
     home.assert_clean();
 }
@@ -68,7 +68,7 @@ fn a_second_signal_does_not_end_the_undoing() {
     std::thread::sleep(Duration::from_millis(5));
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
     let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(125), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(143), "{}", said(&output));
     assert!(!String::from_utf8_lossy(&output.stderr).contains("failed as well"), "{}", said(&output));
     home.assert_clean();
 }
@@ -234,7 +234,8 @@ fn a_stop_ends_the_command_and_the_run_tells_that_the_vm_is_down() {
 fn a_kernel_panic_is_told_as_one_and_leaves_nothing() {
     let Some(home) = Home::new() else { return };
     let repo = home.repo("repo");
-    let script = "echo before; echo c > /proc/sysrq-trigger; sleep 60";
+    // sshd needs a moment to send what the command said.
+    let script = "echo before; sleep 0.5; echo c > /proc/sysrq-trigger; sleep 60";
     let output = home.run(&["vm", "run", "--rm", repo.to_str().unwrap(), "--", "sh", "-c", script]);
     assert_eq!(output.status.code(), Some(125), "{}", said(&output));
     assert_eq!(output.stdout, b"before\n", "{}", said(&output));
