@@ -134,7 +134,7 @@ fn lock() -> Result<RootLock, DmVerbError> {
 pub fn create(request: &DmRequest, caller: &Caller) -> Result<DmReply, DmVerbError> {
     let owner = request.owner_uid;
     if !caller.may_act_for(owner) {
-        return Err(DmVerbError::NotOwner { owner, caller: caller.uid() });
+        return Err(DmVerbError::NotOwner { owner, caller: caller.uid().unwrap_or(0) });
     }
     let (Some(base), Some(cow), Some(size)) = (&request.base, &request.cow, request.size_bytes) else {
         return Err(DmVerbError::Incomplete);
@@ -333,7 +333,7 @@ pub fn remove(request: &DmRequest, caller: &Caller) -> Result<DmReply, DmVerbErr
         let Some(there) = control.state(name)? else { continue };
         let owner = owner_in(&there.uuid, kind, state, vm).ok_or(DmVerbError::Foreign(name.clone()))?;
         if !caller.may_act_for(owner) {
-            return Err(DmVerbError::NotOwner { owner, caller: caller.uid() });
+            return Err(DmVerbError::NotOwner { owner, caller: caller.uid().unwrap_or(0) });
         }
     }
     if !owns_node(&names, caller) {
@@ -386,7 +386,7 @@ pub fn status(request: &DmRequest, caller: &Caller) -> Result<DmReply, DmVerbErr
     let owner = owner_in(&state.uuid, "d", &request.state_id, &request.vm_id);
     let owner = owner.ok_or(DmVerbError::Foreign(names.snapshot.clone()))?;
     if !caller.may_act_for(owner) {
-        return Err(DmVerbError::NotOwner { owner, caller: caller.uid() });
+        return Err(DmVerbError::NotOwner { owner, caller: caller.uid().unwrap_or(0) });
     }
     reply(&control, &names, false)
 }

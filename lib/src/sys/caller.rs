@@ -37,9 +37,9 @@ impl Caller {
         Self { uid: None }
     }
 
-    /// The user; root's is 0.
-    pub fn uid(&self) -> u32 {
-        self.uid.unwrap_or(0)
+    /// The user; `None`: root itself, who may act for anyone.
+    pub fn uid(&self) -> Option<u32> {
+        self.uid
     }
 
     /// Whether the caller may name `owner` as an object's owner, or change what is tagged with it.

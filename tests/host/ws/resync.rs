@@ -173,23 +173,28 @@ fn what_the_guest_has_changed_is_kept_or_named() {
     assert!(!Path::new("/tmp/b.c").exists(), "nothing was written through the link");
 }
 
+/// A checkout with random files, copied for the first time, and the dice that made it.
+fn random_checkout(guest: &Guest, seed: u64) -> (PathBuf, Dice) {
+    let (repo, mut dice) = (guest.path(&format!("repo{seed}")), Dice::of(seed));
+    fs::create_dir(&repo).unwrap();
+    git(&repo, &["init", "-q", "-b", "main"]);
+    git(&repo, &["config", "user.name", "n"]);
+    git(&repo, &["config", "user.email", "e"]);
+    fs::write(repo.join(".gitignore"), "*.o\nbuild/\n").unwrap();
+    random_tree(&repo, &mut dice);
+    git(&repo, &["add", "-A"]);
+    git(&repo, &["commit", "-qm", "first"]);
+    drop(fs::remove_dir_all(guest.path("guest")));
+    drop(fs::remove_dir_all(guest.path("state/vms").join(ID).join("sent")));
+    prepared(guest, &repo, &[]);
+    (repo, dice)
+}
+
 #[test]
 fn random_changes_of_the_host_arrive() {
     let Some(guest) = Guest::new() else { return };
     for seed in seeds(0..25) {
-        let mut dice = Dice::of(seed);
-        let repo = guest.path(&format!("repo{seed}"));
-        fs::create_dir(&repo).unwrap();
-        git(&repo, &["init", "-q", "-b", "main"]);
-        git(&repo, &["config", "user.name", "n"]);
-        git(&repo, &["config", "user.email", "e"]);
-        fs::write(repo.join(".gitignore"), "*.o\nbuild/\n").unwrap();
-        random_tree(&repo, &mut dice);
-        git(&repo, &["add", "-A"]);
-        git(&repo, &["commit", "-qm", "first"]);
-        drop(fs::remove_dir_all(guest.path("guest")));
-        drop(fs::remove_dir_all(guest.path("state/vms").join(ID).join("sent")));
-        prepared(&guest, &repo, &[]);
+        let (repo, mut dice) = random_checkout(&guest, seed);
         for round in 0..4 {
             script_in(&repo, &script(&mut dice));
             // The guest may work on something of its own in between.
@@ -208,18 +213,7 @@ fn random_changes_of_the_host_arrive() {
 fn random_changes_of_both_are_merged_or_refused_whole() {
     let Some(guest) = Guest::new() else { return };
     for seed in seeds(100..125) {
-        let mut dice = Dice::of(seed);
-        let repo = guest.path(&format!("repo{seed}"));
-        fs::create_dir(&repo).unwrap();
-        git(&repo, &["init", "-q", "-b", "main"]);
-        git(&repo, &["config", "user.name", "n"]);
-        git(&repo, &["config", "user.email", "e"]);
-        random_tree(&repo, &mut dice);
-        git(&repo, &["add", "-A"]);
-        git(&repo, &["commit", "-qm", "first"]);
-        drop(fs::remove_dir_all(guest.path("guest")));
-        drop(fs::remove_dir_all(guest.path("state/vms").join(ID).join("sent")));
-        prepared(&guest, &repo, &[]);
+        let (repo, mut dice) = random_checkout(&guest, seed);
         let place = guest.path("guest");
         let given = tree(&place);
         script_in(&repo, &script(&mut dice));
