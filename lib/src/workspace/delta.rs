@@ -187,7 +187,9 @@ impl Delta {
         for (name, text) in self.lists(&part.selection.head) {
             stream::bytes(&mut tar, &Path::new("lists").join(name), &text)?;
         }
-        stream::git_file(&mut tar, &part.staging.index(), Path::new("lists/whole-index"))?;
+        if self.old_index != self.new_index {
+            stream::git_file(&mut tar, &part.staging.index(), Path::new("lists/whole-index"))?;
+        }
         let changed: BTreeSet<&[u8]> = self.changed.iter().map(Vec::as_slice).collect();
         for entry in &part.selection.entries {
             if !changed.contains(entry.path.as_os_str().as_bytes()) {

@@ -30,15 +30,16 @@ umask 022
 if ! cd -- "$p" 2>/dev/null || [ ! -f .git/HEAD ]; then say missing; exit 0; fi
 s=.git/banger-sync
 own() { git -c core.hooksPath=/dev/null -c core.fsmonitor=false -c core.splitIndex=false --literal-pathspecs "$@"; }
-each() { xargs -0 -r sh -c "$2" sh <"$s/lists/$1"; }
+# Each process costs an emulated guest some 20 ms, so a list without paths starts none.
+each() { if [ -s "$s/lists/$1" ]; then xargs -0 -r sh -c "$2" sh <"$s/lists/$1"; fi; }
+drop() { if [ -s "$s/lists/$1" ]; then xargs -0 -r rm "$2" -- <"$s/lists/$1"; fi; }
 up='for f; do while case $f in */*) ;; *) false;; esac; do f=${f%/*}; rmdir -- "$f" 2>/dev/null || break; done; done'
 apply() {
-    mkdir -p .git/objects/pack || return
+    [ -d .git/objects/pack ] || mkdir -p .git/objects/pack || return
     for f in "$s"/pack/*; do [ ! -f "$f" ] || mv -f -- "$f" .git/objects/pack/ || return; done
-    if [ -s "$s/lists/replace" ]; then xargs -0 -r rm -rf -- <"$s/lists/replace" || return; fi
-    xargs -0 -r rm -f -- <"$s/lists/gone" || return
+    drop replace -rf && drop gone -f || return
     each gone "$up"
-    xargs -0 -r rm -f -- <"$s/lists/changed" || return
+    drop changed -f || return
     if [ -d "$s/files" ]; then cp -al -- "$s/files/." . || return; fi
     if [ -f "$s/whole" ]; then
         cp -p -- "$s/lists/whole-index" .git/banger-index && mv -f .git/banger-index .git/index || return
@@ -49,7 +50,7 @@ apply() {
     rm -f -- "$s/go" && rm -rf -- "$s"
 }
 if [ -f "$s/go" ] && ! apply; then say failed; exit 0; fi
-rm -rf -- "$s"
+[ ! -e "$s" ] || rm -rf -- "$s"
 now=$(git rev-parse -q --verify @REF@)
 "#;
 
@@ -76,7 +77,8 @@ say ready
     each fresh 'for f; do if [ -e "$f" ] || [ -L "$f" ]; then printf "%s\0" "$f"; fi; done'
     each directories 'for f; do if [ -L "$f" ] || { [ -e "$f" ] && [ ! -d "$f" ]; }; then printf "%s\0" "$f"; fi; done'
 } >"$s/differ" || { rm -rf -- "$s"; exit 1; }
-s=$s xargs -0 -r sh -c 'for f; do
+: >"$s/lists/replace"
+[ ! -s "$s/differ" ] || s=$s xargs -0 -r sh -c 'for f; do
     n=$s/files/$f
     if [ -L "$n" ] && [ -L "$f" ] && [ "$(readlink -- "$n")" = "$(readlink -- "./$f")" ]; then continue; fi
     if [ -f "$n" ] && [ ! -L "$n" ] && [ -f "$f" ] && [ ! -L "$f" ] && cmp -s -- "$n" "./$f"; then continue; fi
@@ -84,23 +86,25 @@ s=$s xargs -0 -r sh -c 'for f; do
     printf "%s\0" "$f"
 done' sh <"$s/differ" >"$s/lists/replace"
 # Directories that become files: nothing in them but what goes.
-: >"$s/below"
-s=$s each replaced 'for f; do if [ -d "$f" ] && [ ! -L "$f" ]; then find "./$f" ! -type d -print0; fi; done' | sed 's/\x00\.\//\x00/g; 1s/^\.\///' >"$s/below"
-if [ -s "$s/below" ]; then
+if [ -s "$s/lists/replaced" ]; then
+    each replaced 'for f; do if [ -d "$f" ] && [ ! -L "$f" ]; then find "./$f" ! -type d -print0; fi; done' |
+        sed 's/\x00\.\//\x00/g; 1s/^\.\///' >"$s/below"
     tr '\0\n' '\n\0' <"$s/lists/gone" | sort >"$s/a"
     tr '\0\n' '\n\0' <"$s/below" | sort | comm -23 - "$s/a" | tr '\0\n' '\n\0' >>"$s/lists/replace"
 fi
 # What is staged, and where HEAD stands. An index that the guest has not changed is replaced by the host's: with its flags, and
 # with what it knows of the files.
 staged=
-if [ "$(git ls-files -s -z | sha256sum)" = "@INDEX@  -" ]; then : >"$s/whole"
-elif [ -s "$s/lists/staged" ]; then
+if [ ! -s "$s/lists/staged" ]; then :
+elif [ "$(git ls-files -s -z | sha256sum)" = "@INDEX@  -" ]; then : >"$s/whole"
+else
     xargs -0 -r git --literal-pathspecs ls-files -s -z -- <"$s/lists/staged" >"$s/have"
     cmp -s "$s/have" "$s/lists/staged-before" || cmp -s "$s/have" "$s/lists/staged-after" || staged=1
 fi
 head=
-commit=$(git rev-parse -q --verify HEAD)
+commit=
 if [ -n @MOVED@ ]; then
+    commit=$(git rev-parse -q --verify HEAD)
     cmp -s .git/HEAD "$s/lists/head-before" && [ "$commit" = @WAS@ ] || head=1
 fi
 if [ -z @FORCE@ ] && { [ -s "$s/lists/replace" ] || [ -n "$staged$head" ]; }; then
