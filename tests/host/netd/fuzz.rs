@@ -142,6 +142,11 @@ fn fuzz(verb: &str, cases: u32, valid: &Value, judge: impl Fn(bool) -> Result<()
     let strategy = proptest::collection::vec(mutation(), 1..4);
     let result = TestRunner::new(config).run(&strategy, |mutations| {
         let input = mutated(valid, &mutations);
+        // A list that became the other state directory's asks for what that has to be removed.
+        let list: Value = serde_json::from_slice(&input).unwrap_or_default();
+        if verb == "gc" && list["state_id"] == OTHER {
+            return Ok(());
+        }
         let output = raw(verb, &input);
         let shown =
             || format!("{verb} {}", String::from_utf8_lossy(&input).chars().take(3000).collect::<String>());
