@@ -19,10 +19,15 @@ pub fn require(tier: &str, condition: bool, reason: &str) -> bool {
         panic!("this test must not be skipped (BANGER_TEST_REQUIRE={required}): {reason}");
     }
     if !condition {
-        writeln!(std::io::stderr(), "SKIPPED: {reason}").expect("stderr is there");
+        tell(&format!("SKIPPED: {reason}"));
         note_skip(tier, reason);
     }
     condition
+}
+
+/// Says something that is no failure; runners show it where they are asked to.
+pub fn tell(line: &str) {
+    writeln!(std::io::stderr(), "{line}").expect("stderr is there");
 }
 
 /// Runners hide what a passed test says, so tests/run collects the reasons in a file.

@@ -10,6 +10,7 @@ mod attempts;
 mod bad_days;
 mod dm;
 mod exec;
+mod firecracker;
 mod home;
 mod inside;
 mod lifecycle;

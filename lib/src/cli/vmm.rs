@@ -73,7 +73,8 @@ struct Start {
     #[command(flatten)]
     input: Input,
     /// Give up when the guest is not ready after SECONDS [default: 30 with KVM, 120 in software]
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, value_name = "SECONDS", env = "BANGER_READY_TIMEOUT", hide_env_values = true)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
     ready_timeout: Option<u64>,
     /// How guest code is executed
     #[arg(long, value_name = "HOW", default_value = "auto")]

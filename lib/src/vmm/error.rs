@@ -168,7 +168,7 @@ impl Coded for BootError {
             match self {
                 Self::NotReady { .. } => {
                     Some(format!(
-                        "see {log} (--keep keeps it after a failed start); a slow host may need a longer --ready-timeout"
+                        "see {log} (--keep keeps it after a failed start); a slow host may need a larger BANGER_READY_TIMEOUT"
                     ))
                 }
                 _ => Some(format!("see {log} (--keep keeps it after a failed start)")),

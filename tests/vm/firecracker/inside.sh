@@ -1,0 +1,109 @@
+#!/bin/sh
+# banger on real Firecracker. Runs as root in a virtual machine whose processor emulates AMD's virtualization, beside the programs,
+# a firecracker and a state directory with an image. Ends at the first thing that is not as it should be; else it prints what was
+# seen, for the test to judge: "seen: words", "took: seconds words", "json: name record".
+set -eu
+here=/root/nested
+PATH=$here/bin:/usr/sbin:/sbin:$PATH
+# A guest in software, inside one in software: what takes a processor a second takes a minute here.
+export PATH HOME=/root BANGER_STATE_DIR=$here/state BANGER_READY_TIMEOUT=400
+cd "$here"
+for module in kvm_amd dm_snapshot loop tun; do modprobe $module; done
+# Loaded on demand it would make a link of its own.
+modprobe dummy numdummies=0
+
+seen() { echo "seen: $*"; }
+fail() {
+    echo "FAILED: $*" >&2
+    for log in --console --vmm; do banger vm logs $log dev1 2>&1 | tail -n 40 >&2 || true; done
+    exit 1
+}
+now() { cut -d' ' -f1 /proc/uptime; }
+# name command…: runs it, and tells how long it took.
+took() {
+    name=$1
+    shift
+    start=$(now)
+    "$@" >out 2>err || fail "$name: exit status $?: $(cat out err)"
+    echo "$start $(now) $name" | awk '{ printf "took: %.1f", $2 - $1; $1 = $2 = ""; print }'
+}
+is() { [ "$1" = "$2" ] || fail "$3: \"$1\" instead of \"$2\""; }
+json() {
+    name=$1
+    shift
+    "$@" >out 2>err || fail "$name: exit status $?: $(cat out err)"
+    echo "json: $name $(cat out)"
+}
+# All that the kernel holds for VMs, and whatever runs or is kept of them.
+held() {
+    ip -o link | awk -F': ' '{print $2}' | sort
+    nft list ruleset
+    losetup -nO NAME,BACK-FILE | sort
+    cat /sys/block/dm-*/dm/name 2>/dev/null | sort || true
+    ls /dev/banger 2>/dev/null || true
+    ps -eo args= | grep -E '[b]anger|[f]irecracker' | grep -v inside.sh || true
+    find state/vms state/locks -mindepth 1 2>/dev/null | grep -v -e schema.lock -e images.lock || true
+}
+nothing_new() { held | diff before - >difference || fail "$1 leaves $(cat difference)"; }
+
+git init -q -b trunk repo
+git -C repo config user.name Test
+git -C repo config user.email test@example.org
+echo hello >repo/README.md
+git -C repo add -A
+git -C repo commit -qm one
+image=$(sha256sum <state/images/debian/rootfs.ext4)
+banger ps >/dev/null
+held >before
+seen "$(firecracker --version | head -1) under Linux $(uname -r), KVM by $(grep -o -m1 -w svm /proc/cpuinfo)"
+
+took "vm run" banger vm run --record record --name dev1 --disk dm --memory 384M --vcpus 1 -p 8080:80 repo -- \
+    sh -c 'cat README.md; findmnt -no FSTYPE /; echo kept >/var/kept; echo more >new; exit 0'
+is "$(cat out)" "hello
+ext4" "what the command says"
+json run cat record
+is "$(ls -l /dev/banger | grep -c '^b')" 1 "device-mapper roots"
+seen "a VM on real Firecracker, its root a device-mapper snapshot"
+
+took "vm exec" banger vm exec dev1 -- cat new /var/kept
+is "$(cat out)" "more
+kept" "what exec says"
+took "vm exec with input" sh -c 'echo input | banger vm exec dev1 -- wc -c'
+banger vm exec dev1 --patch - -- true >patch 2>err || fail "no patch: $(cat err)"
+grep -q '^+more' patch || fail "the patch is $(cat patch)"
+seen "exec and the patch"
+
+json stats banger vm stats --json dev1
+json ports banger vm ports --json dev1
+json health banger vm health --json dev1
+json ps banger ps --json
+banger vm logs --vmm dev1 >vmm.log
+seen "stats, ports and health from the guest's agent over vsock"
+
+took "vm stop" banger vm stop dev1
+is "$(jq -r .reason state/vms/*/exit.json)" stopped "how it ended"
+is "$(cat /sys/block/dm-*/dm/name 2>/dev/null)" "" "device-mapper roots of a stopped VM"
+ps -eo args= | grep -q '[f]irecracker --api-sock' && fail "a stopped VM runs: $(ps -eo args=)"
+took "vm start" banger vm start dev1
+took "vm exec" banger vm exec dev1 -- cat /var/kept
+is "$(cat out)" kept "what was written before the stop"
+seen "stop and start: the root is detached and attached again, with what was written"
+
+took "vm delete" banger vm delete --force dev1
+nothing_new "a delete"
+is "$(sha256sum <state/images/debian/rootfs.ext4)" "$image" "the image's checksum"
+seen "nothing is left, and the image is as it was"
+
+# Killed: the next command tells the truth and cleans.
+took "vm run" banger vm run --name dev1 --disk dm --memory 384M --vcpus 1 repo -- true
+kill -9 "$(banger vm show --json dev1 | jq .vmm.pid)"
+sleep 1
+is "$(banger vm show --json dev1 | jq -r '.vmm.state + " " + .vmm.exit.reason + " " + (.vmm.exit.signal | tostring)')" "exited crashed 9" \
+    "a killed Firecracker"
+took "vm start" banger vm start dev1
+kill -9 "$(banger vm show --json dev1 | jq .vmm.supervisor_pid)"
+sleep 1
+is "$(banger vm show --json dev1 | jq -r '.vmm.state + " " + .vmm.exit.reason')" "exited lost" "a killed supervisor"
+banger vm delete dev1
+nothing_new "a delete after kills"
+seen "Firecracker and its supervisor killed: it is told, and cleaned"
