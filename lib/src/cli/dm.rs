@@ -1,5 +1,6 @@
 //! `banger-disk dm`: the one verb that needs root, and the way to it.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,10 +11,12 @@ use thiserror::Error;
 use super::plumbing::{self, Input};
 use super::{Failure, collect};
 use crate::contract::error::ErrorRecord;
+use crate::contract::record::{NetMode, Vm};
 use crate::contract::{Coded, ErrorCode, Fault};
 use crate::disk::dm::{self, DM_SCHEMA, DmReply, DmRequest};
 use crate::disk::{DmVerbError, Mapper, MapperError};
 use crate::sys::caller::{Caller, SudoUidError};
+use crate::sys::dm::CONTROL;
 use crate::sys::exec::Exec;
 
 const TOOL: &str = "banger-disk";
@@ -119,6 +122,12 @@ impl ByPrivilege {
 }
 
 impl Mapper for ByPrivilege {
+    fn is_at_hand(&self, vm: &Vm) -> bool {
+        // Through sudo only where the VM's network needs it as well.
+        let willing = Self::is_root() || vm.net_mode == NetMode::Tap;
+        willing && Path::new(CONTROL).exists()
+    }
+
     fn create(&self, request: &DmRequest) -> Result<DmReply, MapperError> {
         Self::call("create", request, dm::create)
     }

@@ -12,6 +12,7 @@ use super::disk_error::DiskError;
 use super::dm::{self, DM_SCHEMA, DmReply, DmRequest};
 use super::dm_error::MapperError;
 use crate::contract::record::{DiskBackend, Vm};
+use crate::contract::{Coded, ErrorCode};
 use crate::state::dir::VmDir;
 use crate::sys::reflink;
 
@@ -62,6 +63,13 @@ impl Made {
         self.files.clear();
     }
 
+    /// Removes one file that was made after all.
+    fn take_back(&mut self, path: &Path) {
+        if let Some(at) = self.files.iter().position(|file| file == path) {
+            drop(fs::remove_file(self.files.swap_remove(at)));
+        }
+    }
+
     /// Whether anything was made.
     pub(super) fn is_empty(&self) -> bool {
         self.files.is_empty()
@@ -105,6 +113,10 @@ pub(super) fn root(vm: &Vm, dir: &VmDir, mapper: &dyn Mapper, made: &mut Made) -
     let choice = |backend, reason: &str| Choice { backend, reason: reason.to_owned(), device: None };
     match vm.disk_backend {
         DiskBackend::Auto => {
+            if let Some(device) = try_snapshot(vm, dir, mapper, made)? {
+                let reason = "device-mapper is there, and the privilege to use it";
+                return Ok(Choice { device: Some(device), ..choice(DiskBackend::Dm, reason) });
+            }
             if reflink_root(vm, dir, made)? {
                 return Ok(choice(DiskBackend::Reflink, "the filesystem can share the image's blocks"));
             }
@@ -153,6 +165,9 @@ fn kept(vm: &Vm, dir: &VmDir) -> Option<DiskBackend> {
 
 /// Who makes device-mapper roots: this process where it is root, else the same program through sudo.
 pub trait Mapper {
+    /// Whether the caller may be expected to use device-mapper here without being asked for it.
+    fn is_at_hand(&self, vm: &Vm) -> bool;
+
     /// Makes or finds the root.
     ///
     /// # Errors
@@ -200,6 +215,29 @@ fn snapshot(vm: &Vm, dir: &VmDir, mapper: &dyn Mapper, made: &mut Made) -> Resul
         backend: DiskBackend::Dm,
         reason: "it was made, and no device was told".into(),
     })
+}
+
+/// The same where nobody asked for it: `None` where it is not to be had.
+fn try_snapshot(
+    vm: &Vm,
+    dir: &VmDir,
+    mapper: &dyn Mapper,
+    made: &mut Made,
+) -> Result<Option<PathBuf>, DiskError> {
+    if !mapper.is_at_hand(vm) {
+        return Ok(None);
+    }
+    match snapshot(vm, dir, mapper, made) {
+        Ok(device) => Ok(Some(device)),
+        // No privilege, no module: the next best will do.
+        Err(DiskError::Mapper { source, .. })
+            if matches!(source.code(), ErrorCode::Denied | ErrorCode::Unsupported) =>
+        {
+            made.take_back(&dir.cow());
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// `Ok(false)`: the filesystem cannot.

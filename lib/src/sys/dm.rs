@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 use thiserror::Error;
 
 /// The control device. Opening it loads the module.
-const CONTROL: &str = "/dev/mapper/control";
+pub const CONTROL: &str = "/dev/mapper/control";
 /// struct dm_ioctl's size, and the largest answer that is taken.
 const HEADER: usize = 312;
 const BUFFER: usize = 256 << 10;

@@ -57,7 +57,7 @@ banger ps >/dev/null
 held >before
 seen "$(firecracker --version | head -1) under Linux $(uname -r), KVM by $(grep -o -m1 -w svm /proc/cpuinfo)"
 
-took "vm run" banger vm run --record record --name dev1 --disk dm --memory 384M --vcpus 1 -p 8080:80 repo -- \
+took "vm run" banger vm run --record record --name dev1 --memory 384M --vcpus 1 -p 8080:80 repo -- \
     sh -c 'cat README.md; findmnt -no FSTYPE /; echo kept >/var/kept; echo more >new; exit 0'
 is "$(cat out)" "hello
 ext4" "what the command says"
@@ -95,7 +95,7 @@ is "$(sha256sum <state/images/debian/rootfs.ext4)" "$image" "the image's checksu
 seen "nothing is left, and the image is as it was"
 
 # Killed: the next command tells the truth and cleans.
-took "vm run" banger vm run --name dev1 --disk dm --memory 384M --vcpus 1 repo -- true
+took "vm run" banger vm run --name dev1 --memory 384M --vcpus 1 repo -- true
 kill -9 "$(banger vm show --json dev1 | jq .vmm.pid)"
 sleep 1
 is "$(banger vm show --json dev1 | jq -r '.vmm.state + " " + .vmm.exit.reason + " " + (.vmm.exit.signal | tostring)')" "exited crashed 9" \
