@@ -174,10 +174,13 @@ pub struct EndedError {
     pub log: String,
 }
 
-/// The last line of `log` that tells a reason rather than that it ends.
+/// What Firecracker logs of every VM: that it ends, a guest's probing of ports where no device is, and its own bookkeeping.
+const CHATTER: [&str; 3] = ["Firecracker exiting", "MissingAddressRange", "immediate_exit"];
+
+/// The last line of `log` that tells a reason.
 fn last_words(log: &str) -> Option<String> {
     let mut lines = log.lines().rev().map(str::trim);
-    let telling = lines.find(|line| !line.is_empty() && !line.contains("Firecracker exiting"));
+    let telling = lines.find(|line| !line.is_empty() && !CHATTER.iter().any(|words| line.contains(words)));
     telling.map(|line| line.chars().take(400).collect())
 }
 
@@ -216,5 +219,21 @@ impl Coded for EndedError {
 
     fn hint(&self) -> Option<String> {
         self.known().map(|known| known.hint.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_firecracker_logs_of_every_vm_is_no_reason() {
+        // As 1.14.4 says it.
+        let log = "2026-11-21T07:50:10.4 [5f:fc_vcpu 0] Received a VcpuEvent::Resume message with immediate_exit enabled. immediate_exit was disabled before proceeding\n\
+                   2026-11-21T07:50:13.8 [5f:main] the reason\n\
+                   2026-11-21T07:50:13.8 [5f:fc_vcpu 0] vcpu: IO read @ 0x71:0x1 failed: bus_error: MissingAddressRange\n\
+                   2026-11-21T07:50:48.2 [5f:main] Firecracker exiting successfully. exit_code=0\n";
+        assert_eq!(last_words(log).unwrap(), "2026-11-21T07:50:13.8 [5f:main] the reason");
+        assert_eq!(last_words(log.lines().next().unwrap()), None);
     }
 }
