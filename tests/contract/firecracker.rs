@@ -3,4 +3,4 @@
 mod api;
 mod failures;
 mod lifecycle;
-mod stage;
+pub mod stage;

@@ -10,6 +10,7 @@ mod inside;
 mod netd;
 mod patch;
 mod pipe;
+mod replaceable;
 mod state;
 mod vmm;
 mod ws;

@@ -13,6 +13,8 @@ use crate::support;
 
 /// What runs there.
 const INSIDE: &str = include_str!("firecracker/inside.sh");
+/// What every VMM stage passes.
+const SUITE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stage/vmm");
 /// What the image in which it runs must have beside the default.
 const TOOLS: [&str; 4] = ["jq", "kmod", "mount", "nftables"];
 /// The programs that go there.
@@ -66,6 +68,7 @@ fn add_image(home: &Home, firecracker: &Path) {
         copy(&entry.path(), &image.join(entry.file_name()));
     }
     fs::write(seed.join("nested/inside.sh"), INSIDE).unwrap();
+    copy(Path::new(SUITE), &seed.join("nested/stage-suite"));
     let disk = nested.join("work-seed.ext4");
     fs::File::create(&disk).unwrap().set_len(8 << 30).unwrap();
     let mut mke2fs = support::command(support::disk::mke2fs());
@@ -108,7 +111,7 @@ fn banger_on_real_firecracker() {
 }
 
 /// How many things the script sees.
-const SEEN: usize = 7;
+const SEEN: usize = 8;
 
 /// What the records of the VM on Firecracker say.
 fn judge(records: &HashMap<&str, Value>) {

@@ -43,6 +43,32 @@ fn every_stage_works_alone_in_a_pipe() {
     home.assert_clean();
 }
 
+/// The suite that fakes pass as well, with a real guest.
+#[test]
+fn banger_qemu_is_a_vmm_stage() {
+    let Some(home) = Home::new() else { return };
+    let plan = support::record(&home.run(&["vm", "plan", "dev1", "--image", "debian", "--memory", "512M"]));
+    let net = stage(&home, "banger-netd", &["attach"], &plan);
+    let disk = stage(&home, "banger-disk", &["attach"], &net);
+    // A VM of which no database knows, so that gc can be told that it is not to stay.
+    for name in ["state.db", "state.db-wal", "state.db-shm"] {
+        drop(std::fs::remove_file(home.state().join(name)));
+    }
+    std::fs::write(home.path("record"), disk.to_string()).unwrap();
+    let suite = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stage/vmm");
+    let mut suite = support::command(suite);
+    suite.arg(env!("CARGO_BIN_EXE_banger-qemu")).arg(home.path("record"));
+    let output = support::run(&mut suite, b"");
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 8, "{}", said(&output));
+    let detached = stage(&home, "banger-disk", &["detach"], &disk);
+    stage(&home, "banger-netd", &["detach"], &detached);
+    let id = plan["vm"]["id"].as_str().unwrap();
+    std::fs::remove_dir_all(home.state().join("vms").join(id)).unwrap();
+    std::fs::remove_file(home.state().join(format!("locks/vm-{id}.lock"))).unwrap();
+    home.assert_clean();
+}
+
 #[test]
 fn a_pipeline_fails_as_its_first_stage_did() {
     let Some(home) = Home::new() else { return };

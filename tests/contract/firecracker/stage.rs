@@ -120,6 +120,11 @@ impl Stage {
         text.lines().map(|line| serde_json::from_str(line).expect("the fake notes JSON")).collect()
     }
 
+    /// Begins anew with what the fake saw.
+    pub fn forget_events(&self) {
+        std::fs::write(self.events_path(), b"").expect("the fake's notes can be emptied");
+    }
+
     /// The requests so far: method, path and body.
     pub fn requests(&self) -> Vec<(String, Value)> {
         let request = |event: &Value| Some((event["request"].as_str()?.to_owned(), event["body"].clone()));

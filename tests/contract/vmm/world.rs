@@ -54,6 +54,11 @@ impl World {
         self.state.join("vms").join(ID)
     }
 
+    /// The directory that comes first in PATH.
+    pub fn bin(&self) -> PathBuf {
+        self.root.path().join("bin")
+    }
+
     /// The state directory.
     pub fn state(&self) -> &Path {
         &self.state
