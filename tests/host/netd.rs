@@ -101,9 +101,14 @@ fn tap(n: u8) -> String {
     format!("bgt{STATE}00{n:02x}")
 }
 
-fn gc(keep: &[&Value]) -> Value {
+/// The list of the VMs that are to stay.
+fn list(keep: &[&Value]) -> Value {
     let items: Vec<Value> = keep.iter().map(|d| json!({ "id": d["vm"]["id"] })).collect();
-    ok("gc", &json!({ "schema": "banger.vms/1", "state_id": STATE, "items": items }))
+    json!({ "schema": "banger.vms/1", "state_id": STATE, "items": items })
+}
+
+fn gc(keep: &[&Value]) -> Value {
+    ok("gc", &list(keep))
 }
 
 #[test]

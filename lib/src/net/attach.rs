@@ -17,7 +17,7 @@ use super::rules::{self, Before, Tables};
 use super::{pool, publish};
 use crate::contract::record::Net;
 use crate::contract::reply::Blocked;
-use crate::sys::clock::Timeline;
+use crate::sys::clock::{Timeline, boottime_us};
 use crate::sys::forwarding::{self, Forwarding};
 use crate::sys::link::{self, Link};
 use crate::sys::rootlock::RootLock;
@@ -164,21 +164,55 @@ fn make(
     made: &mut Made,
     timeline: &mut Timeline,
 ) -> Result<(), NetError> {
-    let bridge = timeline.step("bridge", || ensure_bridge(host, request, made))?;
     // Before the attempt: a program that failed may have come as far as the kernel all the same.
     made.rules = host.tap(&request.names)?.is_none();
-    let before = match held {
-        Some(tables) if !made.bridge => Before::Tap(tables),
-        None if !made.bridge => Before::Bridge,
-        _ => Before::Nothing,
+    let before = match (host.bridge(&request.names)?, held) {
+        (None, _) => Before::Nothing,
+        (Some(_), None) => Before::Bridge,
+        (Some(_), Some(tables)) => Before::Tap(tables),
     };
-    if made.rules && !request.publish.is_empty() {
-        timeline.step("ports", || require_free_ports(host, request))?;
-    }
-    timeline.step("nft", || rules::apply(request, before))?;
+    let mut rules = None;
+    let bridge = if matches!(before, Before::Nothing) {
+        // Whichever of the two fails: the other may have been done.
+        made.bridge = true;
+        // Side by side: most of what `nft` takes is its start, and nothing is up yet.
+        std::thread::scope(|scope| {
+            let applied = scope.spawn(|| timed(|| rules::apply(request, before)));
+            let bridge = make_bridge(host, request, made, timeline);
+            rules = Some(applied.join().expect("it does not panic"));
+            bridge
+        })
+    } else {
+        make_bridge(host, request, made, timeline)
+    };
+    let bridge = bridge?;
+    let (applied, began, duration) = rules.unwrap_or_else(|| timed(|| rules::apply(request, before)));
+    timeline.note("nft", began, duration);
+    applied?;
     timeline.step("forwarding", || switch_forwarding_on(request))?;
     made.blocked = timeline.step("firewalls", || firewall::answer(request))?;
     timeline.step("tap", || ensure_tap(host, request, &bridge))
+}
+
+/// The bridge, and whether the ports are free that are to be published; one may be on the bridge's own address.
+fn make_bridge(
+    host: &mut Host,
+    request: &TapRequest,
+    made: &mut Made,
+    timeline: &mut Timeline,
+) -> Result<Link, NetError> {
+    let bridge = timeline.step("bridge", || ensure_bridge(host, request, made))?;
+    if made.rules && !request.publish.is_empty() {
+        timeline.step("ports", || require_free_ports(host, request))?;
+    }
+    Ok(bridge)
+}
+
+/// What `work` gives, when it began and how long it took, both in microseconds of CLOCK_BOOTTIME.
+pub(super) fn timed<T>(work: impl FnOnce() -> T) -> (T, u64, u64) {
+    let began = boottime_us();
+    let result = work();
+    (result, began, boottime_us() - began)
 }
 
 /// # Errors

@@ -4,14 +4,14 @@
 //! its rules go, so here, too, there is no instant at which a guest's frame meets no rules.
 
 use super::NetError;
-use super::attach::{LOCK, PATIENCE};
+use super::attach::{LOCK, PATIENCE, timed};
 use super::caller::Caller;
 use super::firewall;
 use super::host::Host;
 use super::pool;
 use super::request::{Names, dummy_name};
 use super::rules::Tables;
-use crate::sys::clock::{Timeline, boottime_us};
+use crate::sys::clock::Timeline;
 use crate::sys::link::{self, Link};
 use crate::sys::rootlock::RootLock;
 use crate::types::StateId;
@@ -52,13 +52,6 @@ pub fn detach(names: &Names, caller: &Caller, timeline: &mut Timeline) -> Result
     let rules = rules.0?;
     deleted.0?;
     Ok(any_links || rules)
-}
-
-/// What `work` gives, when it began and how long it took, both in microseconds of CLOCK_BOOTTIME.
-fn timed<T>(work: impl FnOnce() -> T) -> (T, u64, u64) {
-    let began = boottime_us();
-    let result = work();
-    (result, began, boottime_us() - began)
 }
 
 /// The VM's rules, or both tables where no other VM is there. Gives whether there were any, as far as `any_links` leaves that

@@ -6,13 +6,12 @@
 
 use crate::contract::reply::Blocked;
 use crate::sys::exec::{Exec, ExecError};
-use crate::sys::nf_chains::{self, Chain};
+use crate::sys::nf_tables::{self, Chain};
 use crate::sys::nft;
 use crate::types::StateId;
 
 use super::NetError;
 use super::request::TapRequest;
-use super::rules;
 
 /// What the names of the chains begin with that note what was opened.
 const MARK: &str = "opened_";
@@ -172,7 +171,7 @@ pub fn present() -> Result<Vec<Firewall>, NetError> {
 }
 
 fn chains() -> Result<Vec<Chain>, NetError> {
-    nf_chains::list().map_err(NetError::io("list the chains of nf_tables"))
+    nf_tables::chains().map_err(NetError::io("list the chains of nf_tables"))
 }
 
 /// Those that keep the VMs of `state` from being reached and from reaching anything, and what to do about it.
@@ -225,7 +224,7 @@ pub(super) fn answer(request: &TapRequest) -> Result<Vec<Blocked>, NetError> {
 /// Removes both tables of `state`, and before them what was opened for it in other firewalls.
 ///
 /// # Errors
-/// A firewall cannot be asked; then the tables stay, which say so. Or `nft` refuses.
+/// A firewall cannot be asked; then the tables stay, which say so. Or the kernel refuses.
 pub(super) fn remove_tables(state: &StateId) -> Result<(), NetError> {
     let table = state.nft_table();
     let (bridge, tag) = (state.bridge(), tag(state));
@@ -240,7 +239,7 @@ pub(super) fn remove_tables(state: &StateId) -> Result<(), NetError> {
             run(firewall, firewall.closing(bridge.as_str(), &tag))?;
         }
     }
-    Ok(rules::remove_tables(&table)?)
+    nf_tables::remove_tables(&table).map_err(NetError::io("remove the nftables tables"))
 }
 
 /// The comment of rules that are ours to remove.

@@ -13,6 +13,7 @@ use std::net::Ipv4Addr;
 use super::NetError;
 use super::policy::{self, GUESTS, PUBLISH, PUBLISHED, SETS};
 use super::request::TapRequest;
+use crate::sys::nf_tables;
 use crate::sys::nft::{self, Element, NftError, Rule, Table};
 use crate::types::VmId;
 
@@ -48,7 +49,7 @@ pub enum Before<'a> {
 pub fn apply(request: &TapRequest, before: Before<'_>) -> Result<(), NetError> {
     let table = &request.names.table;
     let mut script = policy::script(request);
-    if matches!(before, Before::Bridge) && Tables::read(table)?.hold_skeleton(request) {
+    if matches!(before, Before::Bridge) && skeleton_is_whole(request)? {
         match nft::apply(table, &script) {
             Ok(()) => return Ok(()),
             Err(error) if error.is_existing() => return Err(whose(request).unwrap_or_else(|| error.into())),
@@ -80,13 +81,31 @@ pub fn apply(request: &TapRequest, before: Before<'_>) -> Result<(), NetError> {
 ///
 /// # Errors
 /// `nft` refuses.
-pub fn apply_shared(request: &TapRequest, anew: bool) -> Result<(), NftError> {
+pub fn apply_shared(request: &TapRequest, anew: bool) -> Result<(), NetError> {
     let table = &request.names.table;
-    if !anew && Tables::read(table)?.hold_skeleton(request) {
+    if !anew && skeleton_is_whole(request)? {
         return Ok(());
     }
     let dropped = if anew { removal(table) } else { String::new() };
-    nft::apply(table, &(dropped + &skeleton(request)))
+    Ok(nft::apply(table, &(dropped + &skeleton(request)))?)
+}
+
+/// Whether the chains that all VMs share are as [`apply`] makes them.
+fn skeleton_is_whole(request: &TapRequest) -> Result<bool, NetError> {
+    let table = &request.names.table;
+    let unreadable = || NetError::io("read the rules that all VMs share");
+    let chains = nf_tables::chains().map_err(unreadable())?;
+    let mut held: BTreeMap<(String, String), Vec<Option<String>>> = chains
+        .into_iter()
+        .filter(|chain| chain.table == *table)
+        .map(|chain| ((chain.family, chain.name), Vec::new()))
+        .collect();
+    for family in FAMILIES {
+        for (chain, comment) in nf_tables::rules(family, table).map_err(unreadable())? {
+            held.entry((family.to_owned(), chain)).or_default().push(comment);
+        }
+    }
+    Ok(labels(&skeleton(request)).iter().all(|(chain, wanted)| held.get(chain) == Some(wanted)))
 }
 
 /// Unlike adding, creating a table that exists is an error.
@@ -121,15 +140,7 @@ pub(super) fn vm_of(element: &Element<'_>) -> String {
     }
 }
 
-/// Removes both tables, whether they exist or not.
-///
-/// # Errors
-/// `nft` refuses.
-pub fn remove_tables(table: &str) -> Result<(), NftError> {
-    nft::apply(table, &removal(table))
-}
-
-/// Adding a table that exists is no error and deleting one that does not is, so: both.
+/// As [`crate::sys::nf_tables::remove_tables`], in front of what comes instead.
 fn removal(table: &str) -> String {
     FAMILIES
         .iter()
@@ -287,11 +298,6 @@ impl Tables {
             |map: &&str| self.inet.elements(map).iter().any(|e| e.target == Some(names.published.as_str()));
         let flushed = self.rules("inet", &names.published).is_empty() && PUBLISHED.iter().any(leads);
         (!flushed && differs(&names.published, &|label| label.starts_with(PUBLISH))).then_some("vm.publish")
-    }
-
-    /// Whether the chains that all VMs share are as [`apply`] makes them.
-    fn hold_skeleton(&self, request: &TapRequest) -> bool {
-        self.changed_chains(&skeleton(request)).is_empty()
     }
 
     /// The family and name of the chains that `script` fills and that are missing or hold other rules.

@@ -99,6 +99,7 @@ pub struct Exec {
     deadline: Duration,
     stdout_limit: usize,
     stderr_limit: usize,
+    dies_with_us: bool,
 }
 
 impl Exec {
@@ -114,6 +115,7 @@ impl Exec {
             deadline: Duration::from_secs(60),
             stdout_limit: STDOUT_LIMIT,
             stderr_limit: STDERR_TAIL,
+            dies_with_us: false,
         }
     }
 
@@ -168,6 +170,13 @@ impl Exec {
     /// How much of the end of its stderr is kept, bytes; 4 KiB otherwise.
     pub fn stderr_limit(mut self, bytes: usize) -> Self {
         self.stderr_limit = bytes;
+        self
+    }
+
+    /// Has it killed when this process is: what it changes is guarded by a lock that goes with this process. ([`Self::start`] always
+    /// does so.)
+    pub fn dies_with_us(mut self) -> Self {
+        self.dies_with_us = true;
         self
     }
 
@@ -226,6 +235,9 @@ impl Exec {
         let mut command = self.command()?;
         command.stdin(if stdin.is_some() { Stdio::piped() } else { Stdio::null() });
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        if self.dies_with_us {
+            super::child::die_with_parent(&mut command);
+        }
         let program = self.program.to_string_lossy().into_owned();
         let mut child = command.spawn().map_err(|source| ExecError::Spawn { program, source })?;
         let (mut out, mut err) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));

@@ -25,7 +25,7 @@ pub mod loopdev;
 pub mod mmdebstrap;
 pub mod netdev;
 pub mod netlink;
-pub mod nf_chains;
+pub mod nf_tables;
 pub mod nft;
 pub mod poll;
 pub mod privilege;

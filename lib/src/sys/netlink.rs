@@ -5,6 +5,7 @@
 //! less than starting one `ip`. It also works in a network namespace whose /sys still shows another one.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::{
@@ -19,6 +20,10 @@ const BUFFER: usize = 64 << 10;
 
 /// How often a dump is begun again because the tables changed while it was read.
 const DUMP_ATTEMPTS: usize = 8;
+
+/// linux/netfilter/nfnetlink.h
+const BATCH_BEGIN: u16 = libc::NFNL_MSG_BATCH_BEGIN as u16;
+const BATCH_END: u16 = libc::NFNL_MSG_BATCH_END as u16;
 
 const NLMSG_ERROR: u16 = libc::NLMSG_ERROR as u16;
 const NLMSG_DONE: u16 = libc::NLMSG_DONE as u16;
@@ -137,17 +142,54 @@ impl Netlink {
     }
 
     fn send(&mut self, kind: u16, flags: i32, body: &Body) -> io::Result<()> {
-        self.sequence += 1;
-        let flags = flags as u16 | libc::NLM_F_REQUEST as u16;
         let mut message = Vec::with_capacity(HEADER + body.0.len());
-        message.extend(((HEADER + body.0.len()) as u32).to_ne_bytes());
-        message.extend(kind.to_ne_bytes());
-        message.extend(flags.to_ne_bytes());
-        message.extend(self.sequence.to_ne_bytes());
-        message.extend(0u32.to_ne_bytes());
-        message.extend(&body.0);
+        self.put(&mut message, kind, flags, body);
         send(self.fd.as_raw_fd(), &message, MsgFlags::empty())?;
         Ok(())
+    }
+
+    /// Adds a request to what is to be sent, with a number of its own.
+    fn put(&mut self, out: &mut Vec<u8>, kind: u16, flags: i32, body: &Body) {
+        self.sequence += 1;
+        let flags = flags as u16 | libc::NLM_F_REQUEST as u16;
+        out.extend(((HEADER + body.0.len()) as u32).to_ne_bytes());
+        out.extend(kind.to_ne_bytes());
+        out.extend(flags.to_ne_bytes());
+        out.extend(self.sequence.to_ne_bytes());
+        out.extend(0u32.to_ne_bytes());
+        out.extend(&body.0);
+    }
+
+    /// Sends requests as one transaction of the nf_tables, all of which or none is done (nfnetlink_rcv_batch in
+    /// net/netfilter/nfnetlink.c). Each is a kind, flags beside REQUEST, and a body.
+    ///
+    /// # Errors
+    /// The errno of the first that the kernel refuses, or as send(2) and recv(2).
+    pub fn transact(&mut self, requests: &[(u16, i32, Body)]) -> io::Result<()> {
+        // struct nfgenmsg: family, version, and the subsystem in network order.
+        let [high, low] = (libc::NFNL_SUBSYS_NFTABLES as u16).to_be_bytes();
+        let mark = Body::new(&[0, 0, high, low]);
+        let (first, mut batch) = (self.sequence + 1, Vec::new());
+        self.put(&mut batch, BATCH_BEGIN, 0, &mark);
+        for (n, (kind, flags, body)) in requests.iter().enumerate() {
+            let last = if n + 1 == requests.len() { libc::NLM_F_ACK } else { 0 };
+            self.put(&mut batch, *kind, flags | last, body);
+        }
+        let last = self.sequence;
+        self.put(&mut batch, BATCH_END, 0, &mark);
+        send(self.fd.as_raw_fd(), &batch, MsgFlags::empty())?;
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            for message in self.receive(&mut buffer, first..=self.sequence)? {
+                // Refusals are told of every request, success only where it was asked for.
+                if message.kind == NLMSG_ERROR {
+                    acknowledged(message.payload)?;
+                    if message.sequence == last {
+                        return Ok(());
+                    }
+                }
+            }
+        }
     }
 
     /// Sends a request and waits for the kernel's acknowledgement. `flags` are those beside REQUEST and ACK.
@@ -158,7 +200,7 @@ impl Netlink {
         self.send(kind, flags | libc::NLM_F_ACK, body)?;
         let mut buffer = vec![0; BUFFER];
         loop {
-            for message in self.receive(&mut buffer)? {
+            for message in self.receive(&mut buffer, self.sequence..=self.sequence)? {
                 if message.kind == NLMSG_ERROR {
                     return acknowledged(message.payload);
                 }
@@ -185,7 +227,7 @@ impl Netlink {
         let mut buffer = vec![0; BUFFER];
         let (mut payloads, mut whole) = (Vec::new(), true);
         loop {
-            for message in self.receive(&mut buffer)? {
+            for message in self.receive(&mut buffer, self.sequence..=self.sequence)? {
                 whole &= message.flags & NLM_F_DUMP_INTR == 0;
                 match message.kind {
                     NLMSG_DONE => return Ok(whole.then_some(payloads)),
@@ -196,8 +238,12 @@ impl Netlink {
         }
     }
 
-    /// The messages of one datagram that answer the last request.
-    fn receive<'b>(&self, buffer: &'b mut [u8]) -> io::Result<Vec<Message<'b>>> {
+    /// The messages of one datagram that answer the requests with these numbers.
+    fn receive<'b>(
+        &self,
+        buffer: &'b mut [u8],
+        requests: RangeInclusive<u32>,
+    ) -> io::Result<Vec<Message<'b>>> {
         let length = loop {
             match recv(self.fd.as_raw_fd(), buffer, MsgFlags::empty()) {
                 Err(nix::Error::EINTR) => {}
@@ -206,8 +252,8 @@ impl Netlink {
         };
         let mut rest = &buffer[..length];
         let mut messages = Vec::new();
-        while let Some((message, sequence, after)) = Message::split(rest) {
-            if sequence == self.sequence {
+        while let Some((message, after)) = Message::split(rest) {
+            if requests.contains(&message.sequence) {
                 messages.push(message);
             }
             rest = after;
@@ -226,18 +272,19 @@ impl AsFd for Netlink {
 struct Message<'b> {
     kind: u16,
     flags: u16,
+    sequence: u32,
     payload: &'b [u8],
 }
 
 impl<'b> Message<'b> {
-    /// The first message in `bytes`, its sequence number, and what follows it.
-    fn split(bytes: &'b [u8]) -> Option<(Self, u32, &'b [u8])> {
+    /// The first message in `bytes`, and what follows it.
+    fn split(bytes: &'b [u8]) -> Option<(Self, &'b [u8])> {
         let length = u32_of(bytes)? as usize;
         let header = bytes.get(..HEADER)?;
         let payload = bytes.get(HEADER..length)?;
         let short = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
         let after = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((Self { kind: short(4), flags: short(6), payload }, u32_of(&header[8..])?, after))
+        Some((Self { kind: short(4), flags: short(6), sequence: u32_of(&header[8..])?, payload }, after))
     }
 }
 

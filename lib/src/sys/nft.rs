@@ -75,7 +75,7 @@ impl Coded for NftError {
 }
 
 fn nft() -> Exec {
-    Exec::new("nft").deadline(Duration::from_secs(30)).stdout_limit(MAX_LISTING)
+    Exec::new("nft").deadline(Duration::from_secs(30)).stdout_limit(MAX_LISTING).dies_with_us()
 }
 
 /// Applies a script: all of it or nothing. `table` is named in errors.

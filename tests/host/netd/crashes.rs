@@ -5,7 +5,7 @@ use std::process::Output;
 use serde_json::{Value, json};
 
 use super::snapshot::snapshot;
-use super::{NETD, STATE, document, gc, ip, isolated, netd, ok};
+use super::{NETD, STATE, document, gc, ip, isolated, list, netd, ok};
 use crate::support::{self, command, record, run};
 
 /// Runs a verb with faults: `inject` as strace(1) has it, in threads and in programs that it starts as well.
@@ -18,12 +18,6 @@ fn injected(inject: &str, verb: &str, input: &Value) -> Output {
 /// the record itself.
 const CALLS: [&str; 9] =
     ["sendto", "sendmsg", "ioctl", "flock", "clone3", "execve", "ppoll", "wait4", "write"];
-
-/// A bridge with its tag, a dead VM's tap and one that stays; the rules of all.
-fn list(keep: &[u8]) -> Value {
-    let items: Vec<Value> = keep.iter().map(|n| json!({ "id": document(*n)["vm"]["id"] })).collect();
-    json!({ "schema": "banger.vms/1", "state_id": STATE, "items": items })
-}
 
 /// Kills `verb` at the `when`-th of every call, until it is through; `prepare` comes before, `finish` after.
 fn kill(verb: &str, input: &Value, prepare: impl Fn(), finish: impl Fn(u32, &str)) -> u32 {
@@ -42,16 +36,18 @@ fn kill(verb: &str, input: &Value, prepare: impl Fn(), finish: impl Fn(u32, &str
     kills
 }
 
-fn has_strace() -> bool {
-    support::require("host", support::has("strace"), "needs strace")
+/// [`isolated`], for the test `name` of this file, where there is strace.
+fn traced(name: &str, body: impl FnOnce()) {
+    isolated(&format!("netd::crashes::{name}"), || {
+        if support::require("host", support::has("strace"), "needs strace") {
+            body();
+        }
+    });
 }
 
 #[test]
 fn attach_killed_at_any_call_leaves_what_gc_detach_and_attach_can_handle() {
-    isolated("netd::crashes::attach_killed_at_any_call_leaves_what_gc_detach_and_attach_can_handle", || {
-        if !has_strace() {
-            return;
-        }
+    traced("attach_killed_at_any_call_leaves_what_gc_detach_and_attach_can_handle", || {
         let before = snapshot();
         let kills = kill(
             "attach",
@@ -75,10 +71,7 @@ fn attach_killed_at_any_call_leaves_what_gc_detach_and_attach_can_handle() {
 
 #[test]
 fn attach_killed_beside_another_vm_leaves_that_one_alone() {
-    isolated("netd::crashes::attach_killed_beside_another_vm_leaves_that_one_alone", || {
-        if !has_strace() {
-            return;
-        }
+    traced("attach_killed_beside_another_vm_leaves_that_one_alone", || {
         let other = ok("attach", &document(3));
         let before = snapshot();
         let kills = kill(
@@ -98,10 +91,7 @@ fn attach_killed_beside_another_vm_leaves_that_one_alone() {
 
 #[test]
 fn detach_killed_at_any_call_leaves_what_gc_detach_and_attach_can_handle() {
-    isolated("netd::crashes::detach_killed_at_any_call_leaves_what_gc_detach_and_attach_can_handle", || {
-        if !has_strace() {
-            return;
-        }
+    traced("detach_killed_at_any_call_leaves_what_gc_detach_and_attach_can_handle", || {
         for beside in [false, true] {
             let other = beside.then(|| ok("attach", &document(3)));
             let before = snapshot();
@@ -122,7 +112,8 @@ fn detach_killed_at_any_call_leaves_what_gc_detach_and_attach_can_handle() {
                     before.assert_still(what);
                 },
             );
-            assert!(kills > 15, "only {kills} kills");
+            // Without another VM whole tables go, for which no program is started.
+            assert!(kills > if beside { 15 } else { 8 }, "only {kills} kills");
             other.iter().for_each(|other| drop(ok("detach", other)));
         }
     });
@@ -130,10 +121,7 @@ fn detach_killed_at_any_call_leaves_what_gc_detach_and_attach_can_handle() {
 
 #[test]
 fn gc_killed_at_any_call_is_finished_by_the_next() {
-    isolated("netd::crashes::gc_killed_at_any_call_is_finished_by_the_next", || {
-        if !has_strace() {
-            return;
-        }
+    traced("gc_killed_at_any_call_is_finished_by_the_next", || {
         let other = ok("attach", &document(3));
         let (bare, table) = (snapshot(), format!("banger_{STATE}"));
         let prepare = || {
@@ -141,7 +129,7 @@ fn gc_killed_at_any_call_is_finished_by_the_next() {
             // Rules whose tap is gone, as a crash leaves them.
             ip(&["link", "del", &super::tap(4)]);
         };
-        let kills = kill("gc", &list(&[3]), prepare, |_, what| {
+        let kills = kill("gc", &list(&[&document(3)]), prepare, |_, what| {
             ok("check", &other);
             gc(&[&other]);
             bare.assert_still(what);
@@ -160,10 +148,7 @@ fn gc_killed_at_any_call_is_finished_by_the_next() {
 
 #[test]
 fn failing_at_any_step_undoes_what_was_done() {
-    isolated("netd::crashes::failing_at_any_step_undoes_what_was_done", || {
-        if !has_strace() {
-            return;
-        }
+    traced("failing_at_any_step_undoes_what_was_done", || {
         let alone = snapshot();
         let mut failures = 0;
         for others in [false, true] {
@@ -201,10 +186,7 @@ fn failing_at_any_step_undoes_what_was_done() {
 
 #[test]
 fn a_detach_that_fails_says_so_and_the_next_one_finishes() {
-    isolated("netd::crashes::a_detach_that_fails_says_so_and_the_next_one_finishes", || {
-        if !has_strace() {
-            return;
-        }
+    traced("a_detach_that_fails_says_so_and_the_next_one_finishes", || {
         let before = snapshot();
         let mut failures = 0;
         for call in ["sendto", "execve"] {
@@ -246,10 +228,7 @@ fn elaborate() -> Value {
 
 #[test]
 fn a_policy_goes_with_its_vm_wherever_attach_detach_and_update_are_killed() {
-    isolated("netd::crashes::a_policy_goes_with_its_vm_wherever_attach_detach_and_update_are_killed", || {
-        if !has_strace() {
-            return;
-        }
+    traced("a_policy_goes_with_its_vm_wherever_attach_detach_and_update_are_killed", || {
         // Another VM keeps tables, maps and sets alive.
         let other = ok("attach", &document(3));
         // What the bridge routes since it had such a VM stays until it goes.
@@ -286,10 +265,7 @@ fn a_policy_goes_with_its_vm_wherever_attach_detach_and_update_are_killed() {
 
 #[test]
 fn a_pool_survives_kills_and_gc_empties_it() {
-    isolated("netd::crashes::a_pool_survives_kills_and_gc_empties_it", || {
-        if !has_strace() {
-            return;
-        }
+    traced("a_pool_survives_kills_and_gc_empties_it", || {
         let before = snapshot();
         let empty = |_: u32, what: &str| {
             gc(&[]);

@@ -1,0 +1,142 @@
+//! What of nf_tables needs no `nft`, whose start alone costs several times as much: the list of chains, which tells whether other
+//! firewalls are there, the comments of a table's rules, and the removal of whole tables (linux/netfilter/nf_tables.h). What rules say is
+//! [`super::nft`]'s.
+
+use std::io;
+
+use super::netlink::{Body, Netlink, attributes, text_of};
+
+// linux/netfilter/nfnetlink.h and nf_tables.h.
+const NEW_TABLE: u16 = SUBSYSTEM;
+const DEL_TABLE: u16 = SUBSYSTEM | 2;
+const GET_CHAIN: u16 = SUBSYSTEM | 4;
+const SUBSYSTEM: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8;
+const TABLE_NAME: u16 = 1;
+const GET_RULE: u16 = SUBSYSTEM | 7;
+const RULE_TABLE: u16 = 1;
+const RULE_CHAIN: u16 = 2;
+const RULE_USERDATA: u16 = 7;
+/// What `nft` keeps there (libnftnl/udata.h): a kind, a length, a value.
+const USERDATA_COMMENT: u8 = 0;
+const CHAIN_TABLE: u16 = 1;
+const CHAIN_NAME: u16 = 3;
+const CHAIN_HOOK: u16 = 4;
+const CHAIN_POLICY: u16 = 5;
+const HOOK_NUMBER: u16 = 1;
+const HOOK_FORWARD: u32 = 2;
+const POLICY_DROP: u32 = 0;
+
+/// A chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chain {
+    /// `inet`, `ip`, `bridge`…; others are the family's number.
+    pub family: String,
+    /// Its table.
+    pub table: String,
+    /// Its name.
+    pub name: String,
+    /// Whether forwarded packets begin in it.
+    pub forward: bool,
+    /// Whether what no rule decides on is dropped.
+    pub drops: bool,
+}
+
+/// Every chain of this network namespace; none where the kernel has no nf_tables.
+///
+/// # Errors
+/// CAP_NET_ADMIN is lacking, or the kernel cannot be asked.
+pub fn chains() -> io::Result<Vec<Chain>> {
+    let mut netlink = Netlink::open_netfilter()?;
+    // struct nfgenmsg: family (0: all), version, resource.
+    match netlink.dump(GET_CHAIN, &Body::new(&[0, 0, 0, 0])) {
+        Ok(payloads) => Ok(payloads.iter().filter_map(|payload| parse(payload)).collect()),
+        Err(error) if is_absent(&error) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the kernel has no nf_tables.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP))
+}
+
+/// Removes the tables named `name` of the families `inet` and `bridge`, each with all that is in it, in one transaction; those that are
+/// not there are no error.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn remove_tables(name: &str) -> io::Result<()> {
+    let mut netlink = Netlink::open_netfilter()?;
+    // Adding a table that exists is no error and deleting one that does not is, so: both.
+    let requests: Vec<_> = [libc::NFPROTO_INET, libc::NFPROTO_BRIDGE]
+        .into_iter()
+        .flat_map(|family| {
+            let body = Body::new(&[family as u8, 0, 0, 0]).text(TABLE_NAME, name);
+            [(NEW_TABLE, libc::NLM_F_CREATE, body.clone()), (DEL_TABLE, 0, body)]
+        })
+        .collect();
+    match netlink.transact(&requests) {
+        Err(error) if is_absent(&error) => Ok(()),
+        other => other,
+    }
+}
+
+/// The rules of the table `table` of `family` (`inet` or `bridge`) in order: the chain, and the comment. None where there is no such
+/// table.
+///
+/// # Errors
+/// As [`chains`].
+pub fn rules(family: &str, table: &str) -> io::Result<Vec<(String, Option<String>)>> {
+    let family = if family == "inet" { libc::NFPROTO_INET } else { libc::NFPROTO_BRIDGE };
+    let mut netlink = Netlink::open_netfilter()?;
+    let body = Body::new(&[family as u8, 0, 0, 0]).text(RULE_TABLE, table);
+    let payloads = netlink.dump(GET_RULE, &body)?;
+    // Older kernels pay no heed to the table.
+    let of_table = |payload: &&Vec<u8>| {
+        find(payload, RULE_TABLE).is_some_and(|name| text_of(name) == table)
+            && payload.first() == Some(&(family as u8))
+    };
+    let named = |payload: &Vec<u8>| {
+        let comment = find(payload, RULE_USERDATA).and_then(comment_of);
+        Some((text_of(find(payload, RULE_CHAIN)?), comment))
+    };
+    Ok(payloads.iter().filter(of_table).filter_map(named).collect())
+}
+
+fn comment_of(mut userdata: &[u8]) -> Option<String> {
+    while let [kind, length, rest @ ..] = userdata {
+        let value = rest.get(..usize::from(*length))?;
+        if *kind == USERDATA_COMMENT {
+            return Some(text_of(value));
+        }
+        userdata = &rest[value.len()..];
+    }
+    None
+}
+
+/// An attribute of an object: what follows struct nfgenmsg.
+fn find(payload: &[u8], wanted: u16) -> Option<&[u8]> {
+    attributes(payload.get(4..)?).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+}
+
+fn parse(payload: &[u8]) -> Option<Chain> {
+    let family = i32::from(*payload.first()?);
+    let find = |wanted: u16| find(payload, wanted);
+    let number = |value: &[u8]| Some(u32::from_be_bytes(value.get(..4)?.try_into().ok()?));
+    let hook = find(CHAIN_HOOK)
+        .and_then(|hook| attributes(hook).find(|(kind, _)| *kind == HOOK_NUMBER))
+        .and_then(|(_, value)| number(value));
+    Some(Chain {
+        family: match family {
+            libc::NFPROTO_INET => "inet".to_owned(),
+            libc::NFPROTO_IPV4 => "ip".to_owned(),
+            libc::NFPROTO_IPV6 => "ip6".to_owned(),
+            libc::NFPROTO_BRIDGE => "bridge".to_owned(),
+            other => other.to_string(),
+        },
+        table: text_of(find(CHAIN_TABLE)?),
+        name: text_of(find(CHAIN_NAME)?),
+        forward: hook == Some(HOOK_FORWARD),
+        drops: find(CHAIN_POLICY).and_then(number) == Some(POLICY_DROP),
+    })
+}
