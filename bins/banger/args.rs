@@ -10,7 +10,7 @@ use banger_lib::contract::record::{DiskBackend, Init, VmmKind};
 use banger_lib::types::{Cidr, ImageName, VmName};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::{apply, diff, subnet, workspace};
+use crate::{apply, diff, dns, subnet, workspace};
 
 mod reach;
 
@@ -44,6 +44,8 @@ pub enum Command {
     Ps,
     /// Build and inspect images
     Image(Image),
+    /// Have this host resolve the names of VMs: NAME.vm
+    Dns(dns::verbs::Dns),
     /// Remove what crashed commands left behind
     Gc,
     /// Say what this host can do and what it lacks
@@ -80,6 +82,7 @@ impl Command {
             },
             Self::Ps => "ps",
             Self::Image(_) => "image",
+            Self::Dns(dns) => dns.command.verb(),
             Self::Gc => "gc",
             Self::Doctor(_) => "doctor",
             Self::Completion(_) => "completion",

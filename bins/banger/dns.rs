@@ -1,4 +1,5 @@
-//! Names: keeps the names file, and has the resolver run while a VM is attached.
+//! Names: keeps the names file, has the resolver run while a VM is attached, and, where a person chose that, this host's own resolver
+//! ask it ([`verbs`]).
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -7,7 +8,7 @@ use banger_lib::contract::names::{NamedVm, Names};
 use banger_lib::contract::record::{NetMode, Vm};
 use banger_lib::contract::reply::{Check, CheckState};
 use banger_lib::contract::{Coded, Document, ErrorCode};
-use banger_lib::net::dns::{resolvers, serving};
+use banger_lib::net::dns::{hook, resolvers, serving};
 use banger_lib::state::db::Store;
 use banger_lib::state::names::NamesLock;
 use banger_lib::sys::link;
@@ -17,6 +18,8 @@ use thiserror::Error;
 
 use crate::context::{Context, Result};
 use crate::stage::Stage;
+
+pub mod verbs;
 
 /// How long a resolver may take to end after its last VM.
 const ENDING: Duration = Duration::from_secs(2);
@@ -35,15 +38,20 @@ impl Coded for LinksError {
 pub fn publish(context: &Context) -> Result<bool> {
     let Some(store) = Store::open_existing(&context.state)? else { return Ok(false) };
     let lock = NamesLock::acquire(&context.state)?;
+    let items = attached(&store)?;
+    let any = !items.is_empty();
+    lock.write(&Names::new(store.state_id().clone(), items))?;
+    Ok(any)
+}
+
+/// The VMs that have a tap now.
+fn attached(store: &Store) -> Result<Vec<NamedVm>> {
     let mut netlink = Netlink::open().map_err(LinksError)?;
     let links: HashSet<String> =
         link::list(&mut netlink).map_err(LinksError)?.into_iter().map(|link| link.name).collect();
     let rows = store.vms()?;
     let attached = rows.iter().map(|row| &row.vm).filter(|vm| links.contains(vm.id.tap().as_str()));
-    let items: Vec<NamedVm> = attached.map(named).collect();
-    let any = !items.is_empty();
-    lock.write(&Names::new(store.state_id().clone(), items))?;
-    Ok(any)
+    Ok(attached.map(named).collect())
 }
 
 /// What the resolver is to know of a VM. A question about a name in a domain of the asker's own gets out whatever is in it, so who may
@@ -66,8 +74,10 @@ pub fn join(context: &Context, document: &mut Document) -> Result<()> {
     if vm.net_mode != NetMode::Tap {
         return Ok(());
     }
-    match publish(context).and_then(|_| ensure_served(context, &vm.state_id)) {
+    let served = publish(context).and_then(|_| ensure_served(context, &vm.state_id));
+    match served {
         Ok(()) => {
+            follow_choice(context, &vm.state_id)?;
             let mut net = document.required_net()?;
             net.dns = resolvers::for_guest(vm.gateway, &net.dns);
             document.set_net(Some(&net));
@@ -79,6 +89,27 @@ pub fn join(context: &Context, document: &mut Document) -> Result<()> {
                 return Err(banger_lib::cli::Failure::Passed(Box::new(fault)));
             }
             context.say(format!("names of VMs do not resolve: {}", fault.human_line()));
+            Ok(())
+        }
+    }
+}
+
+/// Has this host's resolver ask that of the bridge, where that was chosen. What fails is said, and stops nothing.
+///
+/// # Errors
+/// A signal came.
+fn follow_choice(context: &Context, state: &StateId) -> Result<()> {
+    match verbs::is_enabled(context).and_then(|enabled| match enabled {
+        true => verbs::ensure_hooked(context, state).map(drop),
+        false => Ok(()),
+    }) {
+        Ok(()) => Ok(()),
+        Err(failure) => {
+            let fault = failure.into_fault("banger", "dns");
+            if fault.code == ErrorCode::Interrupted {
+                return Err(banger_lib::cli::Failure::Passed(Box::new(fault)));
+            }
+            context.say(format!("names of VMs do not resolve on this host: {}", fault.human_line()));
             Ok(())
         }
     }
@@ -115,28 +146,53 @@ pub fn refresh(context: &Context, vm: &Vm) {
     }
 }
 
-/// `banger gc`'s part: the names as they are, and a resolver where VMs are attached and it was killed.
+/// `banger gc`'s part: the names as they are, and a resolver where VMs are attached and it was killed, or this host has forgotten it.
 ///
 /// # Errors
-/// The names cannot be written, or the resolver does not start.
+/// The names cannot be written, the resolver does not start, or this host's does not take it.
 pub fn mend(context: &Context) -> Result<()> {
     if !publish(context)? {
         return Ok(());
     }
     let Some(store) = Store::open_existing(&context.state)? else { return Ok(()) };
-    ensure_served(context, store.state_id())
+    ensure_served(context, store.state_id())?;
+    if verbs::chosen(&store)? {
+        verbs::ensure_hooked(context, store.state_id())?;
+    }
+    Ok(())
 }
 
-/// What `banger doctor` says of names; `None` where no VM is attached.
+/// Whether something of this host's resolver is left that only banger-netd can remove.
+pub fn is_left(state: &StateId) -> bool {
+    hook::dnsmasq::is_left(state)
+}
+
+/// What `banger doctor` says of names; `None` where no VM is attached and nothing is left of one.
 pub fn checkup(context: &Context) -> Option<Check> {
     let store = Store::open_existing(&context.state).ok()??;
     let state = store.state_id();
-    let name = "dns".to_owned();
-    nix::net::if_::if_nametoindex(state.bridge().as_str()).ok()?;
-    Some(if serving::is_served(state) {
-        Check { name, state: CheckState::Ok, detail: "VMs have names: NAME.vm".into() }
-    } else {
-        let detail = "no resolver runs: VMs have no names; banger gc starts it".into();
-        Check { name, state: CheckState::Note, detail }
-    })
+    let note = |detail: String| Some(Check { name: "dns".into(), state: CheckState::Note, detail });
+    if !verbs::is_attached(state) {
+        let path = hook::dnsmasq::path(state);
+        return is_left(state).then(|| note(format!("{} is left; banger gc removes it", path.display())))?;
+    }
+    if !serving::is_served(state) {
+        return note("no resolver runs: VMs have no names; banger gc starts it".into());
+    }
+    let told = match verbs::told(&store) {
+        Ok(told) => told,
+        Err(failure) => return note(failure.into_fault("banger", "doctor").human_line()),
+    };
+    let detail = match told {
+        verbs::Told::Unchosen => {
+            "VMs have names among themselves: NAME.vm; banger dns enable gives them to this host".into()
+        }
+        verbs::Told::By(resolver) => format!("VMs have names: NAME.vm, on this host by {}", resolver.name()),
+        verbs::Told::Not => {
+            return note(
+                "this host does not ask for the names of VMs, as it should; banger gc tells it again".into(),
+            );
+        }
+    };
+    Some(Check { name: "dns".into(), state: CheckState::Ok, detail })
 }

@@ -67,7 +67,9 @@ pub fn gc(context: &Context) -> Result<ExitCode> {
         "state_id": store.state_id(),
         "items": rows.iter().map(|row| json!({ "id": row.vm.id, "name": row.vm.name })).collect::<Vec<_>>(),
     });
-    let tap = rows.iter().any(|row| row.vm.net_mode == NetMode::Tap) || rustix::process::geteuid().is_root();
+    let tap = rows.iter().any(|row| row.vm.net_mode == NetMode::Tap)
+        || rustix::process::geteuid().is_root()
+        || dns::is_left(store.state_id());
     let mut stages = vec![
         Stage::new("banger-qemu", "gc").arg("--state-dir").arg(context.state.root()),
         Stage::new("banger-disk", "gc").arg("--state-dir").arg(context.state.root()),

@@ -108,6 +108,7 @@ fn dispatch(context: &Context, command: Command) -> context::Result<ExitCode> {
         },
         Command::Ps => list::list(context),
         Command::Image(image) => image::dispatch(context, image.command),
+        Command::Dns(dns) => dns::verbs::dispatch(context, &dns.command),
         Command::Gc => gc::gc(context),
         Command::Doctor(args) => doctor::doctor(context, &args),
         Command::Completion(args) => Ok(args::completion(&args)),

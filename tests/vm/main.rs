@@ -15,6 +15,7 @@ mod home;
 mod inside;
 mod lifecycle;
 mod main_job;
+mod names;
 mod pipeline;
 mod reach;
 mod resync;

@@ -6,19 +6,21 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use rustix::thread::{CapabilitySet, capabilities};
 use serde_json::Value;
+use thiserror::Error;
 
 use super::plumbing::{self, Input};
 use super::{Failure, collect, serve};
+use crate::contract::dns::{HOOK_SCHEMA, HookReply, HookRequest, HostResolver};
 use crate::contract::record::{Net, NetMode};
 use crate::contract::reply::Blocked;
-use crate::contract::{Document, Fault};
+use crate::contract::{Coded, Document, ErrorCode, Fault};
 use crate::net::attach::Attached;
 use crate::net::caller::Caller;
-use crate::net::dns::resolvers;
+use crate::net::dns::{hook, resolvers};
 use crate::net::request::{Names, TapRequest};
 use crate::net::{NetError, attach, check, detach, gc, pool, status, update, user};
 use crate::sys::clock::Timeline;
-use crate::types::VmName;
+use crate::types::{StateId, VmName};
 
 const TOOL: &str = "banger-netd";
 
@@ -44,6 +46,10 @@ enum Verb {
     Status(Input),
     /// Answer DNS questions about a state directory's VMs, and pass their own on, until the last VM is detached
     Serve(serve::Serve),
+    /// Have the host's own resolver ask that of the bridge about NAME.vm
+    Hook(Input),
+    /// Have it forget that again
+    Unhook(Input),
     /// Keep taps ready for VMs
     #[command(subcommand)]
     Pool(Pool),
@@ -72,6 +78,17 @@ struct Fill {
     input: Input,
 }
 
+/// What is wrong with a request about the host's resolver.
+#[derive(Debug, Error)]
+#[error("the request is not one of {HOOK_SCHEMA}: {0}")]
+struct RequestError(String);
+
+impl Coded for RequestError {
+    fn code(&self) -> ErrorCode {
+        ErrorCode::BadInput
+    }
+}
+
 /// Runs the program.
 pub fn main() -> ExitCode {
     let args: Arguments = match plumbing::parse(TOOL) {
@@ -84,6 +101,8 @@ pub fn main() -> ExitCode {
         Verb::Update(input) => plumbing::record_verb(TOOL, "update", &input, run_update),
         Verb::Status(input) => plumbing::value_verb(TOOL, "status", || run_status(&input)),
         Verb::Serve(args) => serve::serve(TOOL, &args, caller()),
+        Verb::Hook(input) => plumbing::value_verb(TOOL, "hook", || run_hook(&input)),
+        Verb::Unhook(input) => plumbing::value_verb(TOOL, "unhook", || run_unhook(&input)),
         Verb::Pool(Pool::Fill(Fill { count, input })) => {
             plumbing::record_verb(TOOL, "pool fill", &input, |document, timeline| {
                 let (vm, caller) = (document.vm()?, caller()?);
@@ -144,7 +163,15 @@ fn run_detach(document: &mut Document, timeline: &mut Timeline) -> Result<bool, 
     let names = Names::new(&vm, &caller)?;
     let changed = match vm.net_mode {
         NetMode::User => previous.is_some(),
-        NetMode::Tap => detach::detach(&names, &caller, timeline)?,
+        NetMode::Tap => {
+            let changed = detach::detach(&names, &caller, timeline)?;
+            // The VM is detached either way, and gc tries again.
+            if let Err(error) = timeline.step("unhook", || hook::release(&names.state, &caller)) {
+                let fault = Fault::new(&error, TOOL, "detach");
+                plumbing::warn(TOOL, &format!("the host's resolver keeps the names: {}", fault.human_line()));
+            }
+            changed
+        }
     };
     document.set_net(None);
     Ok(changed)
@@ -174,9 +201,44 @@ fn run_check(document: &mut Document, _: &mut Timeline) -> Result<bool, Failure>
     Ok(false)
 }
 
+fn hook_request(input: &Input) -> Result<StateId, Failure> {
+    let request: HookRequest =
+        serde_json::from_slice(&input.bytes()?).map_err(|error| RequestError(error.to_string()))?;
+    if request.schema != HOOK_SCHEMA {
+        return Err(RequestError(format!("its schema is {:?}", request.schema)).into());
+    }
+    Ok(request.state_id)
+}
+
+fn run_hook(input: &Input) -> Result<Value, Failure> {
+    let state = hook_request(input)?;
+    let hooked = hook::hook(&state, &caller()?)?;
+    for other in hooked.shared_with {
+        let text =
+            format!("{other} has names that end in .vm as well: of a name in both, either may be found");
+        plumbing::warn(TOOL, &text);
+    }
+    Ok(hook_reply(state, Some(hooked.resolver), hooked.changed))
+}
+
+fn run_unhook(input: &Input) -> Result<Value, Failure> {
+    let state = hook_request(input)?;
+    let forgotten = hook::unhook(&state, &caller()?)?;
+    Ok(hook_reply(state, None, !forgotten.is_empty()))
+}
+
+fn hook_reply(state_id: StateId, resolver: Option<HostResolver>, changed: bool) -> Value {
+    plumbing::value(&HookReply { schema: HOOK_SCHEMA.to_owned(), state_id, resolver, changed })
+}
+
 fn run_gc(input: &Input) -> Result<Value, Failure> {
     let (state_id, keep) = collect::listed(input)?;
-    let gc::Collected { removed, errors } = gc::collect(&state_id, &keep, &caller()?)?;
-    let errors = errors.iter().map(|error| Fault::new(error, TOOL, "gc")).collect();
+    let caller = caller()?;
+    let gc::Collected { mut removed, errors } = gc::collect(&state_id, &keep, &caller)?;
+    let mut errors: Vec<Fault> = errors.iter().map(|error| Fault::new(error, TOOL, "gc")).collect();
+    match hook::release(&state_id, &caller) {
+        Ok(forgotten) => removed.extend(forgotten),
+        Err(error) => errors.push(Fault::new(&error, TOOL, "gc")),
+    }
     collect::account(TOOL, removed, errors)
 }

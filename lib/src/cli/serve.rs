@@ -15,7 +15,8 @@ use crate::contract::{Coded, ErrorCode, ErrorRecord, Fault, error};
 use crate::net::NetError;
 use crate::net::caller::Caller;
 use crate::net::dns::PORT;
-use crate::net::dns::serve::{self, Begun, Order, Site};
+use crate::net::dns::serve::{self, Begun, Order};
+use crate::net::dns::site::Site;
 use crate::sys::exec::{Exec, ExecError};
 use crate::sys::{child, poll};
 

@@ -4,6 +4,7 @@
 //! [`guest`] what host and guest say to each other, [`image`] what an image is, [`inside`] what a running VM uses, [`names`] which VMs
 //! the resolver knows, [`policy`] who reaches whom, [`reply`] what verbs without a record answer. Nothing here touches the host.
 
+pub mod dns;
 pub mod document;
 pub mod error;
 pub mod guest;

@@ -3,15 +3,18 @@
 //! The resolver answers `NAME.vm` and the reverse from the names file ([`zone`]), which the dispatcher keeps, and passes every
 //! other question of a guest on to the host's resolvers ([`resolvers`]). [`question`] takes a packet apart and [`reply`] writes
 //! the answer: both are pure. [`udp`] and [`tcp`] move packets, [`upstream`] asks others, [`serve`] begins, confines and ends it all.
+//! [`hook`] has the host's own resolver ask ours.
 //!
 //! Everything that comes is hostile: guests send what they like, and so does whoever answers in an upstream resolver's name.
 //! Nothing here grows with what they send: packets, questions on their way, connections and time are all bounded.
 
+pub mod hook;
 pub mod question;
 pub mod reply;
 pub mod resolvers;
 pub mod serve;
 pub mod serving;
+pub mod site;
 pub mod zone;
 
 mod inflight;

@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use super::names_file::NamesFile;
 use super::serving::Serving;
+use super::site::{Site, SiteError};
 use super::upstream::Upstreams;
 use super::zone::Zone;
 use super::{PORT, tcp, udp};
@@ -20,15 +21,12 @@ use crate::contract::{Coded, ErrorCode};
 use crate::net::NetError;
 use crate::net::caller::Caller;
 use crate::net::host::Host;
-use crate::net::tag::Tag;
 use crate::sys::inotify::NewEntries;
 use crate::sys::landlock::{self, ConfineError};
-use crate::sys::link::Link;
 use crate::sys::netlink::Netlink;
-use crate::sys::rootlock::RootLockError;
 use crate::sys::signal::Interrupts;
 use crate::sys::{datagram, poll, privilege};
-use crate::types::{Cidr, StateId, VmId};
+use crate::types::StateId;
 
 /// Where resolv.conf(5) may be or lead to.
 const RESOLVER_DIRECTORIES: [&str; 5] =
@@ -52,15 +50,9 @@ pub enum ServeError {
         #[source]
         source: io::Error,
     },
-    /// The state directory has no bridge, or no VM is on it.
-    #[error("no VM of the state directory {0} is attached")]
-    NoVm(StateId),
-    /// The bridge is another user's.
-    #[error("the bridge {0} is another user's")]
-    NotOwner(String),
-    /// The bridge is there and has no address.
-    #[error("the bridge {0} has no address")]
-    NoAddress(String),
+    /// There is no bridge to serve.
+    #[error(transparent)]
+    Site(#[from] SiteError),
     /// Another server has the lock and is neither ready nor gone.
     #[error("another resolver of the state directory {0} neither answers nor ends")]
     Stuck(StateId),
@@ -76,22 +68,10 @@ pub enum ServeError {
     /// A thread that answers has ended.
     #[error("the resolver cannot go on")]
     Broken(#[source] io::Error),
-    /// Something of the host.
-    #[error("cannot {what}")]
-    Io {
-        /// What was tried.
-        what: &'static str,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
     /// Confinement.
     #[error(transparent)]
     Confine(#[from] ConfineError),
-    /// The lock.
-    #[error(transparent)]
-    Lock(#[from] RootLockError),
-    /// Links.
+    /// Something of the host.
     #[error(transparent)]
     Net(#[from] NetError),
 }
@@ -99,7 +79,7 @@ pub enum ServeError {
 impl ServeError {
     /// Wraps an error of the operating system.
     pub fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io { what, source }
+        move |source| Self::Net(NetError::io(what)(source))
     }
 }
 
@@ -107,38 +87,32 @@ impl Coded for ServeError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::Names { source, .. } if source.kind() == io::ErrorKind::NotFound => ErrorCode::NotFound,
-            Self::Names { source, .. } | Self::Io { source, .. }
-                if source.kind() == io::ErrorKind::PermissionDenied =>
-            {
+            Self::Names { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 ErrorCode::Denied
             }
             Self::Names { .. } => ErrorCode::BadInput,
-            Self::NoVm(_) => ErrorCode::NotFound,
-            Self::NotOwner(_) => ErrorCode::Denied,
+            Self::Site(error) => error.code(),
             Self::Stuck(_) => ErrorCode::Busy,
             Self::Taken { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 ErrorCode::Denied
             }
             Self::Taken { .. } => ErrorCode::Conflict,
-            Self::NoAddress(_) | Self::Broken(_) | Self::Io { .. } | Self::Confine(_) => ErrorCode::Failed,
-            Self::Lock(error) => error.code(),
+            Self::Broken(_) | Self::Confine(_) => ErrorCode::Failed,
             Self::Net(error) => error.code(),
         }
     }
 
     fn hint(&self) -> Option<String> {
-        match self {
-            Self::NoVm(_) => Some("it is started with the first VM: banger vm start".into()),
+        let denied = self.code() == ErrorCode::Denied;
+        let own = match self {
             Self::Taken { source, .. } if source.kind() == io::ErrorKind::AddrInUse => Some(
                 "have the program that listens on all addresses leave the bridge alone (dnsmasq: bind-dynamic or except-interface=bgr*); guests use the host's resolvers meanwhile".into(),
             ),
-            Self::Lock(error) => error.hint(),
+            Self::Site(error) => error.hint(),
             Self::Net(error) => error.hint(),
-            _ if self.code() == ErrorCode::Denied => {
-                Some("run banger-netd serve as root or through sudo".into())
-            }
             _ => None,
-        }
+        };
+        own.or_else(|| denied.then(|| "run banger-netd serve as root or through sudo".into()))
     }
 }
 
@@ -149,53 +123,6 @@ pub struct Order {
     pub names: PathBuf,
     /// Who is asked what others know; empty: the host's resolvers.
     pub upstream: Vec<SocketAddr>,
-}
-
-/// What a bridge's resolver is.
-#[derive(Debug, Clone)]
-pub struct Site {
-    /// The state directory.
-    pub state: StateId,
-    /// The bridge.
-    pub bridge: Link,
-    /// Its address.
-    pub address: Ipv4Addr,
-    /// Its subnet.
-    pub subnet: Cidr,
-}
-
-impl Site {
-    /// The bridge of `state`, which the caller may act for and on which there is a VM.
-    ///
-    /// # Errors
-    /// It is not there, another's, or empty.
-    pub fn find(state: &StateId, caller: &Caller) -> Result<Self, ServeError> {
-        let host = Host::read()?;
-        let none = || ServeError::NoVm(state.clone());
-        let bridge = host.link(&state.bridge()).cloned().ok_or_else(none)?;
-        let tag = Tag::of(&bridge).filter(|tag| tag.state == *state);
-        if bridge.kind.as_deref() != Some("bridge") || !tag.is_some_and(|tag| caller.may_act_for(tag.uid)) {
-            return Err(ServeError::NotOwner(bridge.name));
-        }
-        if !has_vm(&host, bridge.index) {
-            return Err(none());
-        }
-        let found = host.addresses_of(&bridge).first().copied();
-        let network = found.and_then(|(address, len)| Some((address, Cidr::containing(address, len)?)));
-        let (address, subnet) = network.ok_or_else(|| ServeError::NoAddress(bridge.name.clone()))?;
-        Ok(Self { state: state.clone(), bridge, address, subnet })
-    }
-
-    /// Whether a VM is on that very bridge now.
-    fn is_used(&self) -> Result<bool, ServeError> {
-        Ok(has_vm(&Host::read()?, self.bridge.index))
-    }
-}
-
-/// Whether the tap of a VM is a port of the bridge with the number `bridge`.
-fn has_vm(host: &Host, bridge: u32) -> bool {
-    let is_vm = |name: &str| name.strip_prefix("bgt").is_some_and(|id| id.parse::<VmId>().is_ok());
-    host.links.iter().any(|link| link.master == Some(bridge) && is_vm(&link.name))
 }
 
 /// What the threads that answer know.

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::serve::ServeError;
+use crate::net::NetError;
 use crate::sys::rootlock::{self, Beacon};
 use crate::types::StateId;
 
@@ -32,7 +33,7 @@ impl Serving {
     pub fn claim(state: &StateId, bridge: u32) -> Result<Option<Self>, ServeError> {
         let until = Instant::now() + PATIENCE;
         loop {
-            if let Some(beacon) = Beacon::light(&lock_name(state))? {
+            if let Some(beacon) = Beacon::light(&lock_name(state)).map_err(NetError::from)? {
                 let serving = Self { beacon, bridge };
                 // Those who ask from now on wait until this one can be asked.
                 serving.say(ENDING)?;
