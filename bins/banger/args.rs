@@ -7,13 +7,15 @@ use std::process::ExitCode;
 use banger_lib::cli::command::CommandOptions;
 use banger_lib::cli::ws::ModeChoice;
 use banger_lib::contract::record::{DiskBackend, Init, VmmKind};
-use banger_lib::types::{Cidr, ImageName, VmName};
+use banger_lib::types::{Cidr, ImageName, KernelName, VmName};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::{apply, diff, dns, subnet, workspace};
 
+mod kernel;
 mod reach;
 
+pub use kernel::{Kernel, KernelCommand};
 pub use reach::{Change, Net, Reach, Set};
 
 /// The longest time to live: what is longer is no limit.
@@ -46,6 +48,8 @@ pub enum Command {
     Image(Image),
     /// Have this host resolve the names of VMs: NAME.vm
     Dns(dns::verbs::Dns),
+    /// Import and inspect kernels that are no part of an image
+    Kernel(Kernel),
     /// Remove what crashed commands left behind
     Gc,
     /// Say what this host can do and what it lacks
@@ -83,6 +87,7 @@ impl Command {
             Self::Ps => "ps",
             Self::Image(_) => "image",
             Self::Dns(dns) => dns.command.verb(),
+            Self::Kernel(_) => "kernel",
             Self::Gc => "gc",
             Self::Doctor(_) => "doctor",
             Self::Completion(_) => "completion",
@@ -225,6 +230,9 @@ pub struct Spec {
     /// The image to boot; `debian` is built on first use
     #[arg(long, value_name = "IMAGE", default_value = "debian")]
     pub image: ImageName,
+    /// The kernel to boot, by the name that `kernel ls` shows [default: the image's own]
+    #[arg(long, value_name = "KERNEL")]
+    pub kernel: Option<KernelName>,
     /// Which init runs in the guest [default: the image's, mostly lean]
     #[arg(long, value_enum, value_name = "INIT")]
     pub init: Option<InitChoice>,

@@ -10,6 +10,7 @@ mod exec;
 mod gc;
 mod image;
 mod inside;
+mod kernel;
 mod lifecycle;
 mod list;
 mod logs;
@@ -109,6 +110,7 @@ fn dispatch(context: &Context, command: Command) -> context::Result<ExitCode> {
         Command::Ps => list::list(context),
         Command::Image(image) => image::dispatch(context, image.command),
         Command::Dns(dns) => dns::verbs::dispatch(context, &dns.command),
+        Command::Kernel(kernel) => kernel::dispatch(context, kernel.command),
         Command::Gc => gc::gc(context),
         Command::Doctor(args) => doctor::doctor(context, &args),
         Command::Completion(args) => Ok(args::completion(&args)),

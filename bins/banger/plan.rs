@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use banger_lib::contract::record::{NetMode, Paths, Vm, VmmKind};
 use banger_lib::contract::{Coded, Document, ErrorCode};
 use banger_lib::disk::image::{self, Image, ImageError};
+use banger_lib::disk::kernel::{self, Kernel, KernelError};
 use banger_lib::net::request::check_policy;
 use banger_lib::state::db::{Lease, Life, Store, StoreError};
 use banger_lib::state::dir::{StateDir, VmDir};
@@ -71,12 +72,18 @@ pub fn plan(context: &Context, store: &mut Store, wanted: &Wanted<'_>) -> Result
     let spec = wanted.spec;
     let image =
         image::load(&context.state, &spec.image)?.ok_or_else(|| ImageError::Unknown(spec.image.clone()))?;
+    let kernel = match &spec.kernel {
+        Some(name) => {
+            Some(kernel::load(&context.state, name)?.ok_or_else(|| KernelError::Unknown(name.clone()))?)
+        }
+        None => None,
+    };
     let net_mode = net_mode(spec)?;
     let subnet = match net_mode {
         NetMode::Tap => Some(subnet::choose(store, spec.subnet)?),
         NetMode::User => None,
     };
-    let vm = insert(context, store, wanted, &Choice { image: &image, net_mode, subnet })?;
+    let vm = insert(context, store, wanted, &Choice { image: &image, kernel, net_mode, subnet })?;
     if let Err(failure) = check_policy(&vm).map_err(Into::into).and_then(|()| make_files(&context.state, &vm))
     {
         // The row goes too, so that the name is free again; what could not be removed is gc's.
@@ -109,6 +116,8 @@ impl<'a> Wanted<'a> {
 /// What was decided before the database is asked.
 struct Choice<'a> {
     image: &'a Image,
+    /// `None`: the image's own.
+    kernel: Option<Kernel>,
     net_mode: NetMode,
     subnet: Option<Cidr>,
 }
@@ -140,12 +149,18 @@ fn describe(
     let (id, spec) = (wanted.id.clone(), wanted.spec);
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let address = lease.address.unwrap_or(USER_ADDRESS);
+    let own = &choice.image;
+    let [kernel, kernel_elf, initrd] = match &choice.kernel {
+        Some(kernel) => [&kernel.kernel, &kernel.kernel_elf, &kernel.initrd],
+        None => [&own.kernel, &own.kernel_elf, &own.initrd],
+    };
     let gateway = choice.subnet.and_then(|subnet| subnet.nth(1)).unwrap_or(USER_GATEWAY);
     Vm {
         state_id,
         owner_uid: rustix::process::getuid().as_raw(),
         created_at: clock::now_rfc3339(),
         image: spec.image.clone(),
+        kernel: spec.kernel.clone(),
         init: spec.init.map_or_else(|| choice.image.init(), Into::into),
         hostname: name.clone(),
         name,
@@ -169,10 +184,10 @@ fn describe(
         vmm_kind: spec.vmm.into(),
         paths: Paths {
             dir: text(&state.vm(&id)),
-            rootfs: text(&choice.image.rootfs),
-            kernel: text(&choice.image.kernel),
-            kernel_elf: text(&choice.image.kernel_elf),
-            initrd: text(&choice.image.initrd),
+            rootfs: text(&own.rootfs),
+            kernel: text(kernel),
+            kernel_elf: text(kernel_elf),
+            initrd: text(initrd),
             work_seed: text(&choice.image.work_seed),
             upper_seed: text(&choice.image.upper_seed),
         },

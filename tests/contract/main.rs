@@ -7,6 +7,7 @@ mod changes;
 mod disk;
 mod firecracker;
 mod inside;
+mod kernel;
 mod netd;
 mod patch;
 mod pipe;

@@ -4,6 +4,7 @@
 
 pub mod changes;
 pub mod disk;
+pub mod kernel;
 
 use std::io::Write;
 use std::path::Path;

@@ -13,6 +13,7 @@ mod exec;
 mod firecracker;
 mod home;
 mod inside;
+mod kernel;
 mod lifecycle;
 mod main_job;
 mod names;

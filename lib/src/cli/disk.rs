@@ -8,10 +8,12 @@ use serde_json::{Value, json};
 use thiserror::Error;
 
 use super::dm::{self, ByPrivilege, DmVerb};
+use super::kernel::{self, KernelVerb};
 use super::plumbing::{self, Input};
 use super::progress::ProgressArgs;
 use super::{Failure, collect, lock};
 use crate::contract::image::{IMAGE_SCHEMA, IMAGES_SCHEMA, ImageList};
+use crate::contract::kernel::{KERNEL_SCHEMA, KERNELS_SCHEMA};
 use crate::contract::record::{VMS_SCHEMA, Vm};
 use crate::contract::{Coded, Document, ErrorCode, Fault};
 use crate::disk::attach::{self, Attach};
@@ -44,6 +46,9 @@ enum Verb {
     /// Build, list and remove images
     #[command(subcommand)]
     Image(ImageVerb),
+    /// Import, list and remove kernels that are no part of an image
+    #[command(subcommand)]
+    Kernel(KernelVerb),
     /// Make the VM's disks and initrd, or find that they are there
     Attach(Input),
     /// Remove the VM's initrd; the disks, which hold the guest's changes, stay
@@ -53,7 +58,7 @@ enum Verb {
     Dm(DmVerb),
     /// Compare the record's section "disk" with the host
     Check(Input),
-    /// Remove unfinished images and the directories of VMs that are not on the list
+    /// Remove unfinished images and kernels, and the directories of VMs that are not on the list
     Gc(GcArgs),
     /// Print the program's version and the schemas it speaks
     Version,
@@ -72,7 +77,7 @@ enum ImageVerb {
 }
 
 #[derive(Debug, Args)]
-struct StateArgs {
+pub(super) struct StateArgs {
     /// Where banger keeps its state [default: $XDG_STATE_HOME/banger, for root /var/lib/banger]
     #[arg(long, env = "BANGER_STATE_DIR", value_name = "DIR", hide_env_values = true)]
     state_dir: Option<PathBuf>,
@@ -149,7 +154,7 @@ impl Coded for StateDirError {
 /// Signals cannot be caught.
 #[derive(Debug, Error)]
 #[error("cannot catch signals")]
-struct SignalsError(#[source] std::io::Error);
+pub(super) struct SignalsError(#[source] pub(super) std::io::Error);
 
 impl Coded for SignalsError {
     fn code(&self) -> ErrorCode {
@@ -171,6 +176,10 @@ pub fn main(guest: &'static [u8]) -> ExitCode {
         Verb::Image(ImageVerb::Ls(args)) => value("image ls", &|| image_ls(&args)),
         Verb::Image(ImageVerb::Show(args)) => value("image show", &|| image_show(&args)),
         Verb::Image(ImageVerb::Delete(args)) => value("image delete", &|| image_delete(&args)),
+        Verb::Kernel(KernelVerb::Import(args)) => value("kernel import", &|| kernel::import(&args, guest)),
+        Verb::Kernel(KernelVerb::Ls(args)) => value("kernel ls", &|| kernel::ls(&args)),
+        Verb::Kernel(KernelVerb::Show(args)) => value("kernel show", &|| kernel::show(&args)),
+        Verb::Kernel(KernelVerb::Delete(args)) => value("kernel delete", &|| kernel::delete(&args)),
         Verb::Attach(input) => plumbing::record_verb(TOOL, "attach", &input, |document, timeline| {
             attach(document, timeline, guest)
         }),
@@ -185,22 +194,24 @@ pub fn main(guest: &'static [u8]) -> ExitCode {
 /// The schemas of this program's own besides those of every stage.
 fn version() -> Value {
     let mut version = plumbing::version(TOOL);
-    version.schemas.extend([IMAGE_SCHEMA, IMAGES_SCHEMA, VMS_SCHEMA].map(str::to_owned));
+    version
+        .schemas
+        .extend([IMAGE_SCHEMA, IMAGES_SCHEMA, KERNEL_SCHEMA, KERNELS_SCHEMA, VMS_SCHEMA].map(str::to_owned));
     plumbing::value(&version)
 }
 
 impl StateArgs {
-    fn dir(&self) -> Result<StateDir, Failure> {
+    pub(super) fn dir(&self) -> Result<StateDir, Failure> {
         let root = self.state_dir.clone().or_else(default_state_dir).ok_or(StateDirError::None)?;
         let absolute = std::path::absolute(&root).map_err(|source| StateDirError::Make(root, source))?;
         Ok(StateDir::at(absolute))
     }
 
-    /// The state directory, made where it is not there, and the lock on its images.
-    fn lock_images(&self, operation: &str) -> Result<(StateDir, ImagesLock), Failure> {
+    /// The state directory, made where it is not there, and the lock on its images and kernels.
+    pub(super) fn lock_images(&self, operation: &str) -> Result<(StateDir, ImagesLock), Failure> {
         use std::os::unix::fs::DirBuilderExt;
         let state = self.dir()?;
-        for dir in [state.images(), state.locks()] {
+        for dir in [state.images(), state.kernels(), state.locks()] {
             let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
             made.map_err(|source| StateDirError::Make(dir, source))?;
         }
@@ -330,6 +341,6 @@ fn gc(args: &GcArgs) -> Result<Value, Failure> {
     collect::account(TOOL, removed, errors)
 }
 
-fn to_value(record: &impl serde::Serialize) -> Value {
+pub(super) fn to_value(record: &impl serde::Serialize) -> Value {
     serde_json::to_value(record).expect("records have string keys only")
 }

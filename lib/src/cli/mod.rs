@@ -5,6 +5,7 @@ pub mod command;
 pub mod disk;
 mod dm;
 pub mod generate;
+pub mod kernel;
 pub mod lock;
 pub mod netd;
 pub mod plumbing;

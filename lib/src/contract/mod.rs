@@ -1,8 +1,8 @@
 //! What banger's programs say to each other and to their callers: banger-json(7) as types.
 //!
 //! [`document`] is what flows through a pipeline, [`record`] its sections, [`error`] what stands on stdout when a program fails,
-//! [`guest`] what host and guest say to each other, [`image`] what an image is, [`inside`] what a running VM uses, [`names`] which VMs
-//! the resolver knows, [`policy`] who reaches whom, [`reply`] what verbs without a record answer. Nothing here touches the host.
+//! [`guest`] what host and guest say to each other, [`image`] what an image is, [`inside`] what a running VM uses, [`kernel`] what a kernel is,
+//! [`names`] which VMs the resolver knows, [`policy`] who reaches whom, [`reply`] what verbs without a record answer. Nothing here touches the host.
 
 pub mod dns;
 pub mod document;
@@ -10,6 +10,7 @@ pub mod error;
 pub mod guest;
 pub mod image;
 pub mod inside;
+pub mod kernel;
 pub mod names;
 pub mod policy;
 pub mod record;

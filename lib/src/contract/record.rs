@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use super::policy::{Egress, Protocol, Publish};
-use crate::types::{ImageName, LinkName, MacAddr, StateId, VmId, VmName};
+use crate::types::{ImageName, KernelName, LinkName, MacAddr, StateId, VmId, VmName};
 
 /// The schema of a VM's record.
 pub const VM_SCHEMA: &str = "banger.vm/1";
@@ -76,7 +76,7 @@ pub struct Paths {
     pub dir: String,
     /// The image's root filesystem, an ext4 that is never written.
     pub rootfs: String,
-    /// The image's kernel as its distribution ships it (bzImage), for QEMU.
+    /// The kernel as its distribution ships it (bzImage), for QEMU.
     pub kernel: String,
     /// The same kernel as an uncompressed ELF, for Firecracker.
     pub kernel_elf: String,
@@ -104,6 +104,9 @@ pub struct Vm {
     pub created_at: String,
     /// The image it boots.
     pub image: ImageName,
+    /// The kernel it boots; `None`: the image's own.
+    #[serde(default)]
+    pub kernel: Option<KernelName>,
     /// Which init runs.
     pub init: Init,
     /// The guest's host name.

@@ -6,6 +6,8 @@ use serde_json::{Map, Value, json};
 use super::error::ErrorRecord;
 use super::image::{ImageList, ImageRecord};
 use super::{dns, inside, names, record, reply};
+use super::kernel::{KernelList, KernelRecord};
+use super::{inside, names, record, reply};
 
 /// File name and content of every schema.
 pub fn all() -> Vec<(&'static str, Value)> {
@@ -14,6 +16,8 @@ pub fn all() -> Vec<(&'static str, Value)> {
         ("banger.error.1.json", schemars::schema_for!(ErrorRecord).to_value()),
         ("banger.image.1.json", schemars::schema_for!(ImageRecord).to_value()),
         ("banger.images.1.json", schemars::schema_for!(ImageList).to_value()),
+        ("banger.kernel.1.json", schemars::schema_for!(KernelRecord).to_value()),
+        ("banger.kernels.1.json", schemars::schema_for!(KernelList).to_value()),
         ("banger.vms.1.json", vms()),
         ("banger.version.1.json", schemars::schema_for!(reply::Version).to_value()),
         ("banger.gc.1.json", schemars::schema_for!(reply::Collected).to_value()),

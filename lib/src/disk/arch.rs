@@ -6,6 +6,12 @@ pub const NAME: &str = "x86_64";
 /// Debian's package of the newest kernel for virtual machines.
 #[cfg(target_arch = "x86_64")]
 pub const DEBIAN_KERNEL: &str = "linux-image-cloud-amd64";
+/// The kernel options of the serial ports that the VMMs have.
+#[cfg(target_arch = "x86_64")]
+pub const CONSOLES: [&str; 1] = ["SERIAL_8250_CONSOLE"];
+/// The kernel options, of which one is needed, through which Firecracker's devices are found.
+#[cfg(target_arch = "x86_64")]
+pub const DISCOVERY: [&str; 2] = ["ACPI", "VIRTIO_MMIO_CMDLINE_DEVICES"];
 
 /// The architecture as `uname -m` says it.
 #[cfg(target_arch = "aarch64")]
@@ -13,3 +19,9 @@ pub const NAME: &str = "aarch64";
 /// Debian's package of the newest kernel for virtual machines.
 #[cfg(target_arch = "aarch64")]
 pub const DEBIAN_KERNEL: &str = "linux-image-cloud-arm64";
+/// The kernel options of the serial ports that the VMMs have.
+#[cfg(target_arch = "aarch64")]
+pub const CONSOLES: [&str; 2] = ["SERIAL_8250_CONSOLE", "SERIAL_AMBA_PL011_CONSOLE"];
+/// The kernel options, of which one is needed, through which Firecracker's devices are found.
+#[cfg(target_arch = "aarch64")]
+pub const DISCOVERY: [&str; 1] = ["OF"];

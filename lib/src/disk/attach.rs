@@ -109,8 +109,12 @@ fn check_record(vm: &Vm) -> Result<(), DiskError> {
             return Err(DiskError::Relative { field, path: path.chars().take(200).collect() });
         }
         if !Path::new(path).is_file() {
-            let (vm, image) = (vm.id.clone(), vm.image.to_string());
-            return Err(DiskError::ImageFile { vm, image, path: PathBuf::from(path) });
+            let of_kernel = [&paths.kernel, &paths.kernel_elf, &paths.initrd].contains(&path);
+            let (id, path) = (vm.id.clone(), PathBuf::from(path));
+            return Err(match vm.kernel.clone().filter(|_| of_kernel) {
+                Some(kernel) => DiskError::KernelFile { vm: id, kernel, path },
+                None => DiskError::ImageFile { vm: id, image: vm.image.to_string(), path },
+            });
         }
     }
     let sizes = [("vm.rootfs_size_bytes", vm.rootfs_size_bytes), ("vm.work_size_bytes", vm.work_size_bytes)];

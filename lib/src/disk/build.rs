@@ -13,24 +13,21 @@
 //! Everything is made in `images/.tmp-…`, under [`ImagesLock`], and renamed into place at the end. [`clean_leftovers`] removes what
 //! a killed build left there; every build and `gc` begin with it. The lock lasts until mmdebstrap, too, has ended.
 
-use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use super::image::{self, Image, ImageError};
-use super::{arch, debian, delete, initrd};
-use crate::contract::image::{IMAGE_SCHEMA, ImageFile, Manifest};
+use super::{arch, boot_set, debian, delete, modules};
+use crate::contract::image::{IMAGE_SCHEMA, Manifest};
 use crate::contract::record::Init;
 use crate::state::dir::StateDir;
 use crate::state::lock::ImagesLock;
 use crate::sys::mmdebstrap::{self, Bootstrap};
-use crate::sys::{clock, ext4, vmlinuz};
+use crate::sys::{clock, ext4};
 use crate::types::{ImageName, VmName};
 
 pub use super::build_error::{BuildError, DeleteError};
@@ -40,9 +37,6 @@ pub const DEFAULT_SIZE_BYTES: u64 = 8 << 30;
 
 /// The smallest and largest size that makes sense, bytes.
 const SIZES: std::ops::RangeInclusive<u64> = 256 << 20..=16 << 40;
-
-/// The largest vmlinuz that is read, bytes.
-const MAX_VMLINUZ_BYTES: u64 = 128 << 20;
 
 /// What unfinished images are called.
 pub(super) const TMP_PREFIX: &str = ".tmp-";
@@ -166,7 +160,7 @@ pub fn build(
         init: Init::Lean,
         default_rootfs_size_bytes: request.size_bytes,
         default_work_size_bytes: request.size_bytes,
-        files: describe(tmp.path())?,
+        files: boot_set::seal(tmp.path(), &image::BOOT_SET, is_seed)?,
     };
     let image = install(state, tmp, manifest)?;
     progress("done", &format!("the image {} is ready", request.name));
@@ -209,7 +203,7 @@ fn bootstrap(
     scratch.remove()?;
     set_mode(tmp, 0o700)?;
     let path = tmp.join(VERSION);
-    let version = read_bounded(&path, 200)?;
+    let version = boot_set::read_bounded(&path, 200)?;
     fs::remove_file(&path).map_err(|source| BuildError::File { path, source })?;
     let version = String::from_utf8(version).unwrap_or_default();
     let ok = |c: char| c.is_ascii_alphanumeric() || "+.-_~".contains(c);
@@ -261,54 +255,20 @@ impl Scratch {
 
 /// The ELF kernel and the shared initrd segment, out of what the hook left.
 fn kernel(tmp: &Path, version: &str, guest: &[u8]) -> Result<(), BuildError> {
-    let packed = read_bounded(&tmp.join(image::KERNEL), MAX_VMLINUZ_BYTES)?;
-    let elf =
-        vmlinuz::elf(&packed).map_err(|source| BuildError::Kernel { version: version.into(), source })?;
-    write(&tmp.join(image::KERNEL_ELF), &elf)?;
-    let (archive, modules) = (tmp.join(MODULES), tmp.join("modules"));
+    let kernel = boot_set::unpack(&tmp.join(image::KERNEL))?;
+    let (archive, root) = (tmp.join(MODULES), tmp.join("modules"));
     let error = |source| BuildError::File { path: archive.clone(), source };
     let file = File::open(&archive).map_err(error)?;
-    tar::Archive::new(file).unpack(&modules).map_err(error)?;
-    let segment = initrd::kernel_segment(guest, &modules.join(version))?;
-    write(&tmp.join(image::INITRD), &segment)?;
-    fs::remove_dir_all(&modules).and_then(|()| fs::remove_file(&archive)).map_err(error)
-}
-
-/// Size and digest of every file of the boot set; makes them read-only and durable.
-fn describe(tmp: &Path) -> Result<BTreeMap<String, ImageFile>, BuildError> {
-    let mut files = BTreeMap::new();
-    for name in image::BOOT_SET {
-        let path = tmp.join(name);
-        let describe = || -> io::Result<ImageFile> {
-            let mut file = File::open(&path)?;
-            file.set_permissions(Permissions::from_mode(0o444))?;
-            file.sync_all()?;
-            let size_bytes = file.metadata()?.len();
-            let seed = matches!(name, image::WORK_SEED | image::UPPER_SEED);
-            let sha256 = if seed { None } else { Some(digest(&mut file)?) };
-            Ok(ImageFile { size_bytes, sha256 })
-        };
-        let described = describe().map_err(|source| BuildError::File { path: path.clone(), source })?;
-        files.insert(name.to_owned(), described);
-    }
-    Ok(files)
-}
-
-fn digest(file: &mut File) -> io::Result<String> {
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
-            n => hash.update(&buffer[..n]),
-        }
-    }
+    tar::Archive::new(file).unpack(&root).map_err(error)?;
+    let modules = modules::wanted(&root.join(version))?;
+    boot_set::write_unpacked(tmp, &kernel.elf, &modules, guest)?;
+    fs::remove_dir_all(&root).and_then(|()| fs::remove_file(&archive)).map_err(error)
 }
 
 /// Puts the finished image in its place, in one step.
 fn install(state: &StateDir, tmp: TempDir, manifest: Manifest) -> Result<Image, BuildError> {
     let json = serde_json::to_vec_pretty(&manifest).expect("a manifest has string keys only");
-    write(&tmp.path().join(image::MANIFEST), &json)?;
+    boot_set::write(&tmp.path().join(image::MANIFEST), &json)?;
     let target = state.image(&manifest.name);
     let error = |source| BuildError::File { path: target.clone(), source };
     if target.exists() {
@@ -341,6 +301,11 @@ pub fn clean_leftovers(state: &StateDir, _: &ImagesLock) -> Result<Vec<PathBuf>,
     Ok(removed)
 }
 
+/// Whether a file is an empty filesystem, or nearly so.
+fn is_seed(name: &str) -> bool {
+    matches!(name, image::WORK_SEED | image::UPPER_SEED)
+}
+
 /// Makes the files that the hook fills, and opens their directory. Whoever the hook runs as may pass through it and write them:
 /// the directory of all images keeps everybody else out.
 fn outputs(tmp: &Path) -> Result<File, BuildError> {
@@ -357,18 +322,4 @@ fn outputs(tmp: &Path) -> Result<File, BuildError> {
 fn set_mode(path: &Path, mode: u32) -> Result<(), BuildError> {
     let set = fs::set_permissions(path, Permissions::from_mode(mode));
     set.map_err(|source| BuildError::File { path: path.to_owned(), source })
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
-    fs::write(path, bytes).map_err(|source| BuildError::File { path: path.to_owned(), source })
-}
-
-fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, BuildError> {
-    let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(limit + 1).read_to_end(&mut bytes));
-    let read = read.and_then(|n| {
-        let fits = n as u64 <= limit;
-        fits.then_some(()).ok_or_else(|| io::Error::new(io::ErrorKind::FileTooLarge, "larger than expected"))
-    });
-    read.map(|()| bytes).map_err(|source| BuildError::File { path: path.to_owned(), source })
 }

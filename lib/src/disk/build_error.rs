@@ -5,12 +5,12 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::boot_set::BootSetError;
 use super::image::ImageError;
-use super::initrd::InitrdError;
+use super::modules::ModulesError;
 use crate::contract::{Coded, ErrorCode};
 use crate::sys::ext4::Ext4Error;
 use crate::sys::mmdebstrap::BootstrapError;
-use crate::sys::vmlinuz::VmlinuzError;
 use crate::types::ImageName;
 
 /// An image that cannot be made.
@@ -39,18 +39,12 @@ pub enum BuildError {
     /// The kernel's name is odd.
     #[error("the image's kernel has the odd version {0:?}")]
     KernelVersion(String),
-    /// The kernel.
-    #[error("the image's kernel {version} cannot be used")]
-    Kernel {
-        /// Its version.
-        version: String,
-        /// Why.
-        #[source]
-        source: VmlinuzError,
-    },
-    /// The initrd.
-    #[error("cannot make the image's initrd")]
-    Initrd(#[from] InitrdError),
+    /// The kernel's modules.
+    #[error("the modules of the image's kernel cannot be used")]
+    Modules(#[from] ModulesError),
+    /// The kernel, its initrd or another file of the boot set.
+    #[error("cannot make the image's boot set")]
+    BootSet(#[from] BootSetError),
     /// A filesystem.
     #[error("cannot make the image's seeds")]
     Ext4(#[from] Ext4Error),
@@ -85,7 +79,8 @@ impl Coded for BuildError {
                 ErrorCode::Unsupported
             }
             Self::Bootstrap(BootstrapError::Interrupted(_)) => ErrorCode::Interrupted,
-            Self::Initrd(error) => error.code(),
+            Self::Modules(error) => error.code(),
+            Self::BootSet(error) => error.code(),
             _ => ErrorCode::Failed,
         }
     }
@@ -107,7 +102,8 @@ impl Coded for BuildError {
             }
             Self::Image(error) => error.hint(),
             Self::InUse(error) => error.hint(),
-            Self::Initrd(error) => error.hint(),
+            Self::Modules(error) => error.hint(),
+            Self::BootSet(error) => error.hint(),
             _ => None,
         }
     }

@@ -12,7 +12,7 @@ use crate::contract::{Coded, ErrorCode};
 use crate::state::lock::LockError;
 use crate::sys::atomic::WriteFileError;
 use crate::sys::ext4::Ext4Error;
-use crate::types::VmId;
+use crate::types::{KernelName, VmId};
 
 /// A stage of a VM's disks that failed. What it had made is gone again.
 #[derive(Debug, Error)]
@@ -40,6 +40,16 @@ pub enum DiskError {
         vm: VmId,
         /// The image's name.
         image: String,
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file of the VM's kernel, which is not its image's, is gone.
+    #[error("the kernel {kernel} of VM {vm} lacks its file {path:?}")]
+    KernelFile {
+        /// The VM.
+        vm: VmId,
+        /// The kernel's name.
+        kernel: KernelName,
         /// The file.
         path: PathBuf,
     },
@@ -167,7 +177,7 @@ impl Coded for DiskError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::Relative { .. } | Self::Size { .. } | Self::Key { .. } => ErrorCode::BadInput,
-            Self::ImageFile { .. } | Self::VmFile { .. } => ErrorCode::NotFound,
+            Self::ImageFile { .. } | Self::KernelFile { .. } | Self::VmFile { .. } => ErrorCode::NotFound,
             Self::Backend { .. } => ErrorCode::Unsupported,
             Self::OtherBackend { .. } | Self::Differs { .. } => ErrorCode::Conflict,
             Self::Alive(_) => ErrorCode::InUse,
@@ -180,6 +190,9 @@ impl Coded for DiskError {
 
     fn hint(&self) -> Option<String> {
         match self {
+            Self::KernelFile { kernel, .. } => {
+                Some(format!("import it again with: banger kernel import --name {kernel}"))
+            }
             Self::ImageFile { image, .. } => Some(format!("make the image with: banger image build {image}")),
             Self::VmFile { .. } => Some("banger vm plan makes it; delete the VM and plan it again".into()),
             Self::Backend { .. } => Some("use auto, which takes what this host can do".into()),

@@ -1,10 +1,10 @@
-//! `gc`: removes what belongs to nobody: unfinished images, and directories of VMs that are no more.
+//! `gc`: removes what belongs to nobody: unfinished images and kernels, and directories of VMs that are no more.
 
 use std::collections::BTreeSet;
 use std::fs;
 
-use super::build;
 use super::disk_error::DiskError;
+use super::{build, kernel};
 use crate::contract::Coded;
 use crate::state::dir::{StateDir, VmDir};
 use crate::state::lock::{ImagesLock, LockError, VmLock, is_alive};
@@ -23,7 +23,7 @@ pub struct Collected {
 /// `is_recorded` knows: the list is from before, and a VM may have been planned since.
 pub fn collect(state: &StateDir, keep: &BTreeSet<VmId>, is_recorded: &dyn Fn(&VmId) -> bool) -> Collected {
     let mut collected = Collected::default();
-    images(state, &mut collected);
+    unfinished(state, &mut collected);
     for entry in fs::read_dir(state.vms()).into_iter().flatten().flatten() {
         let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<VmId>().ok()) else {
             continue;
@@ -40,8 +40,8 @@ pub fn collect(state: &StateDir, keep: &BTreeSet<VmId>, is_recorded: &dyn Fn(&Vm
     collected
 }
 
-fn images(state: &StateDir, collected: &mut Collected) {
-    if !state.images().is_dir() {
+fn unfinished(state: &StateDir, collected: &mut Collected) {
+    if !state.images().is_dir() && !state.kernels().is_dir() {
         return;
     }
     let lock = match ImagesLock::acquire(state, "banger-disk gc") {
@@ -50,10 +50,13 @@ fn images(state: &StateDir, collected: &mut Collected) {
         Err(LockError::Busy { .. }) => return,
         Err(error) => return collected.errors.push(Box::new(error)),
     };
+    let text = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
     match build::clean_leftovers(state, &lock) {
-        Ok(removed) => {
-            collected.removed.extend(removed.into_iter().map(|path| path.to_string_lossy().into_owned()));
-        }
+        Ok(removed) => collected.removed.extend(removed.into_iter().map(text)),
+        Err(error) => collected.errors.push(Box::new(error)),
+    }
+    match kernel::clean_leftovers(state, &lock) {
+        Ok(removed) => collected.removed.extend(removed.into_iter().map(text)),
         Err(error) => collected.errors.push(Box::new(error)),
     }
 }

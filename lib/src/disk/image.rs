@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+pub use super::boot_set::{INITRD, KERNEL, KERNEL_ELF};
 use crate::contract::image::{ImagePaths, ImageRecord, Manifest};
 use crate::contract::record::Init;
 use crate::contract::{Coded, ErrorCode};
@@ -23,12 +24,6 @@ use crate::types::ImageName;
 
 /// The root filesystem's file name.
 pub const ROOTFS: &str = "rootfs.ext4";
-/// The distribution's kernel's file name.
-pub const KERNEL: &str = "vmlinuz";
-/// The ELF kernel's file name.
-pub const KERNEL_ELF: &str = "vmlinux";
-/// The shared initrd segment's file name.
-pub const INITRD: &str = "initrd.cpio";
 /// The work seed's file name.
 pub const WORK_SEED: &str = "work-seed.ext4";
 /// The upper seed's file name.

@@ -2,12 +2,11 @@
 //! [`crate::contract::guest`] has their contents.
 
 use std::io;
-use std::path::Path;
 
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use super::modules::{self, ModulesError};
+use super::modules::{Module, ModulesError};
 use crate::contract::guest::{
     CONFIG_PATH, DIGEST_PATH, FILES_PATH, GuestConfig, INIT_PATH, MAX_VM_SEGMENT_BYTES, MODULES_LIST,
 };
@@ -59,13 +58,11 @@ impl From<InitrdError> for io::Error {
     }
 }
 
-/// The segment that all VMs of a kernel share: `guest` as init, and the modules below `modules_root`, the directory that
-/// holds `modules.dep`.
+/// The segment that all VMs of a kernel share: `guest` as init, and `modules`, each after those that it needs.
 ///
 /// # Errors
-/// [`InitrdError::Modules`], and [`InitrdError::Archive`] for an absurdly large file.
-pub fn kernel_segment(guest: &[u8], modules_root: &Path) -> Result<Vec<u8>, InitrdError> {
-    let modules = modules::wanted(modules_root)?;
+/// [`InitrdError::Archive`] for an absurdly large file.
+pub fn kernel_segment(guest: &[u8], modules: &[Module]) -> Result<Vec<u8>, InitrdError> {
     let mut cpio = Cpio::new();
     for directory in ["dev", "proc", "sys", "run", "banger", MODULES_DIR] {
         cpio.directory(directory, 0o755)?;
@@ -74,7 +71,7 @@ pub fn kernel_segment(guest: &[u8], modules_root: &Path) -> Result<Vec<u8>, Init
     cpio.character_device("dev/console", 0o600, (5, 1))?;
     cpio.file(INIT_PATH, 0o755, guest)?;
     let mut list = String::new();
-    for module in &modules {
+    for module in modules {
         let path = format!("{MODULES_DIR}/{}.ko", module.name);
         cpio.file(&path, 0o644, &module.bytes)?;
         let words = [&module.name, &path].into_iter().chain(&module.dependencies);

@@ -2,6 +2,7 @@
 
 pub mod arch;
 pub mod attach;
+pub mod boot_set;
 pub mod build;
 pub mod check;
 pub mod debian;
@@ -12,12 +13,17 @@ pub mod gc;
 pub mod guest_files;
 pub mod image;
 pub mod initrd;
+pub mod kernel;
+pub mod kernel_import;
 pub mod modules;
 
 mod build_error;
 mod disk_error;
 mod dm_error;
 mod guest_override;
+mod kernel_import_error;
+mod kernel_options;
+mod module_index;
 mod volumes;
 
 pub use disk_error::DiskError;

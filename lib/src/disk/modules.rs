@@ -1,21 +1,17 @@
 //! Which modules of a distribution's kernel go into the initrd: what a VM needs to reach its disks, network and agent
 //! channel, with everything these depend on.
-//!
-//! The files read here (depmod(8) writes them) come out of an image, so their paths are confined to the directory and their
-//! sizes are bounded.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{self, Read};
+use std::collections::BTreeSet;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 use thiserror::Error;
 
+use super::module_index::Index;
 use crate::contract::{Coded, ErrorCode};
 
 /// The modules that a VM needs, each with its kernel option and whether a VM cannot do without.
-const WANTED: [(&str, &str, bool); 9] = [
+pub(super) const WANTED: [(&str, &str, bool); 9] = [
     ("virtio_pci", "VIRTIO_PCI", true),
     ("virtio_mmio", "VIRTIO_MMIO", true),
     ("virtio_blk", "VIRTIO_BLK", true),
@@ -26,9 +22,6 @@ const WANTED: [(&str, &str, bool); 9] = [
     ("ext4", "EXT4_FS", true),
     ("virtio_rng", "HW_RANDOM_VIRTIO", false),
 ];
-
-/// The largest module, and the largest file of depmod's, bytes.
-const MAX_FILE_BYTES: u64 = 64 << 20;
 
 /// A kernel whose modules cannot be packed.
 #[derive(Debug, Error)]
@@ -43,7 +36,7 @@ pub enum ModulesError {
         source: io::Error,
     },
     /// A path that leaves the directory of the modules.
-    #[error("modules.dep names {0:?}, which is not below the directory of the kernel's modules")]
+    #[error("{0:?} is not below the directory of the kernel's modules, or there is a link on its way")]
     Path(String),
     /// The kernel lacks something.
     #[error("the kernel below {root:?} has no {module}, neither as a module nor built in")]
@@ -68,7 +61,9 @@ impl Coded for ModulesError {
     }
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Missing { option, .. } => Some(format!("the kernel must be built with CONFIG_{option}")),
+            Self::Missing { option, .. } => Some(format!(
+                "the kernel must be built with CONFIG_{option}, and where that is a module it must be among those given"
+            )),
             _ => None,
         }
     }
@@ -92,7 +87,7 @@ pub struct Module {
 /// # Errors
 /// Any [`ModulesError`].
 pub fn wanted(root: &Path) -> Result<Vec<Module>, ModulesError> {
-    let index = Index::read(root)?;
+    let index = Index::read(root, &WANTED.map(|(module, _, _)| module))?;
     let mut order = Vec::new();
     let mut seen = BTreeSet::new();
     for (module, option, required) in WANTED {
@@ -105,147 +100,13 @@ pub fn wanted(root: &Path) -> Result<Vec<Module>, ModulesError> {
     order.into_iter().map(|name| index.load(&name)).collect()
 }
 
-/// What depmod wrote about a kernel's modules.
-struct Index<'a> {
-    root: &'a Path,
-    /// Name → path below `root`.
-    paths: BTreeMap<String, String>,
-    /// Name → names that must be there before it.
-    dependencies: BTreeMap<String, Vec<String>>,
-    built_in: BTreeSet<String>,
-}
-
-impl<'a> Index<'a> {
-    fn read(root: &'a Path) -> Result<Self, ModulesError> {
-        let mut index =
-            Self { root, paths: BTreeMap::new(), dependencies: BTreeMap::new(), built_in: BTreeSet::new() };
-        for line in text(root, "modules.dep")?.lines() {
-            let Some((path, needs)) = line.split_once(':') else { continue };
-            let name = module_name(path);
-            let needs = needs.split_whitespace().map(module_name).collect();
-            index.paths.insert(name.clone(), path.trim().to_owned());
-            index.dependencies.insert(name, needs);
-        }
-        index.built_in.extend(optional_text(root, "modules.builtin")?.lines().map(module_name));
-        index.add_soft_dependencies(&optional_text(root, "modules.softdep")?)?;
-        Ok(index)
-    }
-
-    /// `softdep ext4 pre: crc32c`: what a module asks modprobe for while it runs. An initramfs has no modprobe.
-    fn add_soft_dependencies(&mut self, softdep: &str) -> Result<(), ModulesError> {
-        let aliases = aliases(&optional_text(self.root, "modules.alias")?);
-        for line in softdep.lines() {
-            let mut words = line.split_whitespace();
-            let (Some("softdep"), Some(module)) = (words.next(), words.next()) else { continue };
-            let before = words.skip_while(|w| *w != "pre:").skip(1).take_while(|w| *w != "post:");
-            let resolved = before.flat_map(|soft| {
-                let name = module_name(soft);
-                aliases.get(&name).cloned().unwrap_or_else(|| vec![name])
-            });
-            let known: Vec<String> = resolved.filter(|name| self.paths.contains_key(name)).collect();
-            self.dependencies.entry(module_name(module)).or_default().extend(known);
-        }
-        Ok(())
-    }
-
-    /// Appends `name` after everything that it needs. A cycle ends where it began.
-    fn visit(&self, name: &str, seen: &mut BTreeSet<String>, order: &mut Vec<String>) {
-        if !seen.insert(name.to_owned()) {
-            return;
-        }
-        for need in self.dependencies.get(name).into_iter().flatten() {
-            self.visit(need, seen, order);
-        }
-        if self.paths.contains_key(name) {
-            order.push(name.to_owned());
-        }
-    }
-
-    fn load(&self, name: &str) -> Result<Module, ModulesError> {
-        let path = &self.paths[name];
-        let is_packed = |need: &&String| self.paths.contains_key(*need) && *need != name;
-        let dependencies = self.dependencies.get(name).into_iter().flatten().filter(is_packed).cloned();
-        let bytes = decompressed(self.root, path)?;
-        Ok(Module { name: name.to_owned(), dependencies: dependencies.collect(), bytes })
-    }
-}
-
-/// `kernel/drivers/char/hw_random/virtio-rng.ko.xz` → `virtio_rng`.
-fn module_name(path: &str) -> String {
-    let file = path.trim().rsplit('/').next().unwrap_or_default();
-    file.split('.').next().unwrap_or_default().replace('-', "_")
-}
-
-/// `alias crc32c crc32c_generic`: names only, no patterns.
-fn aliases(text: &str) -> BTreeMap<String, Vec<String>> {
-    let mut aliases: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for line in text.lines() {
-        let mut words = line.split_whitespace();
-        if let (Some("alias"), Some(alias), Some(module)) = (words.next(), words.next(), words.next())
-            && !alias.contains([':', '*', '?', '['])
-        {
-            aliases.entry(module_name(alias)).or_default().push(module_name(module));
-        }
-    }
-    aliases
-}
-
-/// Opens a file below `root` without following any link there.
-fn open(root: &Path, path: &str) -> Result<File, ModulesError> {
-    let error = |errno: rustix::io::Errno| match errno {
-        rustix::io::Errno::XDEV | rustix::io::Errno::LOOP => ModulesError::Path(path.to_owned()),
-        errno => ModulesError::Read { path: root.join(path), source: errno.into() },
-    };
-    let directory = openat(CWD, root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(error)?;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    openat2(directory, path, flags, Mode::empty(), resolve).map(File::from).map_err(error)
-}
-
-fn text(root: &Path, name: &str) -> Result<String, ModulesError> {
-    let bytes = bounded(&root.join(name), open(root, name)?)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-fn optional_text(root: &Path, name: &str) -> Result<String, ModulesError> {
-    match text(root, name) {
-        Err(error) if error.code() == ErrorCode::NotFound => Ok(String::new()),
-        other => other,
-    }
-}
-
-fn decompressed(root: &Path, path: &str) -> Result<Vec<u8>, ModulesError> {
-    let file = open(root, path)?;
-    let shown = root.join(path);
-    match path.rsplit('.').next() {
-        Some("xz") => bounded(&shown, liblzma::read::XzDecoder::new(file)),
-        Some("gz") => bounded(&shown, flate2::read::GzDecoder::new(file)),
-        Some("zst") => {
-            let read = |source| ModulesError::Read { path: shown.clone(), source };
-            bounded(&shown, zstd::stream::read::Decoder::new(file).map_err(read)?)
-        }
-        _ => bounded(&shown, file),
-    }
-}
-
-/// All of `source`, at most [`MAX_FILE_BYTES`].
-fn bounded(path: &Path, source: impl Read) -> Result<Vec<u8>, ModulesError> {
-    let mut bytes = Vec::new();
-    let read = source.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes);
-    let checked = read.and_then(|n| match n as u64 > MAX_FILE_BYTES {
-        true => Err(io::Error::other(format!("it is larger than {MAX_FILE_BYTES} bytes"))),
-        false => Ok(bytes),
-    });
-    checked.map_err(|source| ModulesError::Read { path: path.to_owned(), source })
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::io::Write;
 
     use super::*;
+    use crate::sys::modinfo;
 
     const BUILT_IN: &str = "kernel/drivers/virtio/virtio_mmio.ko\nkernel/drivers/char/virtio_console.ko\n\
         kernel/fs/overlayfs/overlay.ko\nkernel/net/vmw_vsock/vmw_vsock_virtio_transport.ko\n";
@@ -279,6 +140,32 @@ mod tests {
         let expected = ["ring", "virtio", "virtio_pci", "virtio_blk", "virtio_net", "crc32c_generic", "ext4"];
         assert_eq!(names, expected);
         assert_eq!(modules[6].dependencies, ["crc32c_generic"]);
+    }
+
+    #[test]
+    fn without_depmod_the_modules_speak_for_themselves() {
+        let root = kernel("", BUILT_IN);
+        fs::remove_file(root.path().join("modules.dep")).unwrap();
+        let crypto = root.path().join("kernel/crypto");
+        let deep = root.path().join("kernel/drivers/virtio");
+        fs::create_dir_all(&crypto).unwrap();
+        fs::create_dir_all(&deep).unwrap();
+        let put = |path: &Path, entries: &[&str]| fs::write(path, modinfo::object(entries)).unwrap();
+        put(&deep.join("virtio_pci.ko"), &["depends=virtio,virtio-ring"]);
+        put(&deep.join("virtio.ko"), &["depends=virtio-ring"]);
+        put(&deep.join("virtio-ring.ko"), &["depends="]);
+        put(&deep.join("virtio_blk.ko"), &["depends=virtio"]);
+        put(&deep.join("virtio_net.ko"), &["depends=virtio_net"]);
+        put(&deep.join("unrelated.ko"), &["depends=gone"]);
+        put(&root.path().join("kernel/ext4.ko"), &["softdep=pre: crypto-crc32c overlay"]);
+        put(&crypto.join("crc32c_generic.ko"), &["alias=crypto-crc32c", "alias=cpu:type:x86*"]);
+        std::os::unix::fs::symlink("/", root.path().join("build")).unwrap();
+        let modules = wanted(root.path()).unwrap();
+        let names: Vec<&str> = modules.iter().map(|m| m.name.as_str()).collect();
+        let first = ["virtio_ring", "virtio", "virtio_pci", "virtio_blk", "virtio_net"];
+        assert_eq!(names[..5], first);
+        assert_eq!(names[5..], ["crc32c_generic", "ext4"]);
+        assert_eq!(modules[6].dependencies, ["crc32c_generic"], "overlay is built in");
     }
 
     #[test]

@@ -15,6 +15,7 @@ fn vm(store: &Store, name: &VmName, lease: Lease) -> Vm {
         owner_uid: 0,
         created_at: "2026-01-01T00:00:00.000Z".into(),
         image: "debian".parse().unwrap(),
+        kernel: None,
         init: Init::Lean,
         hostname: name.clone(),
         vcpus: 1,

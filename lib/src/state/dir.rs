@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::types::{ImageName, VmId};
+use crate::types::{ImageName, KernelName, VmId};
 
 /// A state directory by its root; only paths, nothing is touched.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +73,10 @@ impl StateDir {
     /// The directory of all kernels.
     pub fn kernels(&self) -> PathBuf {
         self.root.join("kernels")
+    }
+    /// The directory of one kernel.
+    pub fn kernel(&self, name: &KernelName) -> PathBuf {
+        self.root.join("kernels").join(name.as_str())
     }
     /// What can be made again.
     pub fn cache(&self) -> PathBuf {

@@ -49,6 +49,34 @@ pub fn elf(vmlinuz: &[u8]) -> Result<Vec<u8>, VmlinuzError> {
     Ok(kernel)
 }
 
+/// The release that `uname -r` says, as the bzImage's header or the ELF kernel's own banner has it.
+pub fn release(kernel: &[u8]) -> Option<String> {
+    let text = if is_elf(kernel) {
+        const BANNER: &[u8] = b"Linux version ";
+        kernel.get(find(kernel, BANNER)? + BANNER.len()..)?
+    } else {
+        // "kernel_version": a pointer to a string, less 0x200 (Documentation/arch/x86/boot.rst).
+        payload(kernel).ok()?;
+        let pointer = kernel.get(0x20e..0x210).map(|b| u16::from_le_bytes([b[0], b[1]]))?;
+        kernel.get(usize::from(pointer).checked_add(0x200).filter(|_| pointer != 0)?..)?
+    };
+    let end = text.iter().take(200).position(|byte| !byte.is_ascii_graphic())?;
+    String::from_utf8(text[..end].to_vec()).ok().filter(|release| !release.is_empty())
+}
+
+/// Where `needle` begins in `bytes`.
+pub(super) fn find(bytes: &[u8], needle: &[u8]) -> Option<usize> {
+    let first = *needle.first()?;
+    let mut at = 0;
+    loop {
+        at += bytes.get(at..)?.iter().position(|&byte| byte == first)?;
+        if bytes[at..].starts_with(needle) {
+            return Some(at);
+        }
+        at += 1;
+    }
+}
+
 fn is_elf(bytes: &[u8]) -> bool {
     bytes.starts_with(b"\x7fELF")
 }
@@ -193,6 +221,20 @@ mod tests {
         block.push(left as u8);
         block.extend_from_slice(bytes);
         block
+    }
+
+    #[test]
+    fn the_release_is_in_the_header_or_the_banner() {
+        let mut named = image(b"0123456789 6.1.0-1-cloud-amd64 (debian-kernel@x) #1");
+        named[0x20e..0x210].copy_from_slice(&(1024_u16 + 11 - 0x200).to_le_bytes());
+        assert_eq!(release(&named).as_deref(), Some("6.1.0-1-cloud-amd64"));
+        assert_eq!(
+            release(b"\x7fELF Linux Linux version 6.12.8-virt (x) #1").as_deref(),
+            Some("6.12.8-virt")
+        );
+        for none in [&b""[..], b"\x7fELF", b"\x7fELF Linux version ", &image(b"0123456789")] {
+            assert_eq!(release(none), None);
+        }
     }
 
     #[test]

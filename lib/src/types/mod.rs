@@ -9,7 +9,7 @@ mod name;
 
 pub use cidr::{Cidr, MacAddr, ParseCidrError, ParseMacError};
 pub use id::{ParseIdError, StateId, VmId};
-pub use name::{ImageName, LinkName, ParseNameError, VmName};
+pub use name::{ImageName, KernelName, LinkName, ParseNameError, VmName};
 
 /// Implements `Serialize`, `Deserialize` and `JsonSchema` through `Display` and `FromStr`.
 macro_rules! string_type {

@@ -70,6 +70,18 @@ impl fmt::Display for VmName {
 
 string_type!(VmName, "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$");
 
+/// Labels of `a-z`, `0-9` and `-`, joined by `.`, 64 characters at most.
+fn check_labels(kind: &'static str, text: &str) -> Result<(), ParseNameError> {
+    if text.len() > 64 {
+        return Err(ParseNameError::new(kind, text, "it is longer than 64 characters"));
+    }
+    let wrong = |reason| ParseNameError::new(kind, text, reason);
+    if !text.is_empty() && text.split('.').any(str::is_empty) {
+        return Err(wrong("begin and end with a letter or a digit, and put a '.' between others only"));
+    }
+    text.split('.').try_for_each(|label| check_label(kind, label).map_err(|e| wrong(e.reason)))
+}
+
 /// The name of an image, as `debian` or `debian-12`: labels of `a-z`, `0-9` and `-`, joined by `.`, 64 at most.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ImageName(String);
@@ -84,15 +96,7 @@ impl ImageName {
 impl FromStr for ImageName {
     type Err = ParseNameError;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.len() > 64 {
-            return Err(ParseNameError::new("the image name", text, "it is longer than 64 characters"));
-        }
-        let wrong = |reason| ParseNameError::new("the image name", text, reason);
-        if !text.is_empty() && text.split('.').any(str::is_empty) {
-            return Err(wrong("begin and end with a letter or a digit, and put a '.' between others only"));
-        }
-        text.split('.')
-            .try_for_each(|label| check_label("the image name", label).map_err(|e| wrong(e.reason)))?;
+        check_labels("the image name", text)?;
         Ok(Self(text.to_owned()))
     }
 }
@@ -104,6 +108,33 @@ impl fmt::Display for ImageName {
 }
 
 string_type!(ImageName, "^[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?$");
+
+/// The name of a kernel, as `6.1.0-37-cloud-amd64`: the same as for an image.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KernelName(String);
+
+impl KernelName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for KernelName {
+    type Err = ParseNameError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        check_labels("the kernel name", text)?;
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for KernelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+string_type!(KernelName, "^[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?$");
 
 /// The name of a network link: 1–15 bytes (`IFNAMSIZ` less the NUL; the kernel accepts a 16th silently), of letters,
 /// digits and `-`.

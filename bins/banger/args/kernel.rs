@@ -1,0 +1,38 @@
+//! The arguments of `banger kernel`.
+
+use banger_lib::cli::kernel::SourceArgs;
+use banger_lib::types::KernelName;
+use clap::{Args, Subcommand};
+
+#[derive(Debug, Args)]
+pub struct Kernel {
+    #[command(subcommand)]
+    pub command: KernelCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KernelCommand {
+    /// Import a kernel: from Debian packages, from a vmlinuz and its modules, or from an image
+    Import(KernelImport),
+    /// List kernels
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Show one kernel
+    Show(KernelOne),
+    /// Delete a kernel
+    #[command(visible_alias = "rm")]
+    Delete(KernelOne),
+}
+
+#[derive(Debug, Args)]
+pub struct KernelImport {
+    #[command(flatten)]
+    pub source: SourceArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct KernelOne {
+    /// The kernel's name
+    #[arg(value_name = "KERNEL")]
+    pub name: KernelName,
+}
