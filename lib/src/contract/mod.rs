@@ -1,9 +1,10 @@
 //! What banger's programs say to each other and to their callers: banger-json(7) as types.
 //!
-//! [`document`] is what flows through a pipeline, [`record`] its sections, [`error`] what stands on stdout when a program fails,
+//! [`config`] is what the file of preferences says, [`document`] what flows through a pipeline, [`record`] its sections, [`error`] what stands on stdout when a program fails,
 //! [`guest`] what host and guest say to each other, [`image`] what an image is, [`inside`] what a running VM uses, [`names`] which VMs
 //! the resolver knows, [`policy`] who reaches whom, [`reply`] what verbs without a record answer. Nothing here touches the host.
 
+pub mod config;
 pub mod document;
 pub mod error;
 pub mod guest;

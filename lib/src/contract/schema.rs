@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::error::ErrorRecord;
 use super::image::{ImageList, ImageRecord};
-use super::{inside, names, record, reply};
+use super::{config, inside, names, record, reply};
 
 /// File name and content of every schema.
 pub fn all() -> Vec<(&'static str, Value)> {
@@ -24,6 +24,7 @@ pub fn all() -> Vec<(&'static str, Value)> {
         ("banger.network.1.json", schemars::schema_for!(reply::NetworkReply).to_value()),
         ("banger.names.1.json", schemars::schema_for!(names::Names).to_value()),
         ("banger.resolver.1.json", schemars::schema_for!(reply::Resolver).to_value()),
+        ("banger.config.1.json", schemars::schema_for!(config::Settings).to_value()),
         ("banger.checkout.1.json", schemars::schema_for!(reply::CheckoutReply).to_value()),
     ]
 }
