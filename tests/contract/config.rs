@@ -26,7 +26,9 @@ impl World {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = command(env!("CARGO_BIN_EXE_banger"));
         command.args(args).env("BANGER_STATE_DIR", self.state.path()).env("BANGER_CONFIG", self.config());
-        command.env_remove("BANGER_SUBNET").env_remove("BANGER_OPEN_FIREWALL");
+        for variable in ["BANGER_SUBNET", "BANGER_OPEN_FIREWALL", "BANGER_READY_TIMEOUT"] {
+            command.env_remove(variable);
+        }
         command
     }
 
