@@ -6,10 +6,12 @@ use std::process::ExitCode;
 
 use banger_lib::cli::command::CommandOptions;
 use banger_lib::cli::ws::ModeChoice;
-use banger_lib::contract::record::{DiskBackend, Init, VmmKind};
-use banger_lib::types::{Cidr, ImageName, KernelName, VmName};
+use banger_lib::contract::config::{self, Config};
+use banger_lib::contract::record::{DiskBackend, Init, NetMode, VmmKind};
+use banger_lib::types::{Cidr, ImageName, KernelName, ParseSizeError, Size, VmName};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use crate::config::ConfigArgs;
 use crate::{apply, diff, dns, subnet, workspace};
 
 mod kernel;
@@ -18,9 +20,6 @@ mod reach;
 pub use kernel::{Kernel, KernelCommand};
 pub use reach::{Change, Net, Reach, Set};
 
-/// The longest time to live: what is longer is no limit.
-const MAX_TTL_S: u64 = 10 * 366 * 86_400;
-
 /// Disposable, hardware-isolated Linux VMs around a git checkout
 #[derive(Debug, Parser)]
 #[command(name = "banger", version, max_term_width = 110)]
@@ -28,6 +27,9 @@ pub struct Banger {
     /// Where banger keeps its state [default: $XDG_STATE_HOME/banger, for root /var/lib/banger]
     #[arg(long, global = true, env = "BANGER_STATE_DIR", value_name = "DIR", hide_env_values = true)]
     pub state_dir: Option<PathBuf>,
+    /// The configuration file [default: $XDG_CONFIG_HOME/banger/config.toml, for root /etc/banger/config.toml]
+    #[arg(long, global = true, env = "BANGER_CONFIG", value_name = "FILE", hide_env_values = true)]
+    pub config: Option<PathBuf>,
     /// Print one JSON record instead of text for people
     #[arg(long, global = true)]
     pub json: bool,
@@ -54,6 +56,8 @@ pub enum Command {
     Gc,
     /// Say what this host can do and what it lacks
     Doctor(Doctor),
+    /// Show and check the configuration
+    Config(ConfigArgs),
     /// Print a completion script for a shell
     Completion(Completion),
 }
@@ -90,6 +94,7 @@ impl Command {
             Self::Kernel(_) => "kernel",
             Self::Gc => "gc",
             Self::Doctor(_) => "doctor",
+            Self::Config(_) => "config",
             Self::Completion(_) => "completion",
         }
     }
@@ -158,6 +163,17 @@ pub enum NetChoice {
     User,
 }
 
+impl NetChoice {
+    /// `None`: a tap where the caller may make one.
+    fn mode(self) -> Option<NetMode> {
+        match self {
+            Self::Auto => None,
+            Self::Tap => Some(NetMode::Tap),
+            Self::User => Some(NetMode::User),
+        }
+    }
+}
+
 /// Which VMM, as a person asks for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum VmmChoice {
@@ -224,12 +240,12 @@ impl From<InitChoice> for Init {
     }
 }
 
-/// What a VM is made of.
+/// What a VM is made of. What is not given is as the configuration says.
 #[derive(Debug, Clone, Args)]
 pub struct Spec {
-    /// The image to boot; `debian` is built on first use
-    #[arg(long, value_name = "IMAGE", default_value = "debian")]
-    pub image: ImageName,
+    /// The image to boot; `debian` is built on first use [default: debian]
+    #[arg(long, value_name = "IMAGE")]
+    pub image: Option<ImageName>,
     /// The kernel to boot, by the name that `kernel ls` shows [default: the image's own]
     #[arg(long, value_name = "KERNEL")]
     pub kernel: Option<KernelName>,
@@ -239,60 +255,74 @@ pub struct Spec {
     /// Virtual CPUs, 1 to 32 [default: the host's, at most 2]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=32))]
     pub vcpus: Option<u8>,
-    /// Memory, such as 512M or 2G
-    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_memory)]
-    pub memory: u32,
-    /// Stop the VM after this time, such as 90s, 2h or 1h30m; a bare number is seconds
+    /// Memory, such as 512M or 2G [default: 1G]
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
+    pub memory: Option<u32>,
+    /// Size of the root filesystem, such as 20G [default: the image's]
+    #[arg(long, value_name = "SIZE", value_parser = parse_disk_size)]
+    pub disk_size: Option<u64>,
+    /// Size of the work disk, which is the guest's /root [default: the image's]
+    #[arg(long, value_name = "SIZE", value_parser = parse_disk_size)]
+    pub work_size: Option<u64>,
+    /// Stop the VM after this time, such as 90s, 2h or 1h30m; a bare number is seconds [default: never]
     #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
     pub ttl: Option<u64>,
-    /// How the guest reaches the network
-    #[arg(long, value_enum, value_name = "MODE", default_value = "auto")]
-    pub net: NetChoice,
-    /// The private network, /16 to /30, that this state directory's taps are in [default: a /24 that is free]
-    #[arg(long, value_name = "CIDR", env = "BANGER_SUBNET", hide_env_values = true, value_parser = subnet::parse)]
+    /// How the guest reaches the network [default: auto]
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub net: Option<NetChoice>,
+    /// The private network, /16 to /30, that this state directory's taps are in [environment: BANGER_SUBNET] [default: a /24 that
+    /// is free]
+    #[arg(long, value_name = "CIDR", value_parser = subnet::parse)]
     pub subnet: Option<Cidr>,
     #[command(flatten)]
     pub reach: Reach,
-    /// How the root is kept apart from its image
-    #[arg(long, value_enum, value_name = "BACKEND", default_value = "auto")]
-    pub disk: DiskChoice,
-    /// Which virtual machine monitor
-    #[arg(long, value_enum, value_name = "VMM", default_value = "auto")]
-    pub vmm: VmmChoice,
+    /// How the root is kept apart from its image [default: auto]
+    #[arg(long, value_enum, value_name = "BACKEND")]
+    pub disk: Option<DiskChoice>,
+    /// Which virtual machine monitor [default: auto]
+    #[arg(long, value_enum, value_name = "VMM")]
+    pub vmm: Option<VmmChoice>,
 }
 
-/// Seconds from a time such as `1h30m`; a bare number is seconds.
-fn parse_seconds(text: &str) -> Result<u64, String> {
-    let wrong = "write it as 90s, 2h or 1h30m";
-    let seconds = match text.parse::<u64>() {
-        Ok(seconds) => seconds,
-        Err(_) => {
-            let time: jiff::SignedDuration = text.parse().map_err(|_| wrong)?;
-            u64::try_from(time.as_secs()).map_err(|_| wrong)?
+impl Spec {
+    /// What is wanted: the configuration, and what was given over it.
+    pub fn over(&self, config: &Config) -> Config {
+        let config = config.clone();
+        Config {
+            image: self.image.clone().unwrap_or(config.image),
+            init: self.init.map(Into::into).or(config.init),
+            vcpus: self.vcpus.or(config.vcpus),
+            memory_mib: self.memory.unwrap_or(config.memory_mib),
+            disk_size_bytes: self.disk_size.or(config.disk_size_bytes),
+            work_size_bytes: self.work_size.or(config.work_size_bytes),
+            ttl_s: self.ttl.or(config.ttl_s),
+            nat: self.reach.nat().unwrap_or(config.nat),
+            egress: self.reach.egress.clone().unwrap_or(config.egress),
+            open_firewall: self.reach.open_firewall.unwrap_or(config.open_firewall),
+            disk_backend: self.disk.map_or(config.disk_backend, Into::into),
+            vmm_kind: self.vmm.map_or(config.vmm_kind, Into::into),
+            net_mode: self.net.map_or(config.net_mode, NetChoice::mode),
+            subnet: self.subnet.or(config.subnet),
+            ..config
         }
-    };
-    if (1..=MAX_TTL_S).contains(&seconds) {
-        Ok(seconds)
-    } else {
-        Err("it must be between 1s and 10 years".into())
     }
+}
+
+fn parse_seconds(text: &str) -> Result<u64, String> {
+    config::ttl_seconds(text).ok_or_else(|| "write it as 90s, 2h or 1h30m, 10 years at most".to_owned())
 }
 
 /// MiB from a size such as `512M`; a bare number is MiB.
 fn parse_memory(text: &str) -> Result<u32, String> {
-    let bytes = match text.parse::<u64>() {
-        Ok(mib) => mib.checked_mul(1 << 20).ok_or("it is too large")?,
-        Err(_) => {
-            // People mean binary units here, as QEMU, Firecracker and docker do.
-            let binary = text.trim_end_matches(['b', 'B']).trim_end_matches(['i', 'I']);
-            format!("{binary}iB")
-                .parse::<bytesize::ByteSize>()
-                .map_err(|_| "write it as 512M or 2G")?
-                .as_u64()
-        }
-    };
-    let mib = u32::try_from(bytes >> 20).unwrap_or(u32::MAX);
-    if (128..=1 << 20).contains(&mib) { Ok(mib) } else { Err("it must be between 128M and 1024G".to_owned()) }
+    let unit = if text.bytes().all(|b| b.is_ascii_digit()) { "M" } else { "" };
+    let size: Size = format!("{text}{unit}").parse().map_err(|_| "write it as 512M or 2G")?;
+    config::memory_mib(size).ok_or_else(|| "it must be between 128M and 1024G".to_owned())
+}
+
+/// Bytes from a size such as `20G`.
+pub fn parse_disk_size(text: &str) -> Result<u64, String> {
+    let size: Size = text.parse().map_err(|error: ParseSizeError| error.to_string())?;
+    config::disk_size_bytes(size).ok_or_else(|| "it must be between 64M and 16T".to_owned())
 }
 
 #[derive(Debug, Args)]
@@ -560,7 +590,7 @@ mod tests {
         assert_eq!(parse_memory("512M"), Ok(512));
         assert_eq!(parse_memory("2G"), Ok(2048));
         assert_eq!(parse_memory("2GiB"), Ok(2048));
-        for bad in ["", "1", "64M", "x", "-1", "999999999G", "18446744073709551615"] {
+        for bad in ["", "1", "G", "64M", "x", "-1", "999999999G", "18446744073709551615"] {
             assert!(parse_memory(bad).is_err(), "{bad}");
         }
     }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 
 use banger_lib::cli::{Failure, plumbing};
+use banger_lib::contract::config::Config;
 use banger_lib::contract::error::{OWN_FAILURE_STATUS, escape_controls};
 use banger_lib::contract::{Coded, ErrorCode};
 use banger_lib::state::dir::StateDir;
@@ -14,6 +15,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::args::Banger;
+use crate::config;
 
 /// The status for any failure of banger's own in `vm run` and `vm exec`.
 pub const OWN_FAILURE: u8 = OWN_FAILURE_STATUS;
@@ -70,6 +72,7 @@ pub struct Context {
     pub state: StateDir,
     pub json: bool,
     pub explain: bool,
+    pub config: Config,
     interrupts: OnceLock<Interrupts>,
 }
 
@@ -80,8 +83,9 @@ impl Context {
         if root.to_str().is_none() {
             return Err(ContextError::OddStateDir(root).into());
         }
-        let state = StateDir::at(root);
-        Ok(Self { state, json: banger.json, explain: banger.explain, interrupts: OnceLock::new() })
+        let (state, config) = (StateDir::at(root), config::load(banger)?.config);
+        let (json, explain) = (banger.json, banger.explain);
+        Ok(Self { state, json, explain, config, interrupts: OnceLock::new() })
     }
 
     /// From the first call on, Ctrl-C is something that stages are ended for and undone, not the end of this process.
@@ -104,10 +108,14 @@ fn default_state_dir() -> Option<PathBuf> {
     if rustix::process::geteuid().is_root() {
         return Some(PathBuf::from("/var/lib/banger"));
     }
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    absolute("XDG_STATE_HOME")
-        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
+    absolute_variable("XDG_STATE_HOME")
+        .or_else(|| absolute_variable("HOME").map(|home| home.join(".local/state")))
         .map(|d| d.join("banger"))
+}
+
+/// The directory that a variable names; one that is not absolute counts as unset (XDG Base Directory Specification).
+pub fn absolute_variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
 /// Prints text for people on stdout.

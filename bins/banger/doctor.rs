@@ -11,7 +11,7 @@ use banger_lib::sys::{exec, kvm, mmdebstrap};
 
 use crate::args::Doctor;
 use crate::context::{self, Context, Result};
-use crate::{dns, setup, subnet, table};
+use crate::{dns, setup, subnet, table, vmm};
 
 pub fn doctor(context: &Context, args: &Doctor) -> Result<ExitCode> {
     if args.setup && !context.explain {
@@ -23,7 +23,7 @@ pub fn doctor(context: &Context, args: &Doctor) -> Result<ExitCode> {
         return Ok(context::print(&format!("{}\n", fix.as_deref().unwrap_or("nothing to install"))));
     }
     let mut checks: Vec<Check> = setup::NEEDED.iter().map(check_program).collect();
-    checks.extend([check_kvm(), check_firecracker(), check_tun(), check_state(context)]);
+    checks.extend([check_kvm(context), check_firecracker(context), check_tun(), check_state(context)]);
     checks.extend(dns::checkup(context));
     checks.extend(check_subuid());
     checks.extend(subnet::check(context).unwrap_or_else(|failure| {
@@ -56,18 +56,24 @@ fn check_program(needed: &setup::Needed) -> Check {
     Check { name: needed.program.to_owned(), state, detail }
 }
 
-fn check_kvm() -> Check {
+fn check_kvm(context: &Context) -> Check {
     let (state, detail) = match kvm::usable() {
+        Err(reason) if context.config.force_kvm => {
+            (CheckState::Note, format!("{reason}: it is used all the same, as vmm.force_kvm says"))
+        }
         Ok(()) => (CheckState::Ok, "hardware virtualization".to_owned()),
         Err(reason) => (CheckState::Note, format!("{reason}: VMs run in software, several times slower")),
     };
     Check { name: "kvm".into(), state, detail }
 }
 
-fn check_firecracker() -> Check {
-    let (state, detail) = match exec::find_program("firecracker".as_ref()) {
-        Some(path) => (CheckState::Ok, path.display().to_string()),
-        None => (CheckState::Note, "not installed: QEMU is used".to_owned()),
+fn check_firecracker(context: &Context) -> Check {
+    let (state, detail) = match (vmm::firecracker(&context.config), &context.config.firecracker_bin) {
+        (Some(path), _) => (CheckState::Ok, path.display().to_string()),
+        (None, Some(path)) => {
+            (CheckState::Missing, format!("{}: vmm.firecracker_bin is no program", path.display()))
+        }
+        (None, None) => (CheckState::Note, "not installed: QEMU is used".to_owned()),
     };
     Check { name: "firecracker".into(), state, detail }
 }

@@ -52,14 +52,14 @@ fn ask<T: DeserializeOwned>(context: &Context, row: &VmRow, verb: &'static str) 
         return Err(LifecycleError::Stopped(row.vm.name.to_string()).into());
     }
     let document = list::current(row)?;
-    let program = vmm::program_of(&document)?;
+    let program = vmm::program_of(&context.config, &document)?;
     let value = Stage::new(program, verb).run(context, document.to_value().to_string().as_bytes(), None)?;
     Ok(serde_json::from_value(value).map_err(|_| InsideError::Nonsense { program, verb })?)
 }
 
 /// The pipeline that a verb stands for.
-fn explained(row: &VmRow, verb: &str) -> Result<ExitCode> {
-    let program = vmm::program_of(&list::current(row)?)?;
+fn explained(context: &Context, row: &VmRow, verb: &str) -> Result<ExitCode> {
+    let program = vmm::program_of(&context.config, &list::current(row)?)?;
     Ok(context::print(&format!("banger vm show {} --record | {program} {verb}\n", row.vm.name)))
 }
 
@@ -68,7 +68,7 @@ pub fn stats(context: &Context, args: &StatsArgs) -> Result<ExitCode> {
     if context.explain
         && let [name, ..] = args.vms.as_slice()
     {
-        return explained(&lifecycle::find(context, name)?.1, "stats");
+        return explained(context, &lifecycle::find(context, name)?.1, "stats");
     }
     let mut before: Vec<Usage> = Vec::new();
     loop {
@@ -171,7 +171,7 @@ fn processor(stats: &Usage, before: Option<&Usage>) -> String {
 pub fn ports(context: &Context, args: &One) -> Result<ExitCode> {
     let (_, row) = lifecycle::find(context, &args.vm)?;
     if context.explain {
-        return explained(&row, "ports");
+        return explained(context, &row, "ports");
     }
     let ports: Ports = ask(context, &row, "ports")?;
     if context.json {
@@ -198,7 +198,7 @@ pub fn ports(context: &Context, args: &One) -> Result<ExitCode> {
 pub fn health(context: &Context, args: &One) -> Result<ExitCode> {
     let (_, row) = lifecycle::find(context, &args.vm)?;
     if context.explain {
-        return explained(&row, "status");
+        return explained(context, &row, "status");
     }
     let value: Value = ask(context, &row, "status")?;
     let document = Document::parse(value.to_string().as_bytes())?;

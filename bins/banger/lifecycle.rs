@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use banger_lib::cli::Failure;
+use banger_lib::contract::config::Config;
 use banger_lib::contract::record::{NetMode, Vm};
 use banger_lib::contract::{Coded, Document, ErrorCode};
 use banger_lib::state::db::{Store, VmRow};
@@ -86,7 +87,7 @@ pub fn runs(vm: &Vm) -> bool {
 }
 
 /// The stages of a start, in order, each with its inverse.
-pub fn start_stages(vm: &Vm, vmm_program: &'static str) -> [(Stage, Stage); 3] {
+pub fn start_stages(config: &Config, vm: &Vm, vmm_program: &'static str) -> [(Stage, Stage); 3] {
     let tap = vm.net_mode == NetMode::Tap;
     [
         (
@@ -94,16 +95,16 @@ pub fn start_stages(vm: &Vm, vmm_program: &'static str) -> [(Stage, Stage); 3] {
             Stage::new("banger-netd", "detach").privileged(tap),
         ),
         (Stage::new("banger-disk", "attach"), Stage::new("banger-disk", "detach")),
-        (Stage::new(vmm_program, "start"), Stage::new(vmm_program, "kill")),
+        (vmm::start_stage(config, vmm_program), Stage::new(vmm_program, "kill")),
     ]
 }
 
 /// Runs the stages of a start. If one fails, it and those before it are undone in reverse, unless `keep`.
 pub fn run_start(context: &Context, mut document: Document, lock: &VmLock, keep: bool) -> Result<Document> {
     let vm = document.vm()?;
-    let choice = vmm::choose(&vm)?;
+    let choice = vmm::choose(&context.config, &vm)?;
     let _progress = Progress::begin(context, &choice.line)?;
-    let stages = start_stages(&vm, choice.program);
+    let stages = start_stages(&context.config, &vm, choice.program);
     for (done, (stage, _)) in stages.iter().enumerate() {
         let ran = stage.run_record(context, &document, lock).and_then(|mut next| {
             // Before the disks: the guest's resolvers go into its initrd.
@@ -162,10 +163,10 @@ fn undo(
 /// Takes a VM down and detaches everything; `force` cuts the power.
 pub fn run_stop(context: &Context, row: &VmRow, lock: &VmLock, force: bool) -> Result<Document> {
     let mut document = document(row);
-    let program = vmm::program_of(&document)?;
+    let program = vmm::program_of(&context.config, &document)?;
     let tap = row.vm.net_mode == NetMode::Tap;
     let stages = [
-        Stage::new(program, if force { "kill" } else { "stop" }),
+        if force { Stage::new(program, "kill") } else { vmm::stop_stage(&context.config, program) },
         Stage::new("banger-disk", "detach"),
         Stage::new("banger-netd", "detach").privileged(tap),
     ];
@@ -204,8 +205,9 @@ pub fn create(context: &Context, args: &Plan) -> Result<ExitCode> {
         return Ok(context::print(&format!("banger vm plan {}\n", args.name)));
     }
     let mut store = Store::open(&context.state)?;
-    image::ensure(context, &args.spec.image)?;
-    let vm = plan::plan(context, &mut store, &Wanted::lasting(&args.name, &args.spec))?;
+    let wanted = Wanted::lasting(context, &args.name, &args.spec);
+    image::ensure(context, &wanted.config.image)?;
+    let vm = plan::plan(context, &mut store, &wanted)?;
     if context.json {
         return Ok(context::emit(&Document::new(&vm).to_value()));
     }
@@ -215,8 +217,8 @@ pub fn create(context: &Context, args: &Plan) -> Result<ExitCode> {
 pub fn start(context: &Context, args: &Start) -> Result<ExitCode> {
     let (_, row) = find(context, &args.vm)?;
     if context.explain {
-        let choice = vmm::choose(&row.vm)?;
-        let stages = start_stages(&row.vm, choice.program).map(|(stage, _)| stage.shown());
+        let choice = vmm::choose(&context.config, &row.vm)?;
+        let stages = start_stages(&context.config, &row.vm, choice.program).map(|(stage, _)| stage.shown());
         return Ok(context::print(&format!(
             "banger vm show {} --record | {}\n",
             row.vm.name,
@@ -248,11 +250,13 @@ fn finish_start(context: &Context, args: &Start, document: &Document, changed: b
 pub fn stop(context: &Context, args: &Stop) -> Result<ExitCode> {
     let (_, row) = find(context, &args.vm)?;
     if context.explain {
-        let program = vmm::program_of(&document(&row))?;
-        let verb = if args.force { "kill" } else { "stop" };
+        let program = vmm::program_of(&context.config, &document(&row))?;
+        let stage =
+            if args.force { Stage::new(program, "kill") } else { vmm::stop_stage(&context.config, program) };
         let name = &row.vm.name;
         let line = format!(
-            "banger vm show {name} --record | {program} {verb} | banger-disk detach | banger-netd detach\n"
+            "banger vm show {name} --record | {} | banger-disk detach | banger-netd detach\n",
+            stage.shown()
         );
         return Ok(context::print(&line));
     }

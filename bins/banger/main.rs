@@ -2,6 +2,7 @@
 
 mod apply;
 mod args;
+mod config;
 mod context;
 mod diff;
 mod dns;
@@ -48,7 +49,13 @@ fn main() -> ExitCode {
         }
     };
     let verb = banger.command.verb();
-    match Context::new(&banger).and_then(|context| dispatch(&context, banger.command)) {
+    let done = match &banger.command {
+        // These two work whatever the configuration says.
+        Command::Config(args) => config::dispatch(&banger, args),
+        Command::Completion(args) => Ok(args::completion(args)),
+        _ => Context::new(&banger).and_then(|context| dispatch(&context, banger.command)),
+    };
+    match done {
         Ok(exit) => exit,
         Err(failure) => context::report(failure, verb, banger.json),
     }
@@ -113,6 +120,6 @@ fn dispatch(context: &Context, command: Command) -> context::Result<ExitCode> {
         Command::Kernel(kernel) => kernel::dispatch(context, kernel.command),
         Command::Gc => gc::gc(context),
         Command::Doctor(args) => doctor::doctor(context, &args),
-        Command::Completion(args) => Ok(args::completion(&args)),
+        Command::Config(_) | Command::Completion(_) => unreachable!("they are dispatched without a context"),
     }
 }

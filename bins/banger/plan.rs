@@ -7,6 +7,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use banger_lib::contract::config::Config;
 use banger_lib::contract::record::{NetMode, Paths, Vm, VmmKind};
 use banger_lib::contract::{Coded, Document, ErrorCode};
 use banger_lib::disk::image::{self, Image, ImageError};
@@ -15,10 +16,10 @@ use banger_lib::net::request::check_policy;
 use banger_lib::state::db::{Lease, Life, Store, StoreError};
 use banger_lib::state::dir::{StateDir, VmDir};
 use banger_lib::sys::{atomic, clock, exec, random, sshkey};
-use banger_lib::types::{Cidr, MacAddr, StateId, VmId, VmName};
+use banger_lib::types::{Cidr, MacAddr, Size, StateId, VmId, VmName};
 use thiserror::Error;
 
-use crate::args::{NetChoice, Plan, Spec};
+use crate::args::{Plan, Spec};
 use crate::context::{self, Context, Result};
 use crate::subnet;
 
@@ -32,6 +33,8 @@ const USER_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 pub enum PlanError {
     #[error("Firecracker has no user networking")]
     FirecrackerUser,
+    #[error("a {what} of {wanted} is wanted, and that of the image {image} has {least} already")]
+    Small { what: &'static str, wanted: Size, image: String, least: Size },
     #[error("cannot make the directory {path:?}")]
     Directory {
         path: PathBuf,
@@ -44,12 +47,16 @@ impl Coded for PlanError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::FirecrackerUser => ErrorCode::Unsupported,
+            Self::Small { .. } => ErrorCode::Usage,
             Self::Directory { .. } => ErrorCode::Failed,
         }
     }
     fn hint(&self) -> Option<String> {
         match self {
             Self::FirecrackerUser => Some("use --net tap, or --vmm qemu".into()),
+            Self::Small { .. } => {
+                Some("disks grow and never shrink; they take no more of the host than they hold".into())
+            }
             _ => None,
         }
     }
@@ -63,27 +70,29 @@ pub fn plan_verb(context: &Context, args: &Plan) -> Result<ExitCode> {
         ));
     }
     let mut store = Store::open(&context.state)?;
-    let vm = plan(context, &mut store, &Wanted::lasting(&args.name, &args.spec))?;
+    let vm = plan(context, &mut store, &Wanted::lasting(context, &args.name, &args.spec))?;
     Ok(context::emit(&Document::new(&vm).to_value()))
 }
 
 /// Inserts a VM into the database and makes its directory and keys. If that fails nothing is left of it.
 pub fn plan(context: &Context, store: &mut Store, wanted: &Wanted<'_>) -> Result<Vm> {
-    let spec = wanted.spec;
-    let image =
-        image::load(&context.state, &spec.image)?.ok_or_else(|| ImageError::Unknown(spec.image.clone()))?;
-    let kernel = match &spec.kernel {
+    let config = &wanted.config;
+    let image = image::load(&context.state, &config.image)?
+        .ok_or_else(|| ImageError::Unknown(config.image.clone()))?;
+    let kernel = match &wanted.spec.kernel {
         Some(name) => {
             Some(kernel::load(&context.state, name)?.ok_or_else(|| KernelError::Unknown(name.clone()))?)
         }
         None => None,
     };
-    let net_mode = net_mode(spec)?;
+    let (rootfs_size_bytes, work_size_bytes) = sizes(config, &image)?;
+    let net_mode = net_mode(config)?;
     let subnet = match net_mode {
-        NetMode::Tap => Some(subnet::choose(store, spec.subnet)?),
+        NetMode::Tap => Some(subnet::choose(store, config.subnet)?),
         NetMode::User => None,
     };
-    let vm = insert(context, store, wanted, &Choice { image: &image, kernel, net_mode, subnet })?;
+    let choice = Choice { image: &image, kernel, net_mode, subnet, rootfs_size_bytes, work_size_bytes };
+    let vm = insert(context, store, wanted, &choice)?;
     if let Err(failure) = check_policy(&vm).map_err(Into::into).and_then(|()| make_files(&context.state, &vm))
     {
         // The row goes too, so that the name is free again; what could not be removed is gc's.
@@ -102,14 +111,17 @@ pub struct Wanted<'a> {
     /// The name; `None`: a generated one.
     pub name: Option<&'a VmName>,
     pub spec: &'a Spec,
+    /// The configuration with `spec` over it.
+    pub config: Config,
     pub life: Life,
 }
 
 impl<'a> Wanted<'a> {
     /// A VM that no running command answers for.
-    pub fn lasting(name: &'a VmName, spec: &'a Spec) -> Self {
+    pub fn lasting(context: &Context, name: &'a VmName, spec: &'a Spec) -> Self {
         let life = Life { creating: false, ephemeral: false };
-        Self { id: VmId::from_bytes(random::bytes()), name: Some(name), spec, life }
+        let (id, config) = (VmId::from_bytes(random::bytes()), spec.over(&context.config));
+        Self { id, name: Some(name), spec, config, life }
     }
 }
 
@@ -120,6 +132,26 @@ struct Choice<'a> {
     kernel: Option<Kernel>,
     net_mode: NetMode,
     subnet: Option<Cidr>,
+    rootfs_size_bytes: u64,
+    work_size_bytes: u64,
+}
+
+/// How large root and work disk are to be: not smaller than what the image has in them.
+fn sizes(config: &Config, image: &Image) -> Result<(u64, u64)> {
+    let size = |what, path: &Path, wanted: Option<u64>, default: u64| {
+        let Some(wanted) = wanted else { return Ok(default) };
+        let least = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+        if wanted >= least {
+            return Ok(wanted);
+        }
+        let (wanted, least) = (Size::from_bytes(wanted), Size::from_bytes(least));
+        Err(PlanError::Small { what, wanted, image: image.name().to_string(), least })
+    };
+    let (root, work) = (image.default_rootfs_size_bytes(), image.default_work_size_bytes());
+    Ok((
+        size("root filesystem", &image.rootfs, config.disk_size_bytes, root)?,
+        size("work disk", &image.work_seed, config.work_size_bytes, work)?,
+    ))
 }
 
 fn insert(context: &Context, store: &mut Store, wanted: &Wanted<'_>, choice: &Choice<'_>) -> Result<Vm> {
@@ -146,7 +178,7 @@ fn describe(
     choice: &Choice<'_>,
     lease: Lease,
 ) -> Vm {
-    let (id, spec) = (wanted.id.clone(), wanted.spec);
+    let (id, spec, config) = (wanted.id.clone(), wanted.spec, &wanted.config);
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let address = lease.address.unwrap_or(USER_ADDRESS);
     let own = &choice.image;
@@ -159,29 +191,29 @@ fn describe(
         state_id,
         owner_uid: rustix::process::getuid().as_raw(),
         created_at: clock::now_rfc3339(),
-        image: spec.image.clone(),
+        image: config.image.clone(),
         kernel: spec.kernel.clone(),
-        init: spec.init.map_or_else(|| choice.image.init(), Into::into),
+        init: config.init.unwrap_or_else(|| choice.image.init()),
         hostname: name.clone(),
         name,
-        vcpus: spec.vcpus.unwrap_or_else(default_vcpus),
-        memory_mib: spec.memory,
-        rootfs_size_bytes: choice.image.default_rootfs_size_bytes(),
-        work_size_bytes: choice.image.default_work_size_bytes(),
-        ttl_s: spec.ttl,
+        vcpus: config.vcpus.unwrap_or_else(default_vcpus),
+        memory_mib: config.memory_mib,
+        rootfs_size_bytes: choice.rootfs_size_bytes,
+        work_size_bytes: choice.work_size_bytes,
+        ttl_s: config.ttl_s,
         address,
         prefix_len: choice.subnet.map_or(24, |subnet| subnet.prefix_len()),
         gateway,
         mac: MacAddr::for_guest(address),
         cid: lease.cid,
         net_mode: choice.net_mode,
-        nat: spec.reach.nat(),
-        egress: spec.reach.egress.clone(),
+        nat: config.nat,
+        egress: config.egress.clone(),
         peer: spec.reach.peer,
         publish: spec.reach.publish.clone(),
-        open_firewall: spec.reach.open_firewall,
-        disk_backend: spec.disk.into(),
-        vmm_kind: spec.vmm.into(),
+        open_firewall: config.open_firewall,
+        disk_backend: config.disk_backend,
+        vmm_kind: config.vmm_kind,
         paths: Paths {
             dir: text(&state.vm(&id)),
             rootfs: text(&own.rootfs),
@@ -217,15 +249,11 @@ pub fn host_key_alias(id: &VmId) -> String {
     format!("banger-{id}")
 }
 
-/// Tap or user networking. `auto` is a tap where this process may make one with what is installed.
-fn net_mode(spec: &Spec) -> Result<NetMode> {
-    let mode = match spec.net {
-        NetChoice::Tap => NetMode::Tap,
-        NetChoice::User => NetMode::User,
-        NetChoice::Auto if may_make_taps() => NetMode::Tap,
-        NetChoice::Auto => NetMode::User,
-    };
-    if mode == NetMode::User && VmmKind::from(spec.vmm) == VmmKind::Firecracker {
+/// Tap or user networking: a tap, unless one is named, where this process may make one with what is installed.
+fn net_mode(config: &Config) -> Result<NetMode> {
+    let possible = || if may_make_taps() { NetMode::Tap } else { NetMode::User };
+    let mode = config.net_mode.unwrap_or_else(possible);
+    if mode == NetMode::User && config.vmm_kind == VmmKind::Firecracker {
         return Err(PlanError::FirecrackerUser.into());
     }
     Ok(mode)

@@ -73,7 +73,7 @@ pub fn run(context: &Context, args: Run) -> Result<ExitCode> {
     check_inputs(&args)?;
     check_command(&command_of(&args))?;
     if context.explain {
-        return explain(&args);
+        return explain(context, &args);
     }
     if args.dry_run {
         return dry_run(context, &args);
@@ -91,13 +91,14 @@ pub fn run(context: &Context, args: Run) -> Result<ExitCode> {
     let mut timeline = Timeline::new("banger", "vm run");
     let mut store = Store::open(&context.state)?;
     gc::sweep(context, &mut store)?;
-    timeline.step("image", || image::ensure(context, &args.spec.image))?;
+    let config = args.spec.over(&context.config);
+    timeline.step("image", || image::ensure(context, &config.image))?;
 
     let id = VmId::from_bytes(random::bytes());
     let session = SessionLock::acquire(&context.state, &id, "banger vm run")?;
     let lock = VmLock::acquire(&context.state, &id, "banger vm run")?;
     let life = Life { creating: true, ephemeral: args.rm };
-    let wanted = Wanted { id, name: args.name.as_ref(), spec: &args.spec, life };
+    let wanted = Wanted { id, name: args.name.as_ref(), spec: &args.spec, config, life };
     let planned = timeline.step("plan", || plan::plan(context, &mut store, &wanted));
     let vm = planned.inspect_err(|_| drop(lock.remove_files(&context.state, &wanted.id)))?;
     let row = VmRow { vm, workspace: None, life };
@@ -214,15 +215,13 @@ fn dry_run(context: &Context, args: &Run) -> Result<ExitCode> {
     Ok(printed)
 }
 
-fn explain(args: &Run) -> Result<ExitCode> {
+fn explain(context: &Context, args: &Run) -> Result<ExitCode> {
+    let config = args.spec.over(&context.config);
     let name = args.name.as_ref().map_or("NAME", |name| name.as_str());
-    let program = match &args.spec.vmm {
-        crate::args::VmmChoice::Firecracker => "banger-fc",
-        _ => vmm::default_program(),
-    };
+    let program = vmm::default_program(&config);
     let mut text = format!(
         "banger vm plan {name} --image {} | banger-netd attach | banger-disk attach | {program} start | {}\n",
-        args.spec.image,
+        config.image,
         command_of(args).shown(workspace_stage(args)?),
     );
     if args.rm {

@@ -42,7 +42,9 @@ impl Coded for SubnetError {
         let text = match self {
             Self::None => "name another with --subnet, or use --net user",
             Self::Overlap { .. } => "name another subnet, or none: one that is free is found",
-            Self::InUse { .. } => "leave --subnet and BANGER_SUBNET out, or delete the VMs that have taps",
+            Self::InUse { .. } => {
+                "leave --subnet, BANGER_SUBNET and the configuration's net.subnet out, or delete the VMs that have taps"
+            }
             Self::Networks(_) => return None,
         };
         Some(text.to_owned())

@@ -1,5 +1,6 @@
 //! The contract on paper: lib/schema and the tables of banger-json(7), both generated from the types.
 
+use banger_lib::contract::config::{KEYS, Key};
 use banger_lib::contract::{ErrorCode, schema};
 use serde_json::Value;
 
@@ -29,6 +30,20 @@ fn banger_json_lists_every_field_and_every_code() {
                 .unwrap_or_else(|| panic!("banger-json.7 has no lines BEGIN and END GENERATED {name}"))
         },
     );
+    assert_file(&path, &wanted);
+}
+
+#[test]
+fn banger_config_lists_every_key() {
+    let path = root().join("man/banger-config.5");
+    let entry = |key: &Key| {
+        let variable = key.variable.map_or_else(String::new, |name| format!("Environment: `{name}`. "));
+        let told =
+            format!("{} {variable}Allowed: {}. Default: {}.", key.help, key.allowed, key.default_text());
+        format!(".TP\n.B {}\n{}", key.name, text(&Value::from(told)))
+    };
+    let keys: String = KEYS.iter().map(entry).collect();
+    let wanted = with_block(&read(&path), "KEYS", &keys).expect("banger-config.5 has the lines of KEYS");
     assert_file(&path, &wanted);
 }
 

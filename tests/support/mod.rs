@@ -46,10 +46,12 @@ pub fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
-/// A command; tests may start programs as they like.
+/// A command; tests may start programs as they like. The configuration of whoever runs the tests is none of theirs.
 #[expect(clippy::disallowed_methods, reason = "tests start the programs themselves")]
 pub fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
-    Command::new(program)
+    let mut command = Command::new(program);
+    command.env("BANGER_CONFIG", "/dev/null");
+    command
 }
 
 /// Runs `command` with `stdin` and gives everything it said.

@@ -6,16 +6,16 @@ use clap::{Args, ValueEnum};
 /// Of a new VM.
 #[derive(Debug, Clone, Args)]
 pub struct Reach {
-    /// Masquerade what the guest sends out of its subnet: the default (tap only)
+    /// Masquerade what the guest sends out of its subnet (tap only): the default
     #[arg(long, overrides_with = "no_nat")]
     nat: bool,
     /// Leave the guest without a way out of its subnet (tap only)
     #[arg(long, overrides_with = "nat")]
     no_nat: bool,
     /// What the guest may reach outside: "open", "none", or "allow=" and addresses or networks with or without a port,
-    /// as in allow=10.0.0.0/8:443,192.0.2.7
-    #[arg(long, value_name = "POLICY", default_value = "open")]
-    pub egress: Egress,
+    /// as in allow=10.0.0.0/8:443,192.0.2.7 [default: open]
+    #[arg(long, value_name = "POLICY")]
+    pub egress: Option<Egress>,
     /// Let this VM and others that are given this option reach each other (tap only)
     #[arg(long)]
     pub peer: bool,
@@ -23,14 +23,15 @@ pub struct Reach {
     #[arg(long, short = 'p', value_name = "[HOST_IP:]HOST_PORT:GUEST_PORT[/udp]")]
     pub publish: Vec<Publish>,
     /// Where another firewall of the host, such as Docker's, drops what VMs send, ask it to let them through
-    #[arg(long, env = "BANGER_OPEN_FIREWALL", hide_env_values = true, value_parser = clap::builder::BoolishValueParser::new())]
-    pub open_firewall: bool,
+    /// [environment: BANGER_OPEN_FIREWALL] [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub open_firewall: Option<bool>,
 }
 
 impl Reach {
-    /// Whether the guest gets out of its subnet.
-    pub fn nat(&self) -> bool {
-        self.nat || !self.no_nat
+    /// Whether the guest gets out of its subnet, where that was said.
+    pub fn nat(&self) -> Option<bool> {
+        (self.nat || self.no_nat).then_some(self.nat)
     }
 }
 

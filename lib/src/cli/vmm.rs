@@ -23,7 +23,7 @@ use crate::sys::clock::Timeline;
 use crate::sys::exec::Exec;
 use crate::types::LinkName;
 use crate::vmm::monitor::{Machine, Monitor, MonitorError};
-use crate::vmm::shutdown::Shutdown;
+use crate::vmm::shutdown::Deadlines;
 use crate::vmm::stop::Manner;
 use crate::vmm::talk::{MAX_LINE, Order};
 use crate::vmm::{firecracker, gc, inside, qemu, start, status, stop, supervisor};
@@ -40,6 +40,9 @@ pub struct QemuCli {
 #[derive(Debug, Parser)]
 #[command(name = "banger-fc", version, disable_help_subcommand = true)]
 pub struct FcCli {
+    /// Firecracker's program [default: firecracker in PATH]
+    #[arg(long, global = true, value_name = "FILE")]
+    firecracker_bin: Option<String>,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -79,6 +82,35 @@ struct Start {
     /// How guest code is executed
     #[arg(long, value_name = "HOW", default_value = "auto")]
     accel: AccelChoice,
+    /// The deadlines when the VM's time to live is over
+    #[command(flatten)]
+    deadlines: DeadlineArgs,
+}
+
+/// How long a shutdown may take.
+#[derive(Debug, Clone, Copy, Args)]
+struct DeadlineArgs {
+    /// How long the guest may take to shut down when it was asked [default: 10 with KVM, 30 in software]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    deadline: Option<u64>,
+    /// How long it may take when its power button was pressed after that [default: as --deadline]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    button_deadline: Option<u64>,
+    /// How long the VMM may take to end on SIGTERM after that, before SIGKILL [default: 2]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    term_deadline: Option<u64>,
+}
+
+impl DeadlineArgs {
+    fn for_accel(&self, accel: Accel) -> Deadlines {
+        let usual = Deadlines::default_for(accel);
+        let agent = self.deadline.map_or(usual.agent, Duration::from_secs);
+        Deadlines {
+            agent,
+            button: self.button_deadline.map_or(agent, Duration::from_secs),
+            term: self.term_deadline.map_or(usual.term, Duration::from_secs),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -95,10 +127,8 @@ enum AccelChoice {
 struct Stop {
     #[command(flatten)]
     input: Input,
-    /// How long the guest may take, first after it was asked, then after its power button was pressed [default: 10 with KVM, 30 in
-    /// software]
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=86_400))]
-    deadline: Option<u64>,
+    #[command(flatten)]
+    deadlines: DeadlineArgs,
 }
 
 #[derive(Debug, Args)]
@@ -112,21 +142,24 @@ struct Gc {
 
 /// Runs the program for one kind of VMM.
 pub fn main(kind: VmmKind) -> ExitCode {
-    let (tool, verb) = match kind {
-        VmmKind::Firecracker => ("banger-fc", plumbing::parse::<FcCli>("banger-fc").map(|cli| cli.verb)),
-        _ => ("banger-qemu", plumbing::parse::<QemuCli>("banger-qemu").map(|cli| cli.verb)),
+    let (tool, parsed) = match kind {
+        VmmKind::Firecracker => {
+            let cli = plumbing::parse::<FcCli>("banger-fc");
+            ("banger-fc", cli.map(|cli| (cli.verb, cli.firecracker_bin)))
+        }
+        _ => ("banger-qemu", plumbing::parse::<QemuCli>("banger-qemu").map(|cli| (cli.verb, None))),
     };
-    let verb = match verb {
-        Ok(verb) => verb,
+    let (verb, program) = match parsed {
+        Ok(parsed) => parsed,
         Err(exit) => return exit,
     };
-    let monitor = monitor(kind);
+    let monitor = monitor(kind, program.clone());
     match verb {
         Verb::Start(args) => plumbing::record_verb(tool, "start", &args.input, |document, timeline| {
-            run_start(&*monitor, &args, tool, document, timeline)
+            run_start(&*monitor, &args, program, tool, document, timeline)
         }),
         Verb::Stop(args) => plumbing::record_verb(tool, "stop", &args.input, |document, timeline| {
-            run_stop(tool, "stop", Some(args.deadline), document, timeline)
+            run_stop(tool, "stop", Some(&args.deadlines), document, timeline)
         }),
         Verb::Kill(input) => plumbing::record_verb(tool, "kill", &input, |document, timeline| {
             run_stop(tool, "kill", None, document, timeline)
@@ -145,9 +178,10 @@ pub fn main(kind: VmmKind) -> ExitCode {
     }
 }
 
-fn monitor(kind: VmmKind) -> Box<dyn Monitor> {
+/// The monitor of a kind; `program` is Firecracker's, where it is not the one in PATH.
+fn monitor(kind: VmmKind, program: Option<String>) -> Box<dyn Monitor> {
     match kind {
-        VmmKind::Firecracker => Box::new(firecracker::Firecracker),
+        VmmKind::Firecracker => Box::new(firecracker::Firecracker::at(program)),
         VmmKind::Auto | VmmKind::Qemu => Box::new(qemu::Qemu),
     }
 }
@@ -191,6 +225,7 @@ fn accel(monitor: &dyn Monitor, choice: AccelChoice) -> Result<Accel, Failure> {
 fn run_start(
     monitor: &dyn Monitor,
     args: &Start,
+    firecracker_bin: Option<String>,
     tool: &str,
     document: &mut Document,
     timeline: &mut Timeline,
@@ -204,8 +239,10 @@ fn run_start(
         return Ok(false);
     }
     machine.accel = accel(monitor, args.accel)?;
-    let limit = args.ready_timeout.unwrap_or_else(|| start::default_ready_limit_s(machine.accel));
-    let vmm = start::start(monitor, machine, limit, supervisor_program(), &lock, timeline)?;
+    let ready_limit_s = args.ready_timeout.unwrap_or_else(|| start::default_ready_limit_s(machine.accel));
+    let deadlines = args.deadlines.for_accel(machine.accel);
+    let order = Order { kind: monitor.kind(), machine, ready_limit_s, deadlines, firecracker_bin };
+    let vmm = start::start(monitor, order, supervisor_program(), &lock, timeline)?;
     document.set_vmm(Some(&vmm));
     Ok(true)
 }
@@ -223,7 +260,7 @@ fn supervisor_program() -> Exec {
 fn run_stop(
     tool: &str,
     verb: &str,
-    deadline: Option<Option<u64>>,
+    deadlines: Option<&DeadlineArgs>,
     document: &mut Document,
     timeline: &mut Timeline,
 ) -> Result<bool, Failure> {
@@ -231,10 +268,7 @@ fn run_stop(
     let recorded = document.vmm()?;
     let dir = VmDir::at(&vm.paths.dir);
     let accel = recorded.as_ref().map_or(Accel::Tcg, |vmm| vmm.accel);
-    let manner = match deadline {
-        Some(seconds) => Manner::Ask(seconds.map_or(Shutdown::default_grace(accel), Duration::from_secs)),
-        None => Manner::Kill,
-    };
+    let manner = deadlines.map_or(Manner::Kill, |given| Manner::Ask(given.for_accel(accel)));
     let changed = if dir.path().exists() {
         let lock = vm_lock(&vm, &format!("{tool} {verb}"))?;
         timeline.step(verb, || stop::stop(&dir, vm.name.as_str(), manner, &lock))?
@@ -314,7 +348,7 @@ fn supervise(tool: &'static str) -> ExitCode {
         return ExitCode::FAILURE;
     };
     drop(line);
-    let monitor = monitor(order.kind);
+    let monitor = monitor(order.kind, order.firecracker_bin.clone());
     supervisor::run(order, monitor, parent, tool);
     ExitCode::SUCCESS
 }

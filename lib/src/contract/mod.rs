@@ -1,9 +1,11 @@
 //! What banger's programs say to each other and to their callers: banger-json(7) as types.
 //!
-//! [`document`] is what flows through a pipeline, [`record`] its sections, [`error`] what stands on stdout when a program fails,
-//! [`guest`] what host and guest say to each other, [`image`] what an image is, [`inside`] what a running VM uses, [`kernel`] what a kernel is,
-//! [`names`] which VMs the resolver knows, [`policy`] who reaches whom, [`reply`] what verbs without a record answer. Nothing here touches the host.
+//! [`config`] is what the file of preferences says, [`dns`] what the host's resolver is told, [`document`] what flows through a pipeline,
+//! [`record`] its sections, [`error`] what stands on stdout when a program fails, [`guest`] what host and guest say to each other,
+//! [`image`] what an image is, [`inside`] what a running VM uses, [`kernel`] what a kernel is, [`names`] which VMs the resolver knows,
+//! [`policy`] who reaches whom, [`reply`] what verbs without a record answer. Nothing here touches the host.
 
+pub mod config;
 pub mod dns;
 pub mod document;
 pub mod error;

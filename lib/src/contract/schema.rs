@@ -5,9 +5,8 @@ use serde_json::{Map, Value, json};
 
 use super::error::ErrorRecord;
 use super::image::{ImageList, ImageRecord};
-use super::{dns, inside, names, record, reply};
 use super::kernel::{KernelList, KernelRecord};
-use super::{inside, names, record, reply};
+use super::{config, dns, inside, names, record, reply};
 
 /// File name and content of every schema.
 pub fn all() -> Vec<(&'static str, Value)> {
@@ -30,6 +29,7 @@ pub fn all() -> Vec<(&'static str, Value)> {
         ("banger.resolver.1.json", schemars::schema_for!(reply::Resolver).to_value()),
         ("banger.dns.1.json", schemars::schema_for!(dns::DnsReply).to_value()),
         ("banger.hook.1.json", schemars::schema_for!(dns::HookReply).to_value()),
+        ("banger.config.1.json", schemars::schema_for!(config::Settings).to_value()),
         ("banger.checkout.1.json", schemars::schema_for!(reply::CheckoutReply).to_value()),
     ]
 }

@@ -6,10 +6,12 @@
 mod cidr;
 mod id;
 mod name;
+mod size;
 
 pub use cidr::{Cidr, MacAddr, ParseCidrError, ParseMacError};
 pub use id::{ParseIdError, StateId, VmId};
 pub use name::{ImageName, KernelName, LinkName, ParseNameError, VmName};
+pub use size::{ParseSizeError, Size};
 
 /// Implements `Serialize`, `Deserialize` and `JsonSchema` through `Display` and `FromStr`.
 macro_rules! string_type {

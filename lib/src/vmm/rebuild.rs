@@ -19,8 +19,11 @@ pub fn rebuild(dir: &VmDir) -> Option<Vmm> {
         processes.into_iter().partition(|(_, line)| line.starts_with(SUPERVISOR));
     let (supervisor_pid, _) = supervisors.first()?;
     let (pid, line) = vmms.first()?;
-    let kind = if line.contains("firecracker") { VmmKind::Firecracker } else { VmmKind::Qemu };
-    let version = if kind == VmmKind::Firecracker { Firecracker.version() } else { Qemu.version() };
+    // Its program may have any name.
+    let kind =
+        if line.split('\0').any(|word| word == "--api-sock") { VmmKind::Firecracker } else { VmmKind::Qemu };
+    let version =
+        if kind == VmmKind::Firecracker { Firecracker::default().version() } else { Qemu.version() };
     let software = kind == VmmKind::Qemu && line.split('\0').any(|word| word.starts_with("tcg"));
     // The lock's file is written when the lock is taken, which is the first thing that a supervisor does.
     let started =

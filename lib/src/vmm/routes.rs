@@ -2,21 +2,57 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::agent::{Agent, Answer};
-use super::exit::Cause;
 use super::server::{Request, Server};
+use super::shutdown::Deadlines;
 
 /// The longest path that is forwarded, bytes.
 const MAX_PATH: usize = 64;
 
 /// The body of `POST /v1/stop`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Stop {
+pub struct StopRequest {
+    /// How long the guest may take once its agent was asked.
     deadline_ms: u64,
+    /// How long it may take once its power button was pressed; the same where this is absent.
+    #[serde(default)]
+    button_ms: Option<u64>,
+    /// How long the VMM may take after SIGTERM.
+    #[serde(default)]
+    term_ms: Option<u64>,
+}
+
+impl From<Deadlines> for StopRequest {
+    fn from(deadlines: Deadlines) -> Self {
+        let ms = |limit: Duration| limit.as_millis().try_into().unwrap_or(u64::MAX);
+        let Deadlines { agent, button, term } = deadlines;
+        Self { deadline_ms: ms(agent), button_ms: Some(ms(button)), term_ms: Some(ms(term)) }
+    }
+}
+
+impl StopRequest {
+    /// The deadlines that it asks for; `usual` are those of a request that leaves them to us.
+    fn deadlines(&self, usual: Deadlines) -> Deadlines {
+        let agent = Duration::from_millis(self.deadline_ms);
+        Deadlines {
+            agent,
+            button: self.button_ms.map_or(agent, Duration::from_millis),
+            term: self.term_ms.map_or(usual.term, Duration::from_millis),
+        }
+    }
+}
+
+/// How a client wants the VM to end.
+#[derive(Debug, Clone, Copy)]
+pub enum Ending {
+    /// At once.
+    Kill,
+    /// In order.
+    Stop(Deadlines),
 }
 
 /// Which client waits for which of the agent's answers.
@@ -26,23 +62,25 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// Serves `request`, or passes it on. Where it is one to end the VM: why, and how long that may take.
+    /// Serves `request`, or passes it on. Where it is one to end the VM: how. `usual` are the VM's own deadlines.
     pub fn ask(
         &mut self,
         server: &mut Server,
         agent: &mut Agent,
         client: u64,
         request: &Request,
-    ) -> Option<(Cause, Duration)> {
+        usual: Deadlines,
+    ) -> Option<Ending> {
         match (request.method.as_str(), request.path.as_str()) {
             ("POST", "/v1/kill") => {
                 server.answer(client, 202, &json!({ "state": "killing" }));
-                Some((Cause::Killed, Duration::ZERO))
+                Some(Ending::Kill)
             }
             ("POST", "/v1/stop") => match serde_json::from_slice(&request.body) {
-                Ok(Stop { deadline_ms }) => {
+                Ok(stop) => {
+                    let stop: StopRequest = stop;
                     server.answer(client, 202, &json!({ "state": "stopping" }));
-                    Some((Cause::Stopped, Duration::from_millis(deadline_ms)))
+                    Some(Ending::Stop(stop.deadlines(usual)))
                 }
                 Err(error) => {
                     server.answer(client, 400, &json!({ "error": error.to_string() }));

@@ -2,11 +2,35 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::agent::Answer;
 use crate::contract::record::Accel;
 
-/// How long the VMM may take to end after SIGTERM.
-const TERM_LIMIT: Duration = Duration::from_secs(2);
+/// How long the steps of a shutdown may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deadlines {
+    /// The guest, once its agent was asked.
+    pub agent: Duration,
+    /// The guest, once its power button was pressed.
+    pub button: Duration,
+    /// The VMM, once it got SIGTERM.
+    pub term: Duration,
+}
+
+impl Deadlines {
+    /// Those that nobody has chosen otherwise: 10 s for the guest each time, in software 30 s.
+    pub fn default_for(accel: Accel) -> Self {
+        let guest = Duration::from_secs(if accel == Accel::Kvm { 10 } else { 30 });
+        Self { agent: guest, button: guest, term: Duration::from_secs(2) }
+    }
+
+    /// How long a shutdown may take in all.
+    pub fn longest(&self) -> Duration {
+        let steps = self.agent.saturating_add(self.button).saturating_add(self.term);
+        steps.saturating_add(Duration::from_secs(5))
+    }
+}
 
 /// What is to be done now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,33 +55,24 @@ enum Tried {
 #[derive(Debug)]
 pub struct Shutdown {
     ticket: Option<u64>,
-    grace: Duration,
+    deadlines: Deadlines,
     tried: Tried,
     until: Instant,
 }
 
 impl Shutdown {
-    /// How long a guest may take unless told otherwise: 10 s, in software 30 s.
-    pub fn default_grace(accel: Accel) -> Duration {
-        Duration::from_secs(if accel == Accel::Kvm { 10 } else { 30 })
-    }
-
-    /// How long a shutdown may take in all.
-    pub fn longest(grace: Duration) -> Duration {
-        grace.saturating_mul(2) + TERM_LIMIT + Duration::from_secs(5)
-    }
-
-    /// The agent was asked with `ticket`; it, and the power button after it, get `grace` each.
-    pub fn begin(ticket: u64, grace: Duration) -> Self {
+    /// The agent was asked with `ticket`.
+    pub fn begin(ticket: u64, deadlines: Deadlines) -> Self {
         let now = Instant::now();
-        let until = now.checked_add(grace).unwrap_or(now);
-        Self { ticket: Some(ticket), grace, tried: Tried::Agent, until }
+        let until = now.checked_add(deadlines.agent).unwrap_or(now);
+        Self { ticket: Some(ticket), deadlines, tried: Tried::Agent, until }
     }
 
     /// Kills at once.
     pub fn kill() -> Self {
         let now = Instant::now();
-        Self { ticket: None, grace: Duration::ZERO, tried: Tried::Term, until: now }
+        let deadlines = Deadlines { agent: Duration::ZERO, button: Duration::ZERO, term: Duration::ZERO };
+        Self { ticket: None, deadlines, tried: Tried::Term, until: now }
     }
 
     /// When [`Self::next`] has something to do.
@@ -81,8 +96,8 @@ impl Shutdown {
             return None;
         }
         let (tried, step, limit) = match self.tried {
-            Tried::Agent => (Tried::Button, Step::PressButton, self.grace),
-            Tried::Button => (Tried::Term, Step::Terminate, TERM_LIMIT),
+            Tried::Agent => (Tried::Button, Step::PressButton, self.deadlines.button),
+            Tried::Button => (Tried::Term, Step::Terminate, self.deadlines.term),
             // Once more from time to time: a process in the kernel may take long to notice.
             Tried::Term | Tried::Kill => (Tried::Kill, Step::Kill, Duration::from_secs(5)),
         };
@@ -98,17 +113,21 @@ mod tests {
 
     #[test]
     fn the_steps_come_in_order_and_only_when_due() {
-        let grace = Duration::from_secs(10);
-        let mut shutdown = Shutdown::begin(7, grace);
+        let seconds = Duration::from_secs;
+        let deadlines = Deadlines { agent: seconds(5), button: seconds(10), term: seconds(3) };
+        assert_eq!(deadlines.longest(), seconds(23));
+        let mut shutdown = Shutdown::begin(7, deadlines);
+        assert!(shutdown.wake() <= Instant::now() + seconds(5));
         let now = Instant::now();
         assert_eq!(shutdown.next(now), None);
         assert!(!shutdown.took_answer(8, &Answer::Late));
         assert!(shutdown.took_answer(7, &Answer::Late));
         let now = Instant::now();
         assert_eq!(shutdown.next(now), Some(Step::PressButton));
-        assert_eq!(shutdown.next(now + grace / 2), None);
-        assert_eq!(shutdown.next(now + grace), Some(Step::Terminate));
-        assert_eq!(shutdown.next(now + grace + TERM_LIMIT), Some(Step::Kill));
+        assert_eq!(shutdown.next(now + seconds(9)), None);
+        assert_eq!(shutdown.next(now + seconds(10)), Some(Step::Terminate));
+        assert_eq!(shutdown.next(now + seconds(12)), None);
+        assert_eq!(shutdown.next(now + seconds(13)), Some(Step::Kill));
         assert_eq!(Shutdown::kill().next(Instant::now()), Some(Step::Kill));
     }
 }

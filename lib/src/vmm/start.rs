@@ -55,22 +55,20 @@ pub fn running(machine: &Machine, kind: VmmKind) -> Result<Option<Vmm>, VmmError
     Ok(Some(vmm))
 }
 
-/// Starts the VM and waits until its guest is ready; `supervisor` is the program that runs [`super::supervisor::run`] on the socket
+/// Starts the VM of `order` and waits until its guest is ready; `supervisor` is the program that runs [`super::supervisor::run`] on the socket
 /// that it gets as stdin. The VM is recorded in its handles when this returns.
 ///
 /// # Errors
 /// It does not get there. Then nothing of it is left but its logs.
 pub fn start(
     monitor: &dyn Monitor,
-    machine: Machine,
-    ready_limit_s: u64,
+    order: Order,
     supervisor: Exec,
     _lock: &VmLock,
     timeline: &mut Timeline,
 ) -> Result<Vmm, MonitorError> {
-    monitor.check(&machine)?;
-    let interrupts = Interrupts::catch().map_err(|source| failed(&machine, source))?;
-    let order = Order { kind: monitor.kind(), machine, ready_limit_s };
+    monitor.check(&order.machine)?;
+    let interrupts = Interrupts::catch().map_err(|source| failed(&order.machine, source))?;
     let mut startup = Startup::begin(order, supervisor, interrupts)?;
     let result = startup.run(timeline);
     // Either way the supervisor now sees the end of the socket; unless it was told to keep the VM it undoes everything.

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::error::VmmError;
-use super::shutdown::Shutdown;
+use super::routes::StopRequest;
+use super::shutdown::Deadlines;
 use crate::state::dir::VmDir;
 use crate::state::handles::Handles;
 use crate::state::lock::{VmLock, is_alive};
@@ -21,8 +22,8 @@ const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// How a VM is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manner {
-    /// The guest is asked, by its agent and then by its power button, and has this long for each.
-    Ask(Duration),
+    /// The guest is asked, by its agent and then by its power button; then the VMM is told to end.
+    Ask(Deadlines),
     /// At once.
     Kill,
 }
@@ -61,9 +62,10 @@ fn end(dir: &VmDir, vm: &str, manner: Manner) -> Result<(), VmmError> {
     let holders = find(dir).map_err(failed)?;
     let (path, body, patience) = match manner {
         Manner::Kill => ("/v1/kill", String::new(), KILL_LIMIT / 2),
-        Manner::Ask(grace) => {
-            let body = format!("{{\"deadline_ms\":{}}}", grace.as_millis().min(u64::MAX.into()));
-            ("/v1/stop", body, Shutdown::longest(grace))
+        Manner::Ask(deadlines) => {
+            let body = StopRequest::from(deadlines);
+            let body = serde_json::to_string(&body).expect("numbers are JSON");
+            ("/v1/stop", body, deadlines.longest())
         }
     };
     let told = unix::connect(&dir.agent_socket())

@@ -16,9 +16,9 @@ use super::error::{BootError, BoxedCause, Evidence, SetupError, panic_in};
 use super::exit::{self, Cause};
 use super::log::CappedLog;
 use super::monitor::{Launch, Monitor, Process};
-use super::routes::Routes;
+use super::routes::{Ending, Routes};
 use super::server::Server;
-use super::shutdown::{Shutdown, Step};
+use super::shutdown::{Deadlines, Shutdown, Step};
 use super::talk::{KEEP, News, Order};
 use super::timings;
 use crate::contract::guest::Event;
@@ -357,29 +357,30 @@ impl Supervisor {
 
     fn hear_clients(&mut self) {
         for (client, request) in self.server.pump() {
-            let grace = self.routes.ask(&mut self.server, &mut self.agent, client, &request);
-            if let Some((cause, grace)) = grace {
-                self.begin_shutdown(cause, grace);
+            let usual = self.order.deadlines;
+            match self.routes.ask(&mut self.server, &mut self.agent, client, &request, usual) {
+                Some(Ending::Kill) => self.kill(),
+                Some(Ending::Stop(deadlines)) => self.begin_shutdown(Cause::Stopped, deadlines),
+                None => {}
             }
         }
         if let Some(signal) = self.interrupts.pending()
             && signal != libc::SIGHUP
         {
-            let grace = Shutdown::default_grace(self.order.machine.accel);
-            self.begin_shutdown(Cause::Stopped, grace);
+            self.begin_shutdown(Cause::Stopped, self.order.deadlines);
         }
     }
 
-    fn begin_shutdown(&mut self, cause: Cause, grace: Duration) {
+    fn kill(&mut self) {
+        self.cause = Cause::Killed;
+        self.shutdown = Some(Shutdown::kill());
+    }
+
+    fn begin_shutdown(&mut self, cause: Cause, deadlines: Deadlines) {
         if self.shutdown.is_none() {
             self.cause = cause;
-        }
-        if cause == Cause::Killed {
-            self.cause = cause;
-            self.shutdown = Some(Shutdown::kill());
-        } else if self.shutdown.is_none() {
             let ticket = self.agent.ask("POST", "/v1/shutdown");
-            self.shutdown = Some(Shutdown::begin(ticket, grace));
+            self.shutdown = Some(Shutdown::begin(ticket, deadlines));
         }
     }
 
@@ -393,7 +394,7 @@ impl Supervisor {
             return Some(self.undo(|evidence| BootError::NotReady { limit, evidence }));
         }
         if self.ttl.is_some_and(|ttl| ttl <= now) && self.shutdown.is_none() {
-            self.begin_shutdown(Cause::Ttl, Shutdown::default_grace(self.order.machine.accel));
+            self.begin_shutdown(Cause::Ttl, self.order.deadlines);
         }
         let step = self.shutdown.as_mut().and_then(|shutdown| shutdown.next(now));
         match step {

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::monitor::Machine;
+use super::shutdown::Deadlines;
 use crate::contract::Fault;
 use crate::contract::record::{Timing, VmmKind};
 
@@ -23,6 +24,10 @@ pub struct Order {
     pub machine: Machine,
     /// How long the guest may take to say "ready", seconds.
     pub ready_limit_s: u64,
+    /// How long it may take to end where nobody says so: when its time to live is over.
+    pub deadlines: Deadlines,
+    /// Firecracker's program; `None`: the one in PATH.
+    pub firecracker_bin: Option<String>,
 }
 
 /// What the supervisor reports.

@@ -8,6 +8,19 @@ use super::stage::{ACCEL, Stage, alive, assert_changed};
 use crate::support;
 
 #[test]
+fn another_firecracker_than_that_in_path_is_run() {
+    let stage = Stage::new(&[]);
+    let other = stage.bin().join("fc-1.14");
+    std::fs::rename(stage.bin().join("firecracker"), &other).unwrap();
+    support::assert_error(&stage.run(&["start", ACCEL, "kvm"], &stage.record), 5, "unsupported");
+    let named = ["start", ACCEL, "kvm", "--firecracker-bin", other.to_str().unwrap(), "--deadline", "3"];
+    let started = assert_changed(&stage.run(&named, &stage.record), true);
+    assert_eq!(started["vmm"]["version"], "1.14.0");
+    assert_changed(&stage.run(&["stop", "--button-deadline", "3", "--term-deadline", "1"], &started), true);
+    assert!(stage.events().contains(&json!({"exit": 0})), "{:?}", stage.events());
+}
+
+#[test]
 fn a_vm_starts_answers_and_stops() {
     let stage = Stage::new(&[]);
     let output = stage.run(&["start", ACCEL, "kvm"], &stage.record);

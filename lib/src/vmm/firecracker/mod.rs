@@ -33,9 +33,25 @@ const API_SOCKET: &str = "api.sock";
 /// How long `firecracker --version` may take.
 const VERSION_LIMIT: Duration = Duration::from_secs(10);
 
-/// The Firecracker that is in PATH.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Firecracker;
+/// Firecracker by its program: a path, or a name to be found in PATH.
+#[derive(Debug, Clone)]
+pub struct Firecracker {
+    program: String,
+}
+
+impl Default for Firecracker {
+    /// The one in PATH.
+    fn default() -> Self {
+        Self::at(None)
+    }
+}
+
+impl Firecracker {
+    /// The program at `path`; `None`: the one in PATH.
+    pub fn at(path: Option<String>) -> Self {
+        Self { program: path.unwrap_or_else(|| PROGRAM.to_owned()) }
+    }
+}
 
 fn boxed(error: impl Into<LaunchError>) -> MonitorError {
     Box::new(error.into())
@@ -92,7 +108,7 @@ impl Monitor for Firecracker {
     }
 
     fn version(&self) -> Result<String, MonitorError> {
-        let exec = Exec::new(PROGRAM).arg("--version").deadline(VERSION_LIMIT).stdout_limit(4096);
+        let exec = Exec::new(&self.program).arg("--version").deadline(VERSION_LIMIT).stdout_limit(4096);
         let stdout = exec.run().map_err(boxed)?;
         // "Firecracker v1.14.0" and, in some releases, an empty line and more.
         let text = String::from_utf8_lossy(&stdout).into_owned();
@@ -112,12 +128,12 @@ impl Monitor for Firecracker {
             return Err(boxed(LaunchError::Vcpus(machine.vm.vcpus)));
         }
         check_files(machine).map_err(boxed)?;
-        Exec::new(PROGRAM).command().map(drop).map_err(boxed)
+        Exec::new(&self.program).command().map(drop).map_err(boxed)
     }
 
     fn launch(&self, machine: &Machine, dir: BorrowedFd<'_>) -> Result<Launch, MonitorError> {
         let path = machine.dir().path().to_owned();
-        let exec = Exec::new(PROGRAM)
+        let exec = Exec::new(&self.program)
             .args(["--api-sock", API_SOCKET, "--id", machine.vm.id.as_str()])
             // To stderr, which the supervisor caps: a guest can make Firecracker complain without end. Left to itself it logs to
             // stdout, which is the guest's console.

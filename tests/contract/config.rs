@@ -1,0 +1,265 @@
+//! The configuration file: what is wrong in it, who wins over whom, and what of it reaches the stages.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use crate::support::{self, assert_error, command, record, run};
+
+/// A state directory with an image, and a configuration.
+struct World {
+    state: tempfile::TempDir,
+}
+
+impl World {
+    fn new(config: &str) -> Self {
+        let state = support::state_with_fake_image();
+        std::fs::write(state.path().join("config.toml"), config).unwrap();
+        Self { state }
+    }
+
+    fn config(&self) -> String {
+        self.state.path().join("config.toml").to_str().unwrap().to_owned()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = command(env!("CARGO_BIN_EXE_banger"));
+        command.args(args).env("BANGER_STATE_DIR", self.state.path()).env("BANGER_CONFIG", self.config());
+        for variable in ["BANGER_SUBNET", "BANGER_OPEN_FIREWALL", "BANGER_READY_TIMEOUT"] {
+            command.env_remove(variable);
+        }
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        run(&mut self.command(args), b"")
+    }
+
+    /// The section `vm` of a new VM.
+    fn planned(&self, name: &str, args: &[&str]) -> Value {
+        let output = self.run(&[&["vm", "plan", name], args].concat());
+        record(&output)["vm"].clone()
+    }
+}
+
+#[test]
+fn what_is_wrong_is_named_with_file_line_and_key() {
+    let cases = [
+        ("\n[vm\n", 2, &["unclosed table"][..]),
+        ("[vm]\nmemory = 2G\n", 2, &[]),
+        ("[vm]\nmemory = '1G'\nmemory = '2G'\n", 3, &["duplicate key"]),
+        ("[vm]\n\nmemroy = '2G'\n", 3, &["no key vm.memroy", "vm.memory", "vm.image"]),
+        ("memory = '2G'\n", 1, &["no key memory", "vm", "disk", "vmm", "net"]),
+        ("vm = 'x'\n", 1, &["vm"]),
+        ("[vms]\n", 1, &["no key vms"]),
+        ("[vm]\nmemory = 2048\n", 2, &["vm.memory is 2048", "128M"]),
+        ("[vm]\nmemory = '64M'\n", 2, &["vm.memory is '64M'", "128M"]),
+        ("[vm]\nvcpus = '2'\n", 2, &["vm.vcpus is '2'", "1 to 32"]),
+        ("[vm]\nvcpus = 0\n", 2, &["vm.vcpus is 0"]),
+        ("[vm]\nvcpus = 33\n", 2, &["vm.vcpus is 33"]),
+        ("[vm]\nvcpus = -1\n", 2, &["vm.vcpus is -1"]),
+        ("[vm]\nimage = 'a/b'\n", 2, &["vm.image is 'a/b'"]),
+        ("[vm]\ninit = 'openrc'\n", 2, &["vm.init", "lean", "systemd"]),
+        ("[vm]\nttl = '0s'\n", 2, &["vm.ttl", "1h30m"]),
+        ("[vm]\nnat = 'yes'\n", 2, &["vm.nat is 'yes'", "true or false"]),
+        ("[vm]\negress = 'some'\n", 2, &["vm.egress", "allow="]),
+        ("[vm]\ndisk_size = '1K'\n", 2, &["vm.disk_size", "64M"]),
+        ("[vm]\nwork_size = 20\n", 2, &["vm.work_size is 20"]),
+        ("[disk]\nbackend = 'zfs'\n", 2, &["disk.backend is 'zfs'", "reflink"]),
+        ("[vmm]\nkind = 'xen'\n", 2, &["vmm.kind"]),
+        ("[vmm]\nfirecracker_bin = 'firecracker'\n", 2, &["vmm.firecracker_bin", "absolute"]),
+        ("[vmm]\nready_timeout = '25h'\n", 2, &["vmm.ready_timeout is '25h'", "24h"]),
+        ("[net]\nsubnet = '8.8.8.0/24'\n", 2, &["net.subnet", "private"]),
+        ("[net]\nsubnet = '10.0.0.0/8'\n", 2, &["net.subnet"]),
+        ("[net]\nmode = 'wifi'\n", 2, &["net.mode", "tap"]),
+        ("[vm.memory]\nsize = 1\n", 1, &["vm.memory"]),
+        ("[[vm]]\nmemory = '1G'\n", 1, &["vm"]),
+        ("[vm]\nimage = \"\u{1b}[2J\"\n", 2, &[]),
+    ];
+    for (text, line, words) in cases {
+        let world = World::new(text);
+        let output = world.run(&["ps", "--json"]);
+        let error = assert_error(&output, 2, "usage");
+        let message = error["error"]["message"].as_str().unwrap();
+        assert!(message.contains(&format!("{}:{line}: ", world.config())), "{text:?}: {message}");
+        for word in words {
+            assert!(message.contains(word), "{text:?}: {message}");
+        }
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.lines().count() == 1 && !said.contains('\u{1b}'), "{said:?}");
+        // `banger config` is how it is mended.
+        assert_error(&world.run(&["config", "check", "--json"]), 2, "usage");
+        assert!(world.run(&["config", "path"]).status.success());
+        assert!(world.run(&["completion", "bash"]).status.success());
+    }
+}
+
+#[test]
+fn a_wrong_configuration_is_a_failure_of_bangers_own() {
+    let world = World::new("x = 1\n");
+    assert_eq!(world.run(&["vm", "run", ".", "--", "true"]).status.code(), Some(125));
+    assert_eq!(world.run(&["vm", "create", "dev1"]).status.code(), Some(2));
+    assert!(!world.state.path().join("state.db").exists());
+}
+
+#[test]
+fn files_that_are_not_there_or_no_text() {
+    let world = World::new("");
+    let place = |path: &Path| world.run(&["--config", path.to_str().unwrap(), "ps", "--json"]);
+    let missing = world.state.path().join("missing.toml");
+    let error = assert_error(&place(&missing), 2, "usage");
+    assert!(error["error"]["message"].as_str().unwrap().contains("missing.toml"), "{error}");
+    assert_error(&place(world.state.path()), 2, "usage");
+    let odd = world.state.path().join("odd.toml");
+    std::fs::write(&odd, b"[vm]\nimage = '\xff'\n").unwrap();
+    assert_error(&place(&odd), 2, "usage");
+    std::fs::write(&odd, vec![b'#'; 2 << 20]).unwrap();
+    let error = assert_error(&place(&odd), 2, "usage");
+    assert!(error["error"]["causes"][0].as_str().unwrap().contains("1 MiB"), "{error}");
+    // A user's own, in its usual place, may be absent. (Root's is in /etc, which is not the test's.)
+    if !support::is_root() {
+        let mut command = world.command(&["config", "path"]);
+        command.env_remove("BANGER_CONFIG").env("XDG_CONFIG_HOME", world.state.path());
+        let said = run(&mut command, b"").stdout;
+        assert_eq!(
+            String::from_utf8(said).unwrap(),
+            format!("{}/banger/config.toml\n", world.state.path().display())
+        );
+        assert!(run(command.args(["--json"]), b"").status.success());
+    }
+}
+
+#[test]
+fn options_win_over_the_environment_and_that_over_the_file() {
+    let world = World::new(concat!(
+        "net.subnet = '10.99.98.0/24'\nvm.memory = '2G'\nvm.vcpus = 3\nvm.ttl = '2h'\nvm.nat = false\nvm.egress = 'none'\nvm.init = 'systemd'\n",
+        "vm.disk_size = '3G'\nvm.work_size = '4G'\nvm.open_firewall = true\n",
+        "net.mode = 'tap'\ndisk.backend = 'copy'\nvmm.kind = 'qemu'\n",
+    ));
+    let vm = world.planned("file", &[]);
+    let of =
+        |vm: &Value, keys: &[&str]| keys.iter().map(|key| vm[key].to_string()).collect::<Vec<_>>().join(" ");
+    let keys = [
+        "memory_mib",
+        "vcpus",
+        "ttl_s",
+        "nat",
+        "init",
+        "net_mode",
+        "disk_backend",
+        "vmm_kind",
+        "open_firewall",
+    ];
+    assert_eq!(of(&vm, &keys), "2048 3 7200 false \"systemd\" \"tap\" \"copy\" \"qemu\" true");
+    assert_eq!(
+        (&vm["rootfs_size_bytes"], &vm["work_size_bytes"]),
+        (&(3u64 << 30).into(), &(4u64 << 30).into())
+    );
+    assert_eq!(vm["egress"]["policy"], "none");
+
+    let options = [
+        "--memory",
+        "512M",
+        "--vcpus",
+        "1",
+        "--ttl",
+        "60",
+        "--nat",
+        "--init",
+        "lean",
+        "--disk",
+        "auto",
+        "--vmm",
+        "auto",
+        "--open-firewall=false",
+        "--egress",
+        "open",
+        "--disk-size",
+        "5G",
+        "--work-size",
+        "6G",
+    ];
+    let vm = world.planned("options", &options);
+    assert_eq!(of(&vm, &keys), "512 1 60 true \"lean\" \"tap\" \"auto\" \"auto\" false");
+    assert_eq!(
+        (&vm["rootfs_size_bytes"], &vm["work_size_bytes"]),
+        (&(5u64 << 30).into(), &(6u64 << 30).into())
+    );
+
+    let mut command = world.command(&["vm", "plan", "environment"]);
+    let output = run(command.env("BANGER_OPEN_FIREWALL", "0"), b"");
+    assert_eq!(record(&output)["vm"]["open_firewall"], false);
+    let mut command = world.command(&["vm", "plan", "both", "--open-firewall"]);
+    let output = run(command.env("BANGER_OPEN_FIREWALL", "0"), b"");
+    assert_eq!(record(&output)["vm"]["open_firewall"], true);
+
+    let mut command = world.command(&["ps", "--json"]);
+    let error = assert_error(&run(command.env("BANGER_SUBNET", "8.8.8.0/24"), b""), 2, "usage");
+    assert!(
+        error["error"]["message"].as_str().unwrap().contains("BANGER_SUBNET is \"8.8.8.0/24\""),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_holds_is_shown_with_where_it_comes_from() {
+    let world = World::new("[vm]\nmemory = '2048M'\nopen_firewall = true\n");
+    let mut command = world.command(&["config", "show", "--json"]);
+    let shown = record(&run(command.env("BANGER_OPEN_FIREWALL", "no"), b""));
+    assert_eq!((&shown["schema"], &shown["exists"]), (&"banger.config/1".into(), &true.into()));
+    let item = |key: &str| {
+        let items = shown["items"].as_array().unwrap();
+        items.iter().find(|item| item["key"] == key).unwrap_or_else(|| panic!("{shown}")).to_string()
+    };
+    assert_eq!(item("vm.memory"), r#"{"key":"vm.memory","value":"2G","source":"config","place":"2"}"#);
+    assert_eq!(item("vm.image"), r#"{"key":"vm.image","value":"debian","source":"default"}"#);
+    assert_eq!(
+        item("vm.open_firewall"),
+        r#"{"key":"vm.open_firewall","value":false,"source":"environment","place":"BANGER_OPEN_FIREWALL"}"#
+    );
+    assert_eq!(item("vm.ttl"), r#"{"key":"vm.ttl","value":null,"otherwise":"never","source":"default"}"#);
+    let table = String::from_utf8(world.run(&["config", "show"]).stdout).unwrap();
+    assert!(table.contains(&format!("{}:2", world.config())) && table.contains("(never)"), "{table}");
+    let said = String::from_utf8(world.run(&["config", "check"]).stdout).unwrap();
+    assert_eq!(said, format!("{} is right\n", world.config()));
+}
+
+#[test]
+fn stages_are_told_what_they_need() {
+    let world = World::new(concat!(
+        "net.mode = 'user'\n[vmm]\nready_timeout = '90s'\nshutdown_timeout = '4s'\nbutton_timeout = '5s'\n",
+        "term_timeout = '6s'\nforce_kvm = true\nfirecracker_bin = '/opt/fc'\n",
+    ));
+    world.planned("dev1", &[]);
+    let explained = |args: &[&str]| String::from_utf8(world.run(args).stdout).unwrap();
+    let deadlines = "--deadline 4 --button-deadline 5 --term-deadline 6";
+    let start = explained(&["--explain", "vm", "start", "dev1"]);
+    assert!(
+        start.contains(&format!("banger-qemu start {deadlines} --accel kvm --ready-timeout 90\n")),
+        "{start}"
+    );
+    let stop = explained(&["--explain", "vm", "stop", "dev1"]);
+    assert!(stop.contains(&format!("banger-qemu stop {deadlines} | banger-disk detach")), "{stop}");
+    let kill = explained(&["--explain", "vm", "stop", "--force", "dev1"]);
+    assert!(kill.contains("banger-qemu kill | "), "{kill}");
+    let run =
+        explained(&["--explain", "vm", "run", "--vmm", "firecracker", "--name", "x", ".", "--", "true"]);
+    assert!(run.contains("banger-fc start"), "{run}");
+}
+
+#[test]
+fn a_disk_that_would_shrink_is_refused_before_anything_is_made() {
+    let world = World::new("net.mode = 'user'\n");
+    std::fs::File::create(world.state.path().join("images/debian/work-seed.ext4"))
+        .unwrap()
+        .set_len(1 << 30)
+        .unwrap();
+    let error = assert_error(&world.run(&["vm", "plan", "dev1", "--work-size", "512M"]), 2, "usage");
+    assert_eq!(
+        error["error"]["message"],
+        "a work disk of 512M is wanted, and that of the image debian has 1G already"
+    );
+    assert_eq!(record(&world.run(&["ps", "--json"]))["items"].as_array().unwrap().len(), 0);
+    assert!(std::fs::read_dir(world.state.path().join("vms")).unwrap().next().is_none());
+}
