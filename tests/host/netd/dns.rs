@@ -15,6 +15,7 @@ use super::{NETD, STATE, document, document_in, ip, isolated, ok, sh, tap};
 use crate::support::{self, assert_error, command, record, run};
 
 mod forward;
+mod hook;
 mod hostile;
 
 /// Where the resolver answers.
