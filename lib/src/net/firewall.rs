@@ -6,6 +6,7 @@
 
 use crate::contract::reply::Blocked;
 use crate::sys::exec::{Exec, ExecError};
+use crate::sys::iptables;
 use crate::sys::nf_tables::{self, Chain};
 use crate::sys::nft;
 use crate::types::StateId;
@@ -20,14 +21,14 @@ const MARK: &str = "opened_";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Firewall {
     /// Docker's rules: made with iptables, `DOCKER-USER` being the chain for rules of others.
-    Docker,
+    Docker(Backend),
     /// ufw: `ufw route` is for what is forwarded.
-    Ufw,
+    Ufw(Backend),
     /// firewalld: a link belongs to a zone, and `trusted` lets everything through.
     Firewalld,
     /// A chain of somebody's. There is no place to ask in.
     Other {
-        /// The chain's family.
+        /// The chain's family, or [`LEGACY`].
         family: String,
         /// Its table.
         table: String,
@@ -36,24 +37,56 @@ pub enum Firewall {
     },
 }
 
+/// Where the rules of an `iptables` are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// In nf_tables.
+    Nft,
+    /// In the kernel's older tables.
+    Legacy,
+}
+
+/// What stands for the family of a chain of `iptables-legacy`.
+const LEGACY: &str = "legacy";
+
+impl Backend {
+    fn family(self) -> &'static str {
+        match self {
+            Self::Nft => "ip",
+            Self::Legacy => LEGACY,
+        }
+    }
+}
+
 /// Those that have a place for others' wishes.
-const KNOWN: [Firewall; 3] = [Firewall::Docker, Firewall::Ufw, Firewall::Firewalld];
+const KNOWN: [Firewall; 5] = [
+    Firewall::Docker(Backend::Nft),
+    Firewall::Docker(Backend::Legacy),
+    Firewall::Ufw(Backend::Nft),
+    Firewall::Ufw(Backend::Legacy),
+    Firewall::Firewalld,
+];
 
 impl Firewall {
     /// Its name, for people.
     pub fn name(&self) -> String {
         match self {
-            Self::Docker => "Docker".to_owned(),
-            Self::Ufw => "ufw".to_owned(),
+            Self::Docker(_) => "Docker".to_owned(),
+            Self::Ufw(_) => "ufw".to_owned(),
             Self::Firewalld => "firewalld".to_owned(),
+            Self::Other { family, chain, .. } if family == LEGACY => {
+                format!("the chain {chain} of iptables-legacy")
+            }
             Self::Other { family, table, chain } => format!("the nftables chain {family} {table} {chain}"),
         }
     }
 
     fn mark(&self) -> Option<&'static str> {
         match self {
-            Self::Docker => Some("opened_docker"),
-            Self::Ufw => Some("opened_ufw"),
+            Self::Docker(Backend::Nft) => Some("opened_docker"),
+            Self::Docker(Backend::Legacy) => Some("opened_docker_legacy"),
+            Self::Ufw(Backend::Nft) => Some("opened_ufw"),
+            Self::Ufw(Backend::Legacy) => Some("opened_ufw_legacy"),
             Self::Firewalld => Some("opened_firewalld"),
             Self::Other { .. } => None,
         }
@@ -62,8 +95,8 @@ impl Firewall {
     /// The chain in which the bridge is named where it is let through.
     fn place(&self) -> (&str, &str, &str) {
         match self {
-            Self::Docker => ("ip", "filter", "DOCKER-USER"),
-            Self::Ufw => ("ip", "filter", "ufw-user-forward"),
+            Self::Docker(backend) => (backend.family(), "filter", "DOCKER-USER"),
+            Self::Ufw(backend) => (backend.family(), "filter", "ufw-user-forward"),
             Self::Firewalld => ("inet", "firewalld", "filter_FORWARD_ZONES"),
             Self::Other { family, table, chain } => (family, table, chain),
         }
@@ -76,13 +109,17 @@ impl Firewall {
             None => String::new(),
         };
         let lines = match self {
-            Self::Docker => {
+            Self::Docker(backend) => {
                 let comment = comment(&["-m comment --comment"]);
+                let program = match backend {
+                    Backend::Nft => "iptables",
+                    Backend::Legacy => iptables::LEGACY,
+                };
                 ["-i", "-o"]
-                    .map(|way| format!("iptables -w -I DOCKER-USER {way} {bridge} {comment} -j ACCEPT"))
+                    .map(|way| format!("{program} -w -I DOCKER-USER {way} {bridge} {comment} -j ACCEPT"))
                     .to_vec()
             }
-            Self::Ufw => {
+            Self::Ufw(_) => {
                 let comment = comment(&["comment"]);
                 [
                     format!("route allow in on {bridge}"),
@@ -93,6 +130,9 @@ impl Firewall {
                 .to_vec()
             }
             Self::Firewalld => vec![format!("firewall-cmd --zone=trusted --change-interface={bridge}")],
+            Self::Other { family, chain, .. } if family == LEGACY => ["-i", "-o"]
+                .map(|way| format!("{} -w -I {chain} {way} {bridge} -j ACCEPT", iptables::LEGACY))
+                .to_vec(),
             Self::Other { family, table, chain } => ["iifname", "oifname"]
                 .map(|way| format!("nft insert rule {family} {table} {chain} {way} {bridge} accept"))
                 .to_vec(),
@@ -110,14 +150,14 @@ impl Firewall {
                     format!("--remove-interface={bridge}"),
                 ]]
             }
-            Self::Ufw => self.opening(bridge, None),
-            Self::Docker | Self::Other { .. } => self.opening(bridge, Some(tag)),
+            Self::Ufw(_) => self.opening(bridge, None),
+            Self::Docker(_) | Self::Other { .. } => self.opening(bridge, Some(tag)),
         };
         for command in &mut commands {
             match self {
-                Self::Docker => command[2] = "-D".to_owned(),
-                Self::Ufw if command[1] == "route" => command.insert(2, "delete".to_owned()),
-                Self::Ufw => command.insert(1, "delete".to_owned()),
+                Self::Docker(_) => command[2] = "-D".to_owned(),
+                Self::Ufw(_) if command[1] == "route" => command.insert(2, "delete".to_owned()),
+                Self::Ufw(_) => command.insert(1, "delete".to_owned()),
                 Self::Firewalld | Self::Other { .. } => {}
             }
         }
@@ -127,6 +167,10 @@ impl Firewall {
     /// Whether the bridge is let through already, by whomever.
     fn is_open(&self, bridge: &str) -> Result<bool, NetError> {
         let (family, table, chain) = self.place();
+        if family == LEGACY {
+            let (to, link) = (format!("-A {chain} "), format!(" {bridge} "));
+            return Ok(legacy()?.iter().any(|rule| rule.starts_with(&to) && rule.contains(&link)));
+        }
         let rules = nft::list_chain(family, table, chain)?;
         Ok(rules
             .is_some_and(|table| table.rules(chain).unwrap_or_default().iter().any(|r| r.mentions(bridge))))
@@ -143,18 +187,19 @@ fn among(chains: &[Chain]) -> Vec<Firewall> {
         found.push(Firewall::Firewalld);
     }
     let ours = |chain: &&Chain| chain.table.starts_with("banger_");
-    let forward = |chain: &&Chain| chain.forward && ["ip", "inet"].contains(&chain.family.as_str());
+    let forward = |chain: &&Chain| chain.forward && ["ip", "inet", LEGACY].contains(&chain.family.as_str());
     for chain in chains.iter().filter(forward).filter(|chain| chain.drops && !ours(chain)) {
-        let iptables =
-            (chain.family.as_str(), chain.table.as_str(), chain.name.as_str()) == ("ip", "filter", "FORWARD");
-        let (docker, ufw) = (has("ip", "filter", "DOCKER-USER"), has("ip", "filter", "ufw-user-forward"));
-        if iptables && docker {
-            found.push(Firewall::Docker);
-        }
-        if iptables && ufw {
-            found.push(Firewall::Ufw);
-        }
-        if !(iptables && (docker || ufw)) {
+        let backend = [Backend::Nft, Backend::Legacy].into_iter().find(|backend| {
+            (chain.family.as_str(), chain.table.as_str(), chain.name.as_str())
+                == (backend.family(), "filter", "FORWARD")
+        });
+        let of_iptables = backend.into_iter().flat_map(|b| [Firewall::Docker(b), Firewall::Ufw(b)]);
+        let before = found.len();
+        found.extend(of_iptables.filter(|firewall| {
+            let (family, table, chain) = firewall.place();
+            has(family, table, chain)
+        }));
+        if found.len() == before {
             let Chain { family, table, name, .. } = chain.clone();
             found.push(Firewall::Other { family, table, chain: name });
         }
@@ -167,7 +212,26 @@ fn among(chains: &[Chain]) -> Vec<Firewall> {
 /// # Errors
 /// The caller may not see the host's rules.
 pub fn present() -> Result<Vec<Firewall>, NetError> {
-    Ok(among(&chains()?))
+    let mut chains = chains()?;
+    chains.extend(legacy()?.iter().filter_map(|line| legacy_chain(line)));
+    Ok(among(&chains))
+}
+
+fn legacy() -> Result<Vec<String>, NetError> {
+    let firewall = || iptables::LEGACY.to_owned();
+    iptables::legacy_rules().map_err(|source| NetError::Firewall { firewall: firewall(), source })
+}
+
+/// The chain that a line of `iptables-legacy -S` declares: `-P FORWARD DROP`, `-N DOCKER-USER`.
+fn legacy_chain(line: &str) -> Option<Chain> {
+    let words: Vec<&str> = line.split(' ').collect();
+    let (name, drops) = match words[..] {
+        ["-P", name, policy] => (name, policy == "DROP"),
+        ["-N", name] => (name, false),
+        _ => return None,
+    };
+    let (family, table) = (LEGACY.to_owned(), "filter".to_owned());
+    Some(Chain { family, table, name: name.to_owned(), forward: name == "FORWARD", drops })
 }
 
 fn chains() -> Result<Vec<Chain>, NetError> {
@@ -270,9 +334,28 @@ mod tests {
         let ufw = chain("ip", "filter", "ufw-user-forward", false, false);
         assert_eq!(among(&[]), []);
         assert_eq!(among(&[forward(false), docker.clone(), ufw.clone()]), []);
-        assert_eq!(among(&[forward(true), docker.clone()]), [Firewall::Docker]);
-        assert_eq!(among(&[forward(true), ufw.clone()]), [Firewall::Ufw]);
-        assert_eq!(among(&[forward(true), docker, ufw]), [Firewall::Docker, Firewall::Ufw]);
+        let (in_docker, in_ufw) = (Firewall::Docker(Backend::Nft), Firewall::Ufw(Backend::Nft));
+        for (chain, firewall) in [(&docker, &in_docker), (&ufw, &in_ufw)] {
+            assert_eq!(among(&[forward(true), chain.clone()]), std::slice::from_ref(firewall));
+        }
+        assert_eq!(among(&[forward(true), docker.clone(), ufw]), [in_docker, in_ufw]);
+        let legacy = |lines: &[&str]| lines.iter().filter_map(|l| legacy_chain(l)).collect::<Vec<_>>();
+        let mut old =
+            legacy(&["-P INPUT DROP", "-P FORWARD DROP", "-N DOCKER-USER", "-A FORWARD -j DOCKER-USER"]);
+        assert_eq!(among(&old), [Firewall::Docker(Backend::Legacy)]);
+        // Docker in nf_tables, and a policy of somebody's in the older tables.
+        old.remove(2);
+        old.extend([forward(true), docker]);
+        let found = among(&old);
+        assert_eq!(
+            found.iter().map(Firewall::name).collect::<Vec<_>>(),
+            ["the chain FORWARD of iptables-legacy", "Docker"]
+        );
+        assert_eq!(
+            found[0].opening("bgr0", None)[1].join(" "),
+            "iptables-legacy -w -I FORWARD -o bgr0 -j ACCEPT"
+        );
+        assert_eq!(among(&legacy(&["-P FORWARD ACCEPT", "-N DOCKER-USER"])), []);
         assert_eq!(
             among(&[chain("inet", "firewalld", "filter_FORWARD", true, false)]),
             [Firewall::Firewalld]
@@ -285,17 +368,17 @@ mod tests {
     #[test]
     fn what_is_opened_is_closed_word_for_word() {
         let words = |commands: Vec<Vec<String>>| commands.iter().map(|c| c.join(" ")).collect::<Vec<_>>();
-        let closing = words(Firewall::Docker.closing("bgr0", "t"));
+        let closing = words(Firewall::Docker(Backend::Nft).closing("bgr0", "t"));
         assert_eq!(closing[1], "iptables -w -D DOCKER-USER -o bgr0 -m comment --comment t -j ACCEPT");
         assert_eq!(
-            words(Firewall::Docker.opening("bgr0", None))[0],
+            words(Firewall::Docker(Backend::Nft).opening("bgr0", None))[0],
             "iptables -w -I DOCKER-USER -i bgr0 -j ACCEPT"
         );
-        let closing = words(Firewall::Ufw.closing("bgr0", "t"));
+        let closing = words(Firewall::Ufw(Backend::Nft).closing("bgr0", "t"));
         assert_eq!(closing[0], "ufw route delete allow in on bgr0");
         assert_eq!(closing[2], "ufw delete allow in on bgr0 to any port 53");
         assert_eq!(
-            words(Firewall::Ufw.opening("bgr0", Some("t")))[0],
+            words(Firewall::Ufw(Backend::Nft).opening("bgr0", Some("t")))[0],
             "ufw route allow in on bgr0 comment t"
         );
     }

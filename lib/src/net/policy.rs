@@ -12,7 +12,7 @@ use crate::contract::policy::{EgressPolicy, Protocol, Publish};
 pub(super) const GUESTS: &str = "guests";
 /// The addresses of the VMs that reach each other.
 pub(super) const PEERS: &str = "peers";
-/// The addresses of the VMs that may ask the host for names.
+/// The addresses of the VMs that may ask any resolver of the host's.
 pub(super) const NAMES: &str = "names";
 /// The addresses of all VMs; the elements count what is refused at the host itself.
 pub(super) const AT_HOST: &str = "at_host";
@@ -82,7 +82,8 @@ pub(super) fn memberships(request: &TapRequest) -> [(&'static str, Vec<String>);
     ports.sort();
     ports.dedup();
     let peers = request.peer.then(|| address.clone()).into_iter().collect();
-    let names = request.goes_out().then(|| address.clone()).into_iter().collect();
+    let open = request.nat && request.egress.is_open();
+    let names = open.then(|| address.clone()).into_iter().collect();
     [(AT_HOST, vec![address]), (NAMES, names), (PEERS, peers), (OPEN_PORTS, ports)]
 }
 

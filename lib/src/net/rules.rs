@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::Ipv4Addr;
 
-use super::NetError;
 use super::policy::{self, GUESTS, PUBLISH, PUBLISHED, SETS};
 use super::request::TapRequest;
+use super::{NetError, dns};
 use crate::sys::nf_tables;
 use crate::sys::nft::{self, Element, NftError, Rule, Table};
 use crate::types::VmId;
@@ -26,6 +26,27 @@ fn skeleton(request: &TapRequest) -> String {
         .replace("%table%", &request.names.table)
         .replace("%bridge%", request.names.bridge.as_str())
         .replace("%subnet%", &request.subnet.to_string())
+        .replace("%mark%", &dns::MARK.to_string())
+}
+
+/// The chain that this kernel may be unable to fill, and the expression that it then lacks.
+const RESOLVER: (&str, &str) = ("resolver", "socket mark");
+
+/// Applies a script that has the skeleton in it, without what the kernel may lack if it does.
+fn apply_whole(table: &str, script: &str) -> Result<(), NftError> {
+    match nft::apply(table, script) {
+        Err(error) if error.is_about(RESOLVER.1) => {
+            let rule = format!("add rule inet {table} {} ", RESOLVER.0);
+            let rest: String = script.split_inclusive('\n').filter(|line| !line.starts_with(&rule)).collect();
+            nft::apply(table, &rest)
+        }
+        other => other,
+    }
+}
+
+/// Whether a chain holds what it should, by its rules' labels.
+fn is_as_wanted(chain: &str, held: Option<&Vec<Option<String>>>, wanted: &Vec<Option<String>>) -> bool {
+    held.is_some_and(|held| held == wanted || chain == RESOLVER.0 && held.is_empty())
 }
 
 /// What of a network was there before its rules are applied.
@@ -60,8 +81,8 @@ pub fn apply(request: &TapRequest, before: Before<'_>) -> Result<(), NetError> {
     script.insert_str(0, &skeleton(request));
     match before {
         Before::Nothing => {
-            return match nft::apply(table, &(creation(table) + &script)) {
-                Err(error) if error.is_existing() => Ok(nft::apply(table, &(removal(table) + &script))?),
+            return match apply_whole(table, &(creation(table) + &script)) {
+                Err(error) if error.is_existing() => Ok(apply_whole(table, &(removal(table) + &script))?),
                 other => Ok(other?),
             };
         }
@@ -70,7 +91,7 @@ pub fn apply(request: &TapRequest, before: Before<'_>) -> Result<(), NetError> {
             script = held.removal_of(table, &request.names.vm, Some(request.address)) + &script;
         }
     }
-    match nft::apply(table, &script) {
+    match apply_whole(table, &script) {
         // Elements are the only thing here that can be there with another value, and a tap's is always its own chain.
         Err(error) if error.is_existing() => Err(whose(request).unwrap_or_else(|| error.into())),
         other => Ok(other?),
@@ -87,7 +108,7 @@ pub fn apply_shared(request: &TapRequest, anew: bool) -> Result<(), NetError> {
         return Ok(());
     }
     let dropped = if anew { removal(table) } else { String::new() };
-    Ok(nft::apply(table, &(dropped + &skeleton(request)))?)
+    Ok(apply_whole(table, &(dropped + &skeleton(request)))?)
 }
 
 /// Whether the chains that all VMs share are as [`apply`] makes them.
@@ -105,7 +126,9 @@ fn skeleton_is_whole(request: &TapRequest) -> Result<bool, NetError> {
             held.entry((family.to_owned(), chain)).or_default().push(comment);
         }
     }
-    Ok(labels(&skeleton(request)).iter().all(|(chain, wanted)| held.get(chain) == Some(wanted)))
+    Ok(labels(&skeleton(request))
+        .iter()
+        .all(|(chain, wanted)| is_as_wanted(&chain.1, held.get(chain), wanted)))
 }
 
 /// Unlike adding, creating a table that exists is an error.
@@ -305,7 +328,7 @@ impl Tables {
         let labels_of = |rules: &Vec<Rule<'_>>| rules.iter().map(|r| r.comment.map(str::to_owned)).collect();
         let changed = labels(script).into_iter().filter(|((family, chain), wanted)| {
             let held: Option<Vec<_>> = self.table(family).rules(chain).as_ref().map(labels_of);
-            held.as_ref() != Some(wanted)
+            !is_as_wanted(chain, held.as_ref(), wanted)
         });
         changed.map(|(chain, _)| chain).collect()
     }

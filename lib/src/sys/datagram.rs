@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use nix::sys::socket::{setsockopt, sockopt};
 
@@ -19,6 +19,14 @@ const CONTROL_WORDS: usize = 8;
 /// Those of setsockopt(2).
 pub fn tell_links(socket: &UdpSocket) -> io::Result<()> {
     Ok(setsockopt(socket, sockopt::Ipv4PacketInfo, &true)?)
+}
+
+/// Marks a socket and what it sends (SO_MARK in socket(7)).
+///
+/// # Errors
+/// CAP_NET_ADMIN is lacking.
+pub fn mark(socket: &impl AsFd, mark: u32) -> io::Result<()> {
+    Ok(setsockopt(socket, sockopt::Mark, &mark)?)
 }
 
 /// One datagram.

@@ -20,6 +20,7 @@ pub mod git_identity;
 pub mod holders;
 pub mod http;
 pub mod inotify;
+pub mod iptables;
 pub mod kconfig;
 pub mod kvm;
 pub mod landlock;

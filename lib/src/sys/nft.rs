@@ -51,6 +51,11 @@ impl NftError {
         self.stderr().contains("File exists")
     }
 
+    /// Whether the kernel refused a line of the script in which `words` are.
+    pub fn is_about(&self, words: &str) -> bool {
+        self.stderr().contains(words)
+    }
+
     /// Whether `nft` is not installed.
     pub fn is_missing_program(&self) -> bool {
         matches!(self.source, NftCause::Exec(ExecError::NotFound(_)))

@@ -18,7 +18,8 @@ fn done(script: &str) {
 /// The rules of everybody but for their counters, and the links.
 fn snapshot() -> String {
     let links = "ip -j link | grep -o '\"ifname\":\"[^\"]*\"'";
-    String::from_utf8(sh(&format!("nft -s list ruleset; {links}")).stdout).expect("text")
+    let legacy = "iptables-legacy-save | grep '^-'";
+    String::from_utf8(sh(&format!("nft -s list ruleset; {links}; {legacy}")).stdout).expect("text")
 }
 
 #[track_caller]
@@ -98,6 +99,60 @@ fn scenario(outside: &Namespace, name: &str, fix: &str) {
     assert_same(&before, name);
 }
 
+/// What dockerd 27 sets up for its default network and a container with a published port, where it was the one to switch forwarding on
+/// (moby's integration/network/bridge/iptablesdoc tells the rules and why they are there).
+const DOCKER: &str = "*nat
+-N DOCKER
+-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
+-A OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKER
+-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE
+-A DOCKER -i docker0 -j RETURN
+-A DOCKER ! -i docker0 -p tcp -m tcp --dport 8088 -j DNAT --to-destination 172.17.0.2:80
+COMMIT
+*filter
+-P FORWARD DROP
+-N DOCKER
+-N DOCKER-ISOLATION-STAGE-1
+-N DOCKER-ISOLATION-STAGE-2
+-N DOCKER-USER
+-A FORWARD -j DOCKER-USER
+-A FORWARD -j DOCKER-ISOLATION-STAGE-1
+-A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A FORWARD -o docker0 -j DOCKER
+-A FORWARD -i docker0 ! -o docker0 -j ACCEPT
+-A FORWARD -i docker0 -o docker0 -j ACCEPT
+-A DOCKER -d 172.17.0.2/32 ! -i docker0 -o docker0 -p tcp -m tcp --dport 80 -j ACCEPT
+-A DOCKER ! -i docker0 -o docker0 -j DROP
+-A DOCKER-ISOLATION-STAGE-1 -i docker0 ! -o docker0 -j DOCKER-ISOLATION-STAGE-2
+-A DOCKER-ISOLATION-STAGE-1 -j RETURN
+-A DOCKER-ISOLATION-STAGE-2 -o docker0 -j DROP
+-A DOCKER-ISOLATION-STAGE-2 -j RETURN
+-A DOCKER-USER -j RETURN
+COMMIT
+";
+
+/// Docker's network with a container, its rules made by `program`.
+fn docker(program: &str) -> Namespace {
+    done(&format!("{program}-restore <<'X'\n{DOCKER}X"));
+    done(
+        "ip link add docker0 type bridge; ip address add 172.17.0.1/16 dev docker0; ip link set docker0 up
+         ip link add dk0 type veth peer name dk1; ip link set dk0 master docker0 up",
+    );
+    let (container, ()) = Namespace::new(|| ());
+    container.take_link("dk1");
+    container
+        .sh("ip address add 172.17.0.2/16 dev dk1; ip link set dk1 up; ip route add default via 172.17.0.1");
+    container.run(|| serve(listen("172.17.0.2:80")));
+    container
+}
+
+/// The container gets out and is reached where it is published, whatever we have done.
+#[track_caller]
+fn assert_docker_works(outside: &Namespace, container: &Namespace) {
+    assert_eq!(container.run(|| seen_by(OUTSIDE)).expect("the container gets out"), "198.51.100.2");
+    assert_eq!(outside.run(|| seen_by("198.51.100.2:8088")).expect("it is published"), "198.51.100.1");
+}
+
 #[test]
 fn docker_is_asked_in_its_own_chain() {
     isolated("netd::firewall::docker_is_asked_in_its_own_chain", || {
@@ -105,18 +160,67 @@ fn docker_is_asked_in_its_own_chain() {
             return;
         }
         let outside = outside();
-        // What dockerd sets up, as far as it is about what others forward.
-        done(
-            "iptables -N DOCKER-USER; iptables -N DOCKER; iptables -A DOCKER-USER -j RETURN
-             iptables -A FORWARD -j DOCKER-USER
-             iptables -A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
-             iptables -A FORWARD -i docker0 ! -o docker0 -j ACCEPT
-             iptables -P FORWARD DROP",
-        );
+        let container = docker("iptables");
+        assert_docker_works(&outside, &container);
         scenario(&outside, "Docker", &format!("iptables -w -I DOCKER-USER -i bgr{STATE} -j ACCEPT"));
+        assert_docker_works(&outside, &container);
+        ok("attach", &wanted(3, true));
+        assert_docker_works(&outside, &container);
+        ok("detach", &wanted(3, true));
         a_guest_that_is_let_out_later_meets_it_then();
         a_rule_of_the_owners_stays(&outside);
         a_firewall_that_cannot_be_asked_undoes_the_attach();
+    });
+}
+
+/// Whether this kernel still has the tables of `iptables-legacy`.
+fn has_legacy() -> bool {
+    let able = sh("unshare -n iptables-legacy -S").status.success();
+    support::require("iptables-legacy", able, "needs iptables-legacy and a kernel that still has its tables")
+}
+
+#[test]
+fn docker_of_iptables_legacy_is_asked_in_its_own_chain() {
+    isolated("netd::firewall::docker_of_iptables_legacy_is_asked_in_its_own_chain", || {
+        if !has_legacy() {
+            return;
+        }
+        let outside = outside();
+        let container = docker("iptables-legacy");
+        scenario(&outside, "Docker", &format!("iptables-legacy -w -I DOCKER-USER -i bgr{STATE} -j ACCEPT"));
+        assert_docker_works(&outside, &container);
+    });
+}
+
+#[test]
+fn a_policy_of_iptables_legacy_is_seen_and_the_command_told() {
+    isolated("netd::firewall::a_policy_of_iptables_legacy_is_seen_and_the_command_told", || {
+        if !has_legacy() {
+            return;
+        }
+        let outside = outside();
+        // Nobody's tables are made by looking.
+        ok("detach", &ok("attach", &document(2)));
+        assert_eq!(sh("cat /proc/thread-self/net/ip_tables_names").stdout, b"");
+        done("iptables-legacy -P FORWARD DROP");
+        let output = netd("attach", &wanted(2, true));
+        let warning = warned(&output);
+        let (_, fix) = warning.trim().rsplit_once(": ").expect("a command at the end");
+        assert!(warning.contains("the chain FORWARD of iptables-legacy"), "{warning}");
+        let guest = boot(&tap(2), 2);
+        guest.run(|| serve(listen("0.0.0.0:80")));
+        assert_lost(guest.run(|| seen_by(OUTSIDE)));
+        assert_eq!(ok("status", &record(&output))["blocked_by"][0]["fix"], fix);
+        let state = support::state_with_fake_image();
+        let mut doctor = support::command(env!("CARGO_BIN_EXE_banger"));
+        doctor.args(["doctor", "--json"]).env("BANGER_STATE_DIR", state.path());
+        assert!(record(&support::run(&mut doctor, b"")).to_string().contains("FORWARD of iptables-legacy"));
+        done(fix);
+        assert_open(&outside, &guest, 2);
+        assert_eq!(ok("status", &record(&output))["blocked_by"], json!([]));
+        // What its owner opened stays.
+        ok("detach", &wanted(2, true));
+        assert!(snapshot().contains(&format!("-A FORWARD -o bgr{STATE} -j ACCEPT")));
     });
 }
 

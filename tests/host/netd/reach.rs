@@ -1,7 +1,7 @@
 //! Who reaches whom, proved with packets: published ports, egress, peers, and the change of all that while the guest runs.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpStream, UdpSocket};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -61,7 +61,10 @@ pub fn counted(attached: &Value, rule: &str) -> u64 {
 
 /// A connection that stays: every line sent comes back.
 fn echo(namespace: &Namespace, at: &str) {
-    let listener = namespace.run(|| listen(at));
+    echo_on(namespace.run(|| listen(at)));
+}
+
+fn echo_on(listener: TcpListener) {
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.expect("a connection");
@@ -293,31 +296,38 @@ fn a_change_takes_effect_at_once_on_established_connections_too() {
 
 /// What is asked of a resolver gets outside, too.
 #[test]
-fn a_guest_that_may_not_go_out_asks_the_host_for_no_names() {
-    isolated("netd::reach::a_guest_that_may_not_go_out_asks_the_host_for_no_names", || {
+fn a_guest_that_may_not_reach_everything_asks_no_server_of_the_hosts() {
+    isolated("netd::reach::a_guest_that_may_not_reach_everything_asks_no_server_of_the_hosts", || {
         let mut attached = ok("attach", &document(2));
         let guest = boot(&tap(2), 2);
         let names = UdpSocket::bind("10.213.7.1:53").expect("port 53 is free");
         names.set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout");
-        serve(listen("10.213.7.1:53"));
-        let arrives = || {
-            guest.run(|| {
-                let socket = UdpSocket::bind("0.0.0.0:0").expect("a port");
-                socket.send_to(b"?", "10.213.7.1:53").expect("sent");
-            });
-            names.recv_from(&mut [0; 9]).is_ok() && guest.run(|| seen_by("10.213.7.1:53")).is_ok()
+        echo_on(listen("10.213.7.1:53"));
+        // One that talks all the time, so that its connections are established ones.
+        let old = guest.run(|| UdpSocket::bind("0.0.0.0:0").expect("a port"));
+        let asks = |socket: &UdpSocket| {
+            socket.send_to(b"?", "10.213.7.1:53").is_ok()
+                && names.recv_from(&mut [0; 9]).is_ok_and(|(_, from)| names.send_to(b"!", from).is_ok())
         };
-        assert!(arrives());
-        for (key, closed, open) in
-            [("egress", egress("none"), egress("allow=192.0.2.7/32")), ("nat", json!(false), json!(true))]
-        {
+        let connect =
+            || guest.run(|| TcpStream::connect_timeout(&"10.213.7.1:53".parse().expect("one"), WAIT));
+        for (key, closed, open) in [
+            ("egress", egress("none"), egress("open")),
+            ("nat", json!(false), json!(true)),
+            ("egress", egress("allow=192.0.2.7/32"), egress("open")),
+        ] {
+            let mut stream = connect().expect("it may");
+            answers(&mut stream).expect("it may");
+            assert!(asks(&old) && asks(&guest.run(|| UdpSocket::bind("0.0.0.0:0").expect("a port"))));
             update(&mut attached, key, closed);
-            assert!(!arrives(), "{key}");
+            assert!(!asks(&old), "{key}: an established connection went on");
+            assert!(!asks(&guest.run(|| UdpSocket::bind("0.0.0.0:0").expect("a port"))), "{key}");
+            answers(&mut stream).expect_err("an established connection went on");
             let began = Instant::now();
-            assert_refused(guest.run(|| seen_by("10.213.7.1:53")), began);
+            assert_refused(connect().map(|_| String::new()), began);
             update(&mut attached, key, open);
-            assert!(arrives(), "{key}");
         }
+        assert!(asks(&old) && connect().is_ok());
     });
 }
 

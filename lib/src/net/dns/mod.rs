@@ -23,6 +23,10 @@ mod tcp;
 mod udp;
 mod upstream;
 
+/// What the resolver's sockets are marked with (SO_MARK in socket(7)), so that the rules tell it from another server on that port.
+/// One byte, where nobody else looks for marks of their own.
+pub const MARK: u32 = 0x62;
+
 /// The port of DNS.
 pub const PORT: u16 = 53;
 

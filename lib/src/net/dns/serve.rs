@@ -16,7 +16,7 @@ use super::serving::Serving;
 use super::site::{Site, SiteError};
 use super::upstream::Upstreams;
 use super::zone::Zone;
-use super::{PORT, tcp, udp};
+use super::{MARK, PORT, tcp, udp};
 use crate::contract::{Coded, ErrorCode};
 use crate::net::NetError;
 use crate::net::caller::Caller;
@@ -32,7 +32,7 @@ use crate::types::StateId;
 const RESOLVER_DIRECTORIES: [&str; 5] =
     ["/etc", "/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf", "/run/connman"];
 
-/// How long after a change of the names the next one is waited for: many VMs may start at once.
+/// How long after the names were read they are not read again: many VMs may start at once.
 const SETTLE: Duration = Duration::from_millis(20);
 
 /// How long a process that has ended may hold its port.
@@ -188,6 +188,8 @@ pub fn begin(order: &Order, caller: &Caller, user: Option<u32>) -> Result<Begun,
     let udp = patiently(|| UdpSocket::bind(at)).map_err(taken)?;
     datagram::tell_links(&udp).map_err(ServeError::io("have packets told by their links"))?;
     let tcp = patiently(|| TcpListener::bind(at)).map_err(taken)?;
+    let marked = datagram::mark(&udp, MARK).and_then(|()| datagram::mark(&tcp, MARK));
+    marked.map_err(ServeError::io("mark the sockets"))?;
     let host = Host::read()?;
     let loopback = host.links.iter().find(|link| link.name == "lo").map_or(0, |link| link.index);
     let shared = Shared {
@@ -257,9 +259,10 @@ impl Server {
                 }
             }
             if changes {
-                std::thread::sleep(SETTLE);
+                // At once: a VM may have lost a right.
                 self.changes.clear();
                 self.reload(&complain);
+                std::thread::sleep(SETTLE);
             }
         }
     }

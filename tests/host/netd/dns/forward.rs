@@ -1,14 +1,19 @@
 //! Questions about the rest of the world: passed on, believed only when they fit, and never waited for without end.
 
 use std::collections::HashMap;
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
+
 use super::{A, Names, WAIT, ask, assert_well, code, item, question, servers, wire};
 use crate::netd::guest::{Namespace, boot};
-use crate::netd::{document, isolated, ok, tap};
+use crate::netd::{NETD, document, isolated, ok, sh, tap};
+use crate::support::{command, record, run};
 
 /// A resolver of the outside world, as odd as they come: it goes by the first label of the name.
 struct Upstream;
@@ -244,5 +249,76 @@ fn one_guest_that_asks_without_end_leaves_room_for_others() {
         assert!(answer.ends_with(&[192, 0, 2, 9]), "{answer:?}");
         let open = std::fs::read_dir(format!("/proc/{}/fd", servers()[0])).expect("its files").count();
         assert!(open < 100, "{open} descriptors");
+    });
+}
+
+#[test]
+fn a_guest_that_may_not_go_out_asks_for_names_of_vms_and_no_others() {
+    isolated("netd::dns::forward::a_guest_that_may_not_go_out_asks_for_names_of_vms_and_no_others", || {
+        Upstream::start("127.0.0.1:5300");
+        let names = Names::new(&[2]);
+        let guest = world(&names, &["127.0.0.1:5300"]);
+        names.write(vec![item("dev2", &["10.213.7.2"], false)]);
+        super::eventually("the refusal", || {
+            guest.run(|| code(&ask(&question("www.example.test", A)).expect("an answer")) == 5)
+        });
+        let asked = ASKED.load(Ordering::SeqCst);
+        let mut document = ok("attach", &document(2));
+        for (key, value) in [
+            ("egress", json!({ "policy": "none", "allow": [] })),
+            ("nat", json!(false)),
+            (
+                "egress",
+                json!({ "policy": "allow", "allow": [{ "network": "192.0.2.7/32", "port": null, "protocol": null }] }),
+            ),
+        ] {
+            document["vm"][key] = value;
+            document = ok("update", &document);
+            for ask in [ask, ask_tcp] {
+                let own = guest.run(|| ask(&question("dev2.vm", A)).expect("an answer"));
+                assert!(own.ends_with(&[10, 213, 7, 2]), "{key}: {own:?}");
+                let others = guest.run(|| ask(&question("www.example.test", A)).expect("an answer"));
+                assert_eq!(code(&others), 5, "{key}");
+            }
+        }
+        assert_eq!(ASKED.load(Ordering::SeqCst), asked, "a question was passed on");
+    });
+}
+
+/// A kernel without the extension by which our resolver is told from others.
+#[test]
+fn without_nft_socket_all_works_but_that() {
+    isolated("netd::dns::forward::without_nft_socket_all_works_but_that", || {
+        let nft = which::which_in("nft", Some("/usr/sbin:/sbin:/usr/bin"), "/").expect("nft is there");
+        let fake = format!(
+            "#!/bin/sh\n[ \"$1\" = -f ] || exec {nft} \"$@\"\nscript=$(cat)\ncase $script in *'socket mark'*)\n\
+             echo '/dev/stdin:1:1-9: Error: Could not process rule: No such file or directory' >&2\n\
+             printf '%s\\n' \"$script\" | grep 'socket mark' >&2; exit 1;;\nesac\nprintf '%s\\n' \"$script\" | {nft} -f -\n",
+            nft = nft.display()
+        );
+        sh("mkdir /run/bin");
+        fs::write("/run/bin/nft", fake).expect("written");
+        fs::set_permissions("/run/bin/nft", fs::Permissions::from_mode(0o755)).expect("executable");
+        let netd = |verb: &str, input: &Value| {
+            let path = format!("/run/bin:{}", std::env::var("PATH").expect("a path"));
+            let output =
+                run(command(NETD).args(verb.split(' ')).env("PATH", path), input.to_string().as_bytes());
+            assert!(output.status.success(), "{verb}: {}", record(&output));
+            record(&output)
+        };
+        let attached = netd("attach", &document(2));
+        assert_eq!(netd("attach", &attached)["result"]["changed"], false);
+        netd("check", &attached);
+        netd("attach", &document(3));
+        let names = Names::new(&[2]);
+        names.serve(&[]);
+        let guest = boot(&tap(2), 2);
+        let own = || guest.run(|| ask(&question("dev2.vm", A)));
+        assert!(own().is_ok_and(|answer| answer.ends_with(&[10, 213, 7, 2])));
+        let mut shut = attached.clone();
+        shut["vm"]["egress"] = json!({ "policy": "none", "allow": [] });
+        let shut = netd("update", &shut);
+        own().expect_err("the resolver is not known");
+        netd("check", &shut);
     });
 }
