@@ -115,7 +115,11 @@ impl ImportSpec {
         option("max-entries", Some(self.max_entries.to_string()));
         option("max-unpacked", Some(self.max_unpacked.to_string()));
         option("max-size", Some(self.max_size.to_string()));
-        words.extend(["--".into(), self.source.clone().into_os_string(), self.name.to_string().into()]);
+        // No "--": further options may follow. A path that looks like one does not when it begins with a directory.
+        let looks =
+            self.source.as_os_str().as_encoded_bytes().starts_with(b"-") && self.source != Path::new("-");
+        let source = if looks { Path::new(".").join(&self.source) } else { self.source.clone() };
+        words.extend([source.into_os_string(), self.name.to_string().into()]);
         words
     }
 
