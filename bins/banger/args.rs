@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use banger_lib::cli::command::CommandOptions;
+use banger_lib::cli::import::ImportSpec;
 use banger_lib::cli::ws::ModeChoice;
 use banger_lib::contract::config::{self, Config};
 use banger_lib::contract::record::{DiskBackend, Init, NetMode, VmmKind};
@@ -508,6 +509,8 @@ pub struct Image {
 pub enum ImageCommand {
     /// Build an image
     Build(ImageBuild),
+    /// Make an image out of a container image, a root filesystem's tar, or an ext4
+    Import(Box<ImportSpec>),
     /// List images
     #[command(visible_alias = "list")]
     Ls,

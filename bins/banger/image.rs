@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use banger_lib::cli::import::ImportSpec;
 use banger_lib::disk::image::{self, ImageError};
 use banger_lib::types::ImageName;
 use serde_json::Value;
@@ -45,11 +46,18 @@ fn build_stage(context: &Context, args: &ImageBuild) -> Stage {
     args.packages.iter().fold(stage, |stage, package| stage.arg("--package").arg(package))
 }
 
+fn import_stage(context: &Context, args: &ImportSpec) -> Stage {
+    let stage = Stage::new("banger-disk", "image").arg("import").arg("--state-dir").arg(context.state.root());
+    let stage = args.words().into_iter().fold(stage, Stage::arg);
+    stage.with_stdin(args.source.as_os_str() == "-")
+}
+
 pub fn dispatch(context: &Context, command: ImageCommand) -> Result<ExitCode> {
     let plain = |verb: &str| Stage::new("banger-disk", "image").arg(verb);
     let state = context.state.root();
     let stage = match &command {
         ImageCommand::Build(args) => build_stage(context, args),
+        ImageCommand::Import(args) => import_stage(context, args),
         ImageCommand::Ls => plain("ls").arg("--state-dir").arg(state),
         ImageCommand::Show(one) => plain("show").arg(one.name.as_str()).arg("--state-dir").arg(state),
         ImageCommand::Delete(one) => plain("delete").arg(one.name.as_str()).arg("--state-dir").arg(state),
@@ -59,6 +67,7 @@ pub fn dispatch(context: &Context, command: ImageCommand) -> Result<ExitCode> {
     }
     let answer = match &command {
         ImageCommand::Build(_) => stage.run_long(context, BUILDING)?,
+        ImageCommand::Import(_) => stage.run_long(context, "importing the image")?,
         _ => stage.run(context, b"", None)?,
     };
     if context.json {
@@ -67,6 +76,13 @@ pub fn dispatch(context: &Context, command: ImageCommand) -> Result<ExitCode> {
     Ok(match command {
         ImageCommand::Ls => context::print(&images(&answer)),
         ImageCommand::Build(_) | ImageCommand::Show(_) => context::print(&table::pretty(&answer)),
+        ImageCommand::Import(args) => {
+            for note in answer["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+                context.say(format!("note: {note}"));
+            }
+            context.say(format!("the image {} is ready: banger vm run --image {}", args.name, args.name));
+            ExitCode::SUCCESS
+        }
         ImageCommand::Delete(one) => {
             context.say(format!("deleted the image {}", one.name));
             ExitCode::SUCCESS

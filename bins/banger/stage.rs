@@ -81,11 +81,14 @@ pub struct Stage {
     pub steadfast: bool,
     /// Whether it runs in our process group, and so can read the terminal.
     in_our_group: bool,
+    /// Whether it reads our stdin.
+    reads_stdin: bool,
 }
 
 impl Stage {
     pub fn new(program: &'static str, verb: &str) -> Self {
-        Self { program, args: vec![verb.into()], privileged: false, steadfast: false, in_our_group: false }
+        let args = vec![verb.into()];
+        Self { program, args, privileged: false, steadfast: false, in_our_group: false, reads_stdin: false }
     }
 
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
@@ -107,6 +110,12 @@ impl Stage {
     /// Runs it in our own process group where `needed`: the terminal's signals then reach it as well.
     pub fn in_our_group(mut self, needed: bool) -> Self {
         self.in_our_group = needed;
+        self
+    }
+
+    /// Gives it our stdin where `needed`, which is no terminal then.
+    pub fn with_stdin(mut self, needed: bool) -> Self {
+        self.reads_stdin = needed;
         self
     }
 
@@ -166,15 +175,16 @@ impl Stage {
         if let Some((channel, _)) = &progress {
             fd::hand_down(&mut command, channel, PROGRESS_FD_VARIABLE);
         }
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let input = if self.reads_stdin { Stdio::inherit() } else { Stdio::piped() };
+        command.stdin(input).stdout(Stdio::piped());
         let interrupts = context.interrupts()?;
         let spawn = |source| StageError::Talk { program: self.program.to_owned(), source };
         let mut child = command.spawn().map_err(spawn)?;
         let mut output = child.stdout.take().expect("piped");
-        let mut input = child.stdin.take().expect("piped");
+        let input = child.stdin.take();
         let (bytes, ended) = std::thread::scope(|scope| {
             // A stage that does not read its input is judged by its status, so EPIPE is no error here.
-            scope.spawn(move || drop(input.write_all(stdin)));
+            scope.spawn(move || input.map(|mut input| drop(input.write_all(stdin))));
             let reader = scope.spawn(move || {
                 let mut bytes = Vec::new();
                 output.by_ref().take(4 * MAX_RECORD_BYTES).read_to_end(&mut bytes).map(|_| bytes)

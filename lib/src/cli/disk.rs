@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 
 use super::dm::{self, ByPrivilege, DmVerb};
+use super::import::{self, ImportArgs};
 use super::kernel::{self, KernelVerb};
 use super::plumbing::{self, Input};
 use super::progress::ProgressArgs;
@@ -68,6 +69,8 @@ enum Verb {
 enum ImageVerb {
     /// Build an image from a distribution's packages
     Build(BuildArgs),
+    /// Make an image out of a container image, a root filesystem's tar, or an ext4
+    Import(Box<ImportArgs>),
     /// List the images
     Ls(StateArgs),
     /// Show one image
@@ -173,6 +176,7 @@ pub fn main(guest: &'static [u8]) -> ExitCode {
     };
     match arguments.verb {
         Verb::Image(ImageVerb::Build(args)) => value("image build", &|| image_build(&args, guest)),
+        Verb::Image(ImageVerb::Import(args)) => value("image import", &|| import::import(&args)),
         Verb::Image(ImageVerb::Ls(args)) => value("image ls", &|| image_ls(&args)),
         Verb::Image(ImageVerb::Show(args)) => value("image show", &|| image_show(&args)),
         Verb::Image(ImageVerb::Delete(args)) => value("image delete", &|| image_delete(&args)),
@@ -281,7 +285,7 @@ fn image_delete(args: &NameArgs) -> Result<Value, Failure> {
 }
 
 /// The VMs made from the image.
-fn users_of(state: &StateDir, name: &ImageName) -> Result<Vec<VmName>, Failure> {
+pub(super) fn users_of(state: &StateDir, name: &ImageName) -> Result<Vec<VmName>, Failure> {
     let Some(store) = Store::open_existing(state)? else { return Ok(Vec::new()) };
     let rows = store.vms()?;
     Ok(rows.into_iter().filter(|row| row.vm.image == *name).map(|row| row.vm.name).collect())

@@ -5,6 +5,7 @@ pub mod command;
 pub mod disk;
 mod dm;
 pub mod generate;
+pub mod import;
 pub mod kernel;
 pub mod lock;
 pub mod netd;

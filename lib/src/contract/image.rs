@@ -33,11 +33,17 @@ pub struct Manifest {
     pub name: ImageName,
     /// RFC 3339, UTC.
     pub created_at: String,
-    /// Where it came from: the archive's address.
+    /// Where it came from: the archive's address, or what was imported.
     pub source: String,
-    /// `debian`.
+    /// The digest of the OCI image that it was made from, such as `sha256:…`; `None` where it was made from something else.
+    #[serde(default)]
+    pub digest: Option<String>,
+    /// Labels: those of the OCI image, and those that were asked for.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// The distribution, such as `debian`; `unknown` where the image does not tell.
     pub distribution: String,
-    /// The release, such as `bookworm`.
+    /// The release, such as `bookworm`; `unknown` where the image does not tell.
     pub suite: String,
     /// The packages that were asked for beside the distribution's essential ones.
     pub packages: Vec<String>,
@@ -53,6 +59,9 @@ pub struct Manifest {
     pub default_work_size_bytes: u64,
     /// The files of the boot set by name.
     pub files: BTreeMap<String, ImageFile>,
+    /// For people: what of the image will not work, and what to do about it.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// Absolute paths of an image's boot set.

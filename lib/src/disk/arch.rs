@@ -3,6 +3,9 @@
 /// The architecture as `uname -m` says it.
 #[cfg(target_arch = "x86_64")]
 pub const NAME: &str = "x86_64";
+/// The architecture as OCI images name it.
+#[cfg(target_arch = "x86_64")]
+pub const OCI_NAME: &str = "amd64";
 /// Debian's package of the newest kernel for virtual machines.
 #[cfg(target_arch = "x86_64")]
 pub const DEBIAN_KERNEL: &str = "linux-image-cloud-amd64";
@@ -16,6 +19,9 @@ pub const DISCOVERY: [&str; 2] = ["ACPI", "VIRTIO_MMIO_CMDLINE_DEVICES"];
 /// The architecture as `uname -m` says it.
 #[cfg(target_arch = "aarch64")]
 pub const NAME: &str = "aarch64";
+/// The architecture as OCI images name it.
+#[cfg(target_arch = "aarch64")]
+pub const OCI_NAME: &str = "arm64";
 /// Debian's package of the newest kernel for virtual machines.
 #[cfg(target_arch = "aarch64")]
 pub const DEBIAN_KERNEL: &str = "linux-image-cloud-arm64";

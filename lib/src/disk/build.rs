@@ -13,6 +13,7 @@
 //! Everything is made in `images/.tmp-…`, under [`ImagesLock`], and renamed into place at the end. [`clean_leftovers`] removes what
 //! a killed build left there; every build and `gc` begin with it. The lock lasts until mmdebstrap, too, has ended.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -111,11 +112,16 @@ impl BuildRequest {
                 return Err(BuildError::Argument { what: "mirror", value: mirror.clone() });
             }
         }
-        if !SIZES.contains(&self.size_bytes) || !self.size_bytes.is_multiple_of(4096) {
-            return Err(BuildError::Argument { what: "size", value: self.size_bytes.to_string() });
-        }
-        Ok(())
+        check_size(self.size_bytes)
     }
+}
+
+/// Checks the default size of a VM's disks, bytes.
+pub(super) fn check_size(size_bytes: u64) -> Result<(), BuildError> {
+    if !SIZES.contains(&size_bytes) || !size_bytes.is_multiple_of(4096) {
+        return Err(BuildError::Argument { what: "size", value: size_bytes.to_string() });
+    }
+    Ok(())
 }
 
 /// Makes the image. One of that name that is whole is a conflict; one that lacks files is replaced, unless VMs (`in_use_by`) have
@@ -136,9 +142,7 @@ pub fn build(
         Err(error) => return Err(error.into()),
     }
     delete::refuse_in_use(&request.name, in_use_by)?;
-    let images = state.images();
-    let tmp = tempfile::Builder::new().prefix(TMP_PREFIX).tempdir_in(&images);
-    let tmp = tmp.map_err(|source| BuildError::File { path: images, source })?;
+    let tmp = unfinished(state)?;
     let archive = debian::archive(&request.suite, request.mirror.as_deref(), builder.etc_apt);
     progress("bootstrap", &format!("installing Debian {} from {}", request.suite, archive.uri));
     let kernel_version = bootstrap(tmp.path(), lock, request, &archive, builder, progress)?;
@@ -152,6 +156,8 @@ pub fn build(
         name: request.name.clone(),
         created_at: clock::now_rfc3339(),
         source: archive.uri,
+        digest: None,
+        labels: BTreeMap::new(),
         distribution: "debian".to_owned(),
         suite: request.suite.clone(),
         packages: debian::packages(&request.packages),
@@ -161,10 +167,18 @@ pub fn build(
         default_rootfs_size_bytes: request.size_bytes,
         default_work_size_bytes: request.size_bytes,
         files: boot_set::seal(tmp.path(), &image::BOOT_SET, is_seed)?,
+        notes: Vec::new(),
     };
     let image = install(state, tmp, manifest)?;
     progress("done", &format!("the image {} is ready", request.name));
     Ok(image)
+}
+
+/// The directory of an unfinished image; it goes with what is in it, unless [`install`] takes it.
+pub(super) fn unfinished(state: &StateDir) -> Result<TempDir, BuildError> {
+    let images = state.images();
+    let tmp = tempfile::Builder::new().prefix(TMP_PREFIX).tempdir_in(&images);
+    tmp.map_err(|source| BuildError::File { path: images, source })
 }
 
 /// Runs mmdebstrap with the hook; gives the kernel's version.
@@ -266,7 +280,7 @@ fn kernel(tmp: &Path, version: &str, guest: &[u8]) -> Result<(), BuildError> {
 }
 
 /// Puts the finished image in its place, in one step.
-fn install(state: &StateDir, tmp: TempDir, manifest: Manifest) -> Result<Image, BuildError> {
+pub(super) fn install(state: &StateDir, tmp: TempDir, manifest: Manifest) -> Result<Image, BuildError> {
     let json = serde_json::to_vec_pretty(&manifest).expect("a manifest has string keys only");
     boot_set::write(&tmp.path().join(image::MANIFEST), &json)?;
     let target = state.image(&manifest.name);
@@ -302,7 +316,7 @@ pub fn clean_leftovers(state: &StateDir, _: &ImagesLock) -> Result<Vec<PathBuf>,
 }
 
 /// Whether a file is an empty filesystem, or nearly so.
-fn is_seed(name: &str) -> bool {
+pub(super) fn is_seed(name: &str) -> bool {
     matches!(name, image::WORK_SEED | image::UPPER_SEED)
 }
 

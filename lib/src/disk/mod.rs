@@ -9,21 +9,26 @@ pub mod debian;
 pub mod delete;
 pub mod detach;
 pub mod dm;
+pub mod flatten;
 pub mod gc;
 pub mod guest_files;
 pub mod image;
+pub mod import;
 pub mod initrd;
 pub mod kernel;
 pub mod kernel_import;
 pub mod modules;
+pub mod oci;
 
 mod build_error;
 mod disk_error;
 mod dm_error;
 mod guest_override;
+mod import_error;
 mod kernel_import_error;
 mod kernel_options;
 mod module_index;
+mod rootfs;
 mod volumes;
 
 pub use disk_error::DiskError;

@@ -4,6 +4,12 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::contract::record::Timing;
 
+/// Seconds since 1970, as a file's time has them.
+pub fn unix_seconds() -> u32 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
+}
+
 /// Microseconds on CLOCK_BOOTTIME (clock_gettime(2)): monotonic, suspend included, the same for all processes.
 pub fn boottime_us() -> u64 {
     let now = clock_gettime(ClockId::Boottime);

@@ -13,3 +13,11 @@ pub fn bytes<const N: usize>() -> [u8; N] {
         }
     }
 }
+
+/// A random UUID (RFC 9562, version 4).
+pub fn uuid() -> [u8; 16] {
+    let mut uuid = bytes::<16>();
+    uuid[6] = uuid[6] & 0x0f | 0x40;
+    uuid[8] = uuid[8] & 0x3f | 0x80;
+    uuid
+}

@@ -1,6 +1,25 @@
 //! ext4: making filesystems with mke2fs(8), and reading the few fields of a superblock by which a guest finds its disks.
 //!
 //! A superblock is read only of files that no guest has written.
+//!
+//! [`Writer`] makes a filesystem out of files as they come in an archive, without mke2fs and without privilege.
+
+mod bitmap;
+mod crc32c;
+mod directory;
+mod extent;
+mod finish;
+mod format;
+mod graft;
+mod inode;
+mod names;
+mod superblock;
+mod writer;
+mod xattr;
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod writer_tests;
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -10,6 +29,12 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::exec::{Exec, ExecError, find_program};
+
+pub use finish::Shape;
+pub use inode::{Attributes, Time};
+pub use names::Name;
+pub use writer::{Content, WriteError, Writer};
+pub use xattr::{Xattr, is_storable};
 
 /// Where the superblock begins (ext4 disk layout, Linux Documentation/filesystems/ext4/super.rst).
 const SUPERBLOCK_AT: u64 = 1024;
@@ -37,6 +62,12 @@ pub enum Ext4Error {
     /// It holds something else.
     #[error("{path:?} is not an ext4 filesystem")]
     NotExt4 {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It was not unmounted, or is damaged.
+    #[error("the filesystem in {path:?} was not unmounted cleanly, or has errors: run e2fsck -f on it")]
+    NotClean {
         /// The file.
         path: PathBuf,
     },
@@ -70,6 +101,20 @@ pub fn uuid(path: &Path) -> Result<String, Ext4Error> {
     Ok(format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]))
 }
 
+/// Checks that `path` is an ext4 that was unmounted cleanly and without errors. Nothing else of it is looked at.
+pub fn check_clean(path: &Path) -> Result<(), Ext4Error> {
+    uuid(path)?;
+    let (mut state, mut incompatible) = ([0; 2], [0; 4]);
+    let read = File::open(path).and_then(|file| {
+        file.read_exact_at(&mut state, SUPERBLOCK_AT + 0x3a)?;
+        file.read_exact_at(&mut incompatible, SUPERBLOCK_AT + 0x60)
+    });
+    read.map_err(|source| Ext4Error::File { path: path.to_owned(), source })?;
+    // Valid and without errors; no journal to be replayed.
+    let is_clean = u16::from_le_bytes(state) & 3 == 1 && u32::from_le_bytes(incompatible) & 4 == 0;
+    if is_clean { Ok(()) } else { Err(Ext4Error::NotClean { path: path.to_owned() }) }
+}
+
 /// How inode tables and journal are taken as they are, so that a large filesystem in a new file is made of few real blocks.
 const EXTENDED: &str =
     "lazy_itable_init=1,lazy_journal_init=1,assume_storage_prezeroed=1,nodiscard,root_owner=0:0";
@@ -82,6 +127,11 @@ pub const MKE2FS_ARGS: [&str; 14] =
 /// Where mke2fs is; it stands in a directory that an ordinary user's PATH may lack.
 pub fn find_mke2fs() -> Result<PathBuf, ExecError> {
     find_program("mke2fs".as_ref()).ok_or_else(|| ExecError::NotFound("mke2fs (package e2fsprogs)".into()))
+}
+
+/// Makes the new file `path`, which only this user can read.
+pub fn create_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// Makes the new file `path` an empty ext4 of `size_bytes`, nearly all of it a hole.

@@ -1,0 +1,187 @@
+//! `banger-disk image import`.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use serde_json::Value;
+use thiserror::Error;
+
+use super::Failure;
+use super::disk::{SignalsError, StateArgs, to_value, users_of};
+use super::progress::ProgressArgs;
+use crate::contract::{Coded, ErrorCode};
+use crate::disk::build;
+use crate::disk::flatten::Limits;
+use crate::disk::import::{self, Format, ImportRequest, Source};
+use crate::disk::oci::{Platform, Select};
+use crate::sys::signal::Interrupts;
+use crate::types::ImageName;
+
+/// What `image import` takes; `banger image import` takes the same.
+#[derive(Debug, Clone, Args)]
+pub struct ImportSpec {
+    /// An OCI image layout (directory or tar), an archive of "docker save", a tar of a root filesystem ("-": from stdin; gzip, zstd
+    /// and xz are unpacked), or an ext4 file
+    #[arg(value_name = "SOURCE")]
+    pub source: PathBuf,
+    /// What to call the image
+    pub name: ImageName,
+    /// What the source is
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "auto")]
+    pub format: FormatChoice,
+    /// Which image of several: its name, tag or digest
+    #[arg(long = "ref", value_name = "REF")]
+    pub reference: Option<String>,
+    /// Which platform of several [default: linux on this host's processor]
+    #[arg(long, value_name = "OS/ARCH", value_parser = parse_platform)]
+    pub platform: Option<Platform>,
+    /// The image whose kernel, modules and initrd it gets [default: the newest]
+    #[arg(long, value_name = "IMAGE")]
+    pub kernel_from: Option<ImageName>,
+    /// How large a VM's root and work disk are by default
+    #[arg(long = "size", value_name = "BYTES", default_value_t = build::DEFAULT_SIZE_BYTES)]
+    pub size_bytes: u64,
+    /// Add a label to the image (may be given more than once)
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub labels: Vec<(String, String)>,
+    /// Refuse more files than this in all layers together
+    #[arg(long, value_name = "N", default_value_t = Limits::default().entries)]
+    pub max_entries: u64,
+    /// Refuse layers that unpack to more than this
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().unpacked_bytes)]
+    pub max_unpacked: u64,
+    /// Refuse a root filesystem larger than this
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().image_bytes)]
+    pub max_size: u64,
+}
+
+/// What a source is, as a person says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FormatChoice {
+    /// Find it out
+    Auto,
+    /// An OCI image layout: a directory or a tar
+    Oci,
+    /// What "docker save" or "podman save" writes
+    Docker,
+    /// A tar of a root filesystem
+    Tar,
+    /// An ext4 filesystem
+    Ext4,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ImportArgs {
+    #[command(flatten)]
+    spec: ImportSpec,
+    #[command(flatten)]
+    state: StateArgs,
+    #[command(flatten)]
+    progress: ProgressArgs,
+}
+
+fn parse_platform(text: &str) -> Result<Platform, &'static str> {
+    text.parse()
+}
+
+fn parse_label(text: &str) -> Result<(String, String), &'static str> {
+    let (key, value) = text.split_once('=').ok_or("write it as KEY=VALUE")?;
+    if key.is_empty() || text.len() > 4096 {
+        Err("write it as KEY=VALUE")
+    } else {
+        Ok((key.into(), value.into()))
+    }
+}
+
+impl ImportSpec {
+    /// The words that say this on a command line.
+    pub fn words(&self) -> Vec<OsString> {
+        let mut words = Vec::new();
+        let mut option = |name: &str, value: Option<String>| {
+            words.extend(value.map(|value| OsString::from(format!("--{name}={value}"))));
+        };
+        let format = self.format.to_possible_value().expect("none is hidden");
+        option("format", Some(format.get_name().to_owned()));
+        option("ref", self.reference.clone());
+        option("platform", self.platform.as_ref().map(Platform::to_string));
+        option("kernel-from", self.kernel_from.as_ref().map(ImageName::to_string));
+        option("size", Some(self.size_bytes.to_string()));
+        for (key, value) in &self.labels {
+            option("label", Some(format!("{key}={value}")));
+        }
+        option("max-entries", Some(self.max_entries.to_string()));
+        option("max-unpacked", Some(self.max_unpacked.to_string()));
+        option("max-size", Some(self.max_size.to_string()));
+        // No "--": further options may follow. A path that looks like one does not when it begins with a directory.
+        let looks =
+            self.source.as_os_str().as_encoded_bytes().starts_with(b"-") && self.source != Path::new("-");
+        let source = if looks { Path::new(".").join(&self.source) } else { self.source.clone() };
+        words.extend([source.into_os_string(), self.name.to_string().into()]);
+        words
+    }
+
+    fn source(&self) -> Source {
+        if self.source == Path::new("-") {
+            return Source::Stream(Box::new(std::io::stdin()));
+        }
+        let format = match self.format {
+            FormatChoice::Auto => None,
+            FormatChoice::Oci | FormatChoice::Docker => Some(Format::Archive),
+            FormatChoice::Tar => Some(Format::Tar),
+            FormatChoice::Ext4 => Some(Format::Ext4),
+        };
+        if self.source.is_dir() {
+            return Source::Layout(self.source.clone());
+        }
+        Source::File(self.source.clone(), format)
+    }
+
+    fn request(&self) -> ImportRequest {
+        let platform = self.platform.clone().unwrap_or_else(Platform::host);
+        ImportRequest {
+            name: self.name.clone(),
+            origin: self.source.to_string_lossy().into_owned(),
+            select: Select { reference: self.reference.clone(), platform },
+            kernel_from: self.kernel_from.clone(),
+            labels: self.labels.iter().cloned().collect::<BTreeMap<_, _>>(),
+            size_bytes: self.size_bytes,
+            limits: Limits {
+                entries: self.max_entries,
+                unpacked_bytes: self.max_unpacked,
+                image_bytes: self.max_size,
+                ..Limits::default()
+            },
+        }
+    }
+}
+
+/// An archive would come from a keyboard.
+#[derive(Debug, Error)]
+#[error("stdin is a terminal, and an archive is expected there")]
+struct TerminalError;
+
+impl Coded for TerminalError {
+    fn code(&self) -> ErrorCode {
+        ErrorCode::Usage
+    }
+}
+
+pub(super) fn import(args: &ImportArgs) -> Result<Value, Failure> {
+    let mut progress = args.progress.open()?;
+    let (state, lock) = args.state.lock_images("banger-disk image import")?;
+    let users = users_of(&state, &args.spec.name)?;
+    // An import that is interrupted removes what it has made.
+    let interrupts = Interrupts::catch().map_err(SignalsError)?;
+    let interrupted = || interrupts.pending();
+    let request = args.spec.request();
+    let source = args.spec.source();
+    if matches!(source, Source::Stream(_)) && std::io::stdin().is_terminal() {
+        return Err(TerminalError.into());
+    }
+    let mut tell = |step: &str, message: &str| progress.tell(step, message);
+    let image = import::import(&state, &lock, source, &request, &users, &interrupted, &mut tell)?;
+    Ok(to_value(&image.record()))
+}

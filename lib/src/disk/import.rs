@@ -1,0 +1,363 @@
+//! Making an image out of what others built: an OCI layout, an archive of `docker save`, a tar of a root filesystem, an ext4.
+//!
+//! Such an image carries neither a kernel nor an init as a rule, and needs none: the kernel, its modules and banger-guest come from an
+//! image that is there. What a killed import leaves is what a killed build leaves: see [`super::build`].
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek};
+use std::path::{Path, PathBuf};
+
+use super::build::{self, BuildError, Progress};
+use super::flatten::{FlattenError, Flattener, Limits, Meaning};
+use super::image::{self, Image, ImageError};
+use super::oci::{self, OciImage, Select, Store};
+use super::{arch, boot_set, delete, rootfs};
+use crate::contract::image::{IMAGE_SCHEMA, Manifest};
+use crate::contract::record::Init;
+use crate::state::dir::StateDir;
+use crate::state::lock::ImagesLock;
+use crate::sys::decompress::{self, Compression};
+use crate::sys::digest::Digesting;
+use crate::sys::ext4::{self, Shape, Writer};
+use crate::sys::pump::{Pump, Stopped};
+use crate::sys::{clock, random, reflink, tar};
+use crate::types::{ImageName, VmName};
+
+pub use super::import_error::ImportError;
+
+/// In an unfinished image: an archive of images, uncompressed.
+const SPOOL: &str = "archive";
+
+/// Room in the root filesystem for a VM that writes it without growing it, bytes.
+const SPARE_BYTES: u64 = 64 << 20;
+
+/// What an image is made of.
+pub enum Source {
+    /// An OCI image layout: a directory.
+    Layout(PathBuf),
+    /// A file, whose kind is found out unless it is told.
+    File(PathBuf, Option<Format>),
+    /// A tar of a root filesystem that comes through a pipe.
+    Stream(Box<dyn Read + Send>),
+}
+
+/// What a file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// An OCI image layout or what `docker save` writes, as a tar.
+    Archive,
+    /// A tar of a root filesystem.
+    Tar,
+    /// An ext4.
+    Ext4,
+}
+
+/// What is to be made.
+#[derive(Debug)]
+pub struct ImportRequest {
+    /// The image's name.
+    pub name: ImageName,
+    /// Where it comes from, for its manifest.
+    pub origin: String,
+    /// Which image of several.
+    pub select: Select,
+    /// The image whose kernel it gets; `None`: the newest image that has one.
+    pub kernel_from: Option<ImageName>,
+    /// Labels, beside those of the OCI image.
+    pub labels: BTreeMap<String, String>,
+    /// Default size of a VM's root and work disk, bytes.
+    pub size_bytes: u64,
+    /// How much an archive may make of itself.
+    pub limits: Limits,
+}
+
+/// What of an image's manifest its source tells.
+#[derive(Debug, Default)]
+struct Facts {
+    digest: Option<String>,
+    labels: BTreeMap<String, String>,
+    distribution: String,
+    suite: String,
+    notes: Vec<String>,
+}
+
+/// Makes an image out of `source`. One of that name that is whole is a conflict; one that lacks files is replaced, unless VMs
+/// (`in_use_by`) have their changes above its root. `interrupted` gives the signal that asks this process to stop, once one came.
+///
+/// # Errors
+/// [`ImportError`]; nothing is left then.
+pub fn import(
+    state: &StateDir,
+    lock: &ImagesLock,
+    source: Source,
+    request: &ImportRequest,
+    in_use_by: &[VmName],
+    interrupted: &dyn Fn() -> Option<i32>,
+    progress: Progress,
+) -> Result<Image, ImportError> {
+    build::check_size(request.size_bytes)?;
+    build::clean_leftovers(state, lock)?;
+    match image::load(state, &request.name) {
+        Ok(None) | Err(ImageError::MissingFile { .. } | ImageError::Manifest { .. }) => {}
+        Ok(Some(_)) => return Err(BuildError::Exists(request.name.clone()).into()),
+        Err(error) => return Err(error.into()),
+    }
+    delete::refuse_in_use(&request.name, in_use_by).map_err(BuildError::InUse)?;
+    let kernel = kernel_of(state, request)?;
+    let tmp = build::unfinished(state)?;
+    let work = Work { dir: tmp.path(), request, interrupted };
+    let facts = work.root(source, progress)?;
+    progress(
+        "kernel",
+        &format!("taking the kernel {} of the image {}", kernel.manifest.kernel_version, kernel.name()),
+    );
+    work.boot_set(&kernel)?;
+    progress("manifest", "computing digests");
+    let manifest = Manifest {
+        schema: IMAGE_SCHEMA.to_owned(),
+        name: request.name.clone(),
+        created_at: clock::now_rfc3339(),
+        source: request.origin.clone(),
+        digest: facts.digest,
+        labels: facts.labels.into_iter().chain(request.labels.clone()).collect(),
+        distribution: facts.distribution,
+        suite: facts.suite,
+        packages: Vec::new(),
+        kernel_version: kernel.manifest.kernel_version.clone(),
+        arch: arch::NAME.to_owned(),
+        init: Init::Lean,
+        default_rootfs_size_bytes: request.size_bytes,
+        default_work_size_bytes: request.size_bytes,
+        files: boot_set::seal(tmp.path(), &image::BOOT_SET, build::is_seed).map_err(BuildError::from)?,
+        notes: facts.notes,
+    };
+    let image = build::install(state, tmp, manifest)?;
+    progress("done", &format!("the image {} is ready", request.name));
+    Ok(image)
+}
+
+/// The image whose kernel the new one gets.
+fn kernel_of(state: &StateDir, request: &ImportRequest) -> Result<Image, ImportError> {
+    if let Some(name) = &request.kernel_from {
+        return image::load(state, name)?.ok_or_else(|| ImageError::Unknown(name.clone()).into());
+    }
+    let mut images = image::list(state)?;
+    images.retain(|image| image.missing().is_empty() && image.name() != &request.name);
+    images.sort_by(|a, b| a.manifest.created_at.cmp(&b.manifest.created_at));
+    images.pop().ok_or(ImportError::NoKernel)
+}
+
+/// An import under way, in its directory.
+struct Work<'a> {
+    dir: &'a Path,
+    request: &'a ImportRequest,
+    interrupted: &'a dyn Fn() -> Option<i32>,
+}
+
+impl Work<'_> {
+    /// The root filesystem and the work seed.
+    fn root(&self, source: Source, progress: Progress) -> Result<Facts, ImportError> {
+        match source {
+            Source::Layout(dir) => self.oci(&Store::Directory(dir), progress),
+            Source::Stream(input) => self.tar(input, progress),
+            Source::File(path, format) => {
+                let read = |source| ImportError::Source { path: path.clone(), source };
+                let file = oci::open_file(&path).map_err(read)?;
+                let format = match format {
+                    Some(format) => format,
+                    None => sniff(&path).map_err(read)?,
+                };
+                match format {
+                    Format::Ext4 => self.ext4(&path, &file, progress),
+                    Format::Tar => self.tar(Box::new(file), progress),
+                    Format::Archive => {
+                        let file = self.uncompressed(&path, file, progress)?;
+                        self.oci(&Store::archive(file, &path)?, progress)
+                    }
+                }
+            }
+        }
+    }
+
+    /// An image of a layout or of docker's archive.
+    fn oci(&self, store: &Store, progress: Progress) -> Result<Facts, ImportError> {
+        let image = store.image(&self.request.select)?;
+        let mut flattener = self.flattener()?;
+        for (at, layer) in image.layers.iter().enumerate() {
+            progress("layers", &format!("unpacking layer {} of {}", at + 1, image.layers.len()));
+            let packed = Digesting::new(store.open(&layer.path)?);
+            let (reader, rest) = (packed.clone(), packed);
+            let open = || decompress::open(Box::new(reader));
+            let pump = Pump::start(open, || rest.finish(), self.interrupted);
+            let pump = pump.map_err(|source| ImportError::Thread { source })?;
+            let mut unpacked = Digesting::new(pump);
+            let flattened = flattener.layer(&mut unpacked, Meaning::Layer);
+            let (diff_id, pump) = unpacked.into_parts().expect("it has no clones");
+            let found = pump.finish().unwrap_or_else(|| Err(io::Error::other("the reading thread panicked")));
+            match (&layer.digest, found) {
+                _ if matches!(flattened, Err(FlattenError::Interrupted(_))) => {}
+                // That a layer is not the one that was asked for says more than what came of reading it.
+                (Some(expected), Ok((digest, _))) => {
+                    oci::check_digest(&format!("layer {}", at + 1), &digest, expected)?
+                }
+                (_, Err(source)) if flattened.is_ok() => {
+                    return Err(ImportError::Layer { layer: at + 1, source });
+                }
+                _ => {}
+            }
+            flattened?;
+            if let Some(expected) = &layer.diff_id {
+                oci::check_digest(&format!("the content of layer {}", at + 1), &diff_id, expected)?;
+            }
+        }
+        let OciImage { digest, labels, .. } = image;
+        Ok(Facts { digest: Some(digest), labels, ..self.finish(flattener, progress)? })
+    }
+
+    /// A tar of a root filesystem.
+    fn tar(&self, input: Box<dyn Read + Send>, progress: Progress) -> Result<Facts, ImportError> {
+        progress("layers", "unpacking the root filesystem");
+        let mut flattener = self.flattener()?;
+        let pump = Pump::start(|| decompress::open(input), || (), self.interrupted);
+        let mut pump = pump.map_err(|source| ImportError::Thread { source })?;
+        flattener.layer(&mut pump, Meaning::Files)?;
+        self.finish(flattener, progress)
+    }
+
+    fn flattener(&self) -> Result<Flattener, ImportError> {
+        Ok(Flattener::new(&self.dir.join(image::ROOTFS), self.dir, self.request.limits)?)
+    }
+
+    /// Makes what was flattened an image's root: with all that a VM needs, and without what tells one machine from another.
+    fn finish(&self, flattener: Flattener, progress: Progress) -> Result<Facts, ImportError> {
+        progress("filesystem", "writing directories and inodes");
+        let (mut fs, lost_xattrs) = flattener.into_fs();
+        let disk = |source| ImportError::Flatten(FlattenError::Disk(source));
+        let home = rootfs::home(&fs).map_err(disk)?;
+        let mut notes = rootfs::prepare(&mut fs).map_err(disk)?;
+        let (distribution, suite) = rootfs::release(&fs).map_err(disk)?;
+        if !lost_xattrs.is_empty() {
+            let names = lost_xattrs.into_iter().collect::<Vec<_>>().join(", ");
+            notes.push(format!(
+                "ext4 has no place for these extended attributes, which are left out: {names}"
+            ));
+        }
+        let mut seed = self.seed(image::WORK_SEED)?;
+        if let Some(home) = home.or(rootfs::home(&fs).map_err(disk)?) {
+            seed.graft(&fs, home).map_err(disk)?;
+        }
+        self.finish_seed(seed, "banger-work")?;
+        let shape = Shape {
+            label: "banger-root",
+            min_bytes: 0,
+            spare_bytes: SPARE_BYTES,
+            made_at: clock::unix_seconds(),
+        };
+        fs.finish(&shape).map_err(disk)?;
+        Ok(Facts { distribution, suite, notes, ..Facts::default() })
+    }
+
+    /// A filesystem that is an ext4 already.
+    fn ext4(&self, path: &Path, file: &File, progress: Progress) -> Result<Facts, ImportError> {
+        progress("filesystem", "copying the filesystem");
+        ext4::check_clean(path)?;
+        let copied = path.to_owned();
+        let copy = || -> io::Result<()> {
+            let target = ext4::create_file(&self.dir.join(image::ROOTFS))?;
+            if !reflink::reflink(file, &target)? {
+                reflink::copy_sparse(file, &target)?;
+            }
+            Ok(())
+        };
+        copy().map_err(|source| ImportError::Source { path: copied, source })?;
+        let seed = self.seed(image::WORK_SEED)?;
+        self.finish_seed(seed, "banger-work")?;
+        let notes = vec![
+            "the filesystem is taken as it is: its /root is not seen in a VM, whose own work disk is mounted there, \
+             and what tells one machine from another (/etc/machine-id, SSH host keys) stays in it"
+                .to_owned(),
+        ];
+        Ok(Facts { distribution: "unknown".into(), suite: "unknown".into(), notes, ..Facts::default() })
+    }
+
+    fn seed(&self, name: &str) -> Result<Writer, ImportError> {
+        let path = self.dir.join(name);
+        let make = || -> io::Result<(File, File)> {
+            Ok((ext4::create_file(&path)?, tempfile::tempfile_in(self.dir)?))
+        };
+        let (file, inodes) = make().map_err(|source| BuildError::File { path: path.clone(), source })?;
+        let limit = self.request.limits.image_bytes + self.request.size_bytes;
+        Writer::new(file, inodes, random::uuid(), limit)
+            .map_err(|e| ImportError::Flatten(FlattenError::Disk(e)))
+    }
+
+    fn finish_seed(&self, seed: Writer, label: &str) -> Result<(), ImportError> {
+        let min_bytes = self.request.size_bytes;
+        let shape = Shape { label, min_bytes, spare_bytes: SPARE_BYTES, made_at: clock::unix_seconds() };
+        seed.finish(&shape).map_err(|source| ImportError::Flatten(FlattenError::Disk(source)))
+    }
+
+    /// The files beside root and work seed.
+    fn boot_set(&self, kernel: &Image) -> Result<(), ImportError> {
+        for (name, path) in [
+            (image::KERNEL, &kernel.kernel),
+            (image::KERNEL_ELF, &kernel.kernel_elf),
+            (image::INITRD, &kernel.initrd),
+        ] {
+            let target = self.dir.join(name);
+            // Nobody writes these files, so that two images can have one; each owns it by its own name.
+            let placed = fs::hard_link(path, &target).or_else(|_| fs::copy(path, &target).map(drop));
+            placed.map_err(|source| BuildError::File { path: target, source })?;
+        }
+        let upper = self.seed(image::UPPER_SEED)?;
+        self.finish_seed(upper, "banger-upper")
+    }
+
+    /// The archive `file`, uncompressed: only in such a one a member can be found without reading what is before it.
+    fn uncompressed(&self, path: &Path, mut file: File, progress: Progress) -> Result<File, ImportError> {
+        let wrong = |source: io::Error| match Stopped::of(&source) {
+            Some(signal) => ImportError::Flatten(FlattenError::Interrupted(signal)),
+            None => ImportError::Source { path: path.to_owned(), source },
+        };
+        let compression = compression(&mut file).map_err(wrong)?;
+        if compression == Compression::None {
+            return Ok(file);
+        }
+        progress("archive", "unpacking the archive");
+        let limit = self.request.limits.unpacked_bytes;
+        let pump = Pump::start(move || decompress::open(Box::new(file)), || (), self.interrupted);
+        let pump = pump.map_err(|source| ImportError::Thread { source })?;
+        let mut spool = ext4::create_file(&self.dir.join(SPOOL)).map_err(wrong)?;
+        let unpacked = io::copy(&mut pump.take(limit + 1), &mut spool).map_err(wrong)?;
+        fs::remove_file(self.dir.join(SPOOL)).map_err(wrong)?;
+        if unpacked > limit {
+            return Err(FlattenError::Unpacked { limit_bytes: limit }.into());
+        }
+        Ok(spool)
+    }
+}
+
+/// The compression of `file`, which then stands at its beginning again.
+fn compression(file: &mut File) -> io::Result<Compression> {
+    let mut start = Vec::new();
+    file.by_ref().take(decompress::MAGIC_LEN as u64).read_to_end(&mut start)?;
+    file.rewind()?;
+    Ok(decompress::of(&start))
+}
+
+/// What the file holds: an ext4 by its magic number; an archive of images by the name of its first member; else a root filesystem.
+fn sniff(path: &Path) -> io::Result<Format> {
+    if ext4::uuid(path).is_ok() {
+        return Ok(Format::Ext4);
+    }
+    let mut archive = tar::Archive::new(decompress::open(Box::new(File::open(path)?))?);
+    // What is no archive at all is told when it is read.
+    let Ok(Some(entry)) = archive.next_entry() else { return Ok(Format::Tar) };
+    let name = String::from_utf8_lossy(&entry.path).into_owned();
+    let first = name.trim_start_matches("./").split('/').next().unwrap_or_default();
+    let hex = first.strip_suffix(".json").unwrap_or(first);
+    let is_digest = hex.len() == 64 && hex.chars().all(|c| c.is_ascii_hexdigit());
+    let fixed = ["blobs", "oci-layout", "index.json", "manifest.json", "repositories"];
+    Ok(if is_digest || fixed.contains(&first) { Format::Archive } else { Format::Tar })
+}

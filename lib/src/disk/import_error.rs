@@ -1,0 +1,86 @@
+//! Why an image cannot be imported.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use super::build_error::BuildError;
+use super::flatten::FlattenError;
+use super::image::ImageError;
+use super::oci::OciError;
+use crate::contract::{Coded, ErrorCode};
+use crate::sys::ext4::Ext4Error;
+
+/// An image that cannot be imported. Nothing is left of it.
+#[derive(Debug, Error)]
+pub enum ImportError {
+    /// What every image can fail with.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// Another image.
+    #[error("cannot make the image")]
+    Image(#[from] ImageError),
+    /// There is no kernel for it.
+    #[error("there is no image whose kernel it could have")]
+    NoKernel,
+    /// The source.
+    #[error("cannot read {path:?}")]
+    Source {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// An image's files.
+    #[error("cannot import the image")]
+    Oci(#[from] OciError),
+    /// A layer's file.
+    #[error("cannot read layer {layer}")]
+    Layer {
+        /// Which one, counted from 1.
+        layer: usize,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Its files.
+    #[error("cannot make the root filesystem")]
+    Flatten(#[from] FlattenError),
+    /// An ext4 that cannot be taken.
+    #[error("cannot take the filesystem")]
+    Ext4(#[from] Ext4Error),
+    /// No thread.
+    #[error("cannot start a thread")]
+    Thread {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Coded for ImportError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Build(error) => error.code(),
+            Self::Image(error) => error.code(),
+            Self::NoKernel => ErrorCode::NotFound,
+            Self::Source { source, .. } if source.kind() == io::ErrorKind::NotFound => ErrorCode::NotFound,
+            Self::Oci(error) => error.code(),
+            Self::Flatten(error) => error.code(),
+            Self::Ext4(_) => ErrorCode::BadInput,
+            Self::Source { .. } | Self::Layer { .. } | Self::Thread { .. } => ErrorCode::Failed,
+        }
+    }
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Build(error) => error.hint(),
+            Self::Image(error) => error.hint(),
+            Self::NoKernel => Some("build one first: banger image build debian".into()),
+            Self::Oci(error) => error.hint(),
+            Self::Flatten(error) => error.hint(),
+            _ => None,
+        }
+    }
+}

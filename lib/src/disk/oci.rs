@@ -1,0 +1,578 @@
+//! What an OCI image layout or an archive of `docker save` holds: which image of it, and where its layers are.
+//!
+//! Both are files under fixed names, in a directory or in a tar; [`Store`] is either. Digests are checked as the files are read.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::contract::{Coded, ErrorCode};
+use crate::sys::digest::sha256;
+use crate::sys::tar::{self, Kind, TarError, shown};
+
+/// The largest index, manifest or configuration (registries take manifests of 4 MiB).
+const MAX_JSON_BYTES: u64 = 4 << 20;
+/// An index in an index in an index.
+const MAX_DEPTH: u32 = 3;
+/// Members of an archive that is no root filesystem.
+const MAX_MEMBERS: usize = 10_000;
+
+/// An image that cannot be found or read.
+#[derive(Debug, Error)]
+pub enum OciError {
+    /// A file cannot be read.
+    #[error("cannot read {what}")]
+    Read {
+        /// Which one.
+        what: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The archive cannot be read.
+    #[error("cannot read the archive {path:?}")]
+    Archive {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: TarError,
+    },
+    /// A file is not of its shape.
+    #[error("{what} is not valid")]
+    Json {
+        /// Which one.
+        what: String,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A file is not what it should be.
+    #[error("{what} {problem}")]
+    Invalid {
+        /// Which one.
+        what: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The digest is another one.
+    #[error("{what} has the digest sha256:{found}, which is not the {expected} that is asked for")]
+    Digest {
+        /// Which file.
+        what: String,
+        /// What its content is.
+        found: String,
+        /// What it should be.
+        expected: String,
+    },
+    /// No image fits.
+    #[error("there is no image {wanted}; there are: {found}")]
+    NoMatch {
+        /// What is asked for.
+        wanted: String,
+        /// What is there.
+        found: String,
+    },
+    /// Several images fit.
+    #[error("there are several images: {found}")]
+    Several {
+        /// Which.
+        found: String,
+    },
+}
+
+impl Coded for OciError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => ErrorCode::NotFound,
+            Self::Read { .. } => ErrorCode::Failed,
+            Self::NoMatch { .. } => ErrorCode::NotFound,
+            _ => ErrorCode::BadInput,
+        }
+    }
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Several { .. } => {
+                Some("choose one with --ref NAME, or with --ref sha256:… for its digest".into())
+            }
+            Self::NoMatch { .. } => Some("choose one with --platform or --ref".into()),
+            Self::Digest { .. } => Some("it was damaged or changed on its way: get it again".into()),
+            _ => None,
+        }
+    }
+}
+
+/// An operating system and a processor, as Go and OCI name them.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Platform {
+    /// Such as `linux`.
+    pub os: String,
+    /// Such as `amd64`.
+    pub architecture: String,
+    /// Such as `v8`.
+    #[serde(default)]
+    pub variant: Option<String>,
+}
+
+impl Platform {
+    /// What runs in a VM on this host.
+    pub fn host() -> Self {
+        Self { os: "linux".into(), architecture: super::arch::OCI_NAME.into(), variant: None }
+    }
+
+    /// Whether what is made for `other` runs where this is asked for.
+    pub fn accepts(&self, other: &Self) -> bool {
+        let same_variant = self.variant.is_none() || self.variant == other.variant;
+        self.os == other.os && self.architecture == other.architecture && same_variant
+    }
+}
+
+impl std::fmt::Display for Platform {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        self.variant.as_ref().map_or(Ok(()), |variant| write!(f, "/{variant}"))
+    }
+}
+
+impl std::str::FromStr for Platform {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let ok = |part: &&str| {
+            !part.is_empty()
+                && part.len() <= 32
+                && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+        };
+        match parts.as_slice() {
+            [os, architecture, variant @ ..] if variant.len() <= 1 && parts.iter().all(ok) => Ok(Self {
+                os: (*os).to_owned(),
+                architecture: (*architecture).to_owned(),
+                variant: variant.first().map(|v| (*v).to_owned()),
+            }),
+            _ => Err("write it as linux/amd64 or linux/arm64/v8"),
+        }
+    }
+}
+
+/// Which image of several.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Select {
+    /// Its name (the annotation `org.opencontainers.image.ref.name`, or a tag) or its digest; `None`: the only one.
+    pub reference: Option<String>,
+    /// What it is to run on.
+    pub platform: Platform,
+}
+
+/// A reference to a file by its digest.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    /// What it is.
+    #[serde(default)]
+    pub media_type: String,
+    /// `sha256:` and 64 hexadecimal digits.
+    pub digest: String,
+    /// Bytes.
+    pub size: u64,
+    #[serde(default)]
+    platform: Option<Platform>,
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    manifests: Vec<Descriptor>,
+}
+
+#[derive(Deserialize)]
+struct Manifest {
+    config: Descriptor,
+    layers: Vec<Descriptor>,
+}
+
+/// What of an image's configuration is of use here.
+#[derive(Debug, Default, Deserialize)]
+struct Config {
+    #[serde(flatten)]
+    platform: Option<Platform>,
+    rootfs: RootFs,
+    #[serde(default)]
+    config: Option<RunConfig>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct RootFs {
+    #[serde(default)]
+    diff_ids: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct RunConfig {
+    #[serde(default, rename = "Labels")]
+    labels: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DockerImage {
+    config: String,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+    layers: Vec<String>,
+}
+
+/// A layer by its file.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    /// Its path in the store.
+    pub path: String,
+    /// The digest of that file, where it is known; `sha256:…`.
+    pub digest: Option<String>,
+    /// The digest of what is in it, uncompressed.
+    pub diff_id: Option<String>,
+}
+
+/// An image: its layers from the lowest to the highest, and what is known of it.
+#[derive(Debug, Clone)]
+pub struct OciImage {
+    /// Its layers.
+    pub layers: Vec<Layer>,
+    /// The manifest's digest, for docker's archives the configuration's; `sha256:…`.
+    pub digest: String,
+    /// What it is for.
+    pub platform: Option<Platform>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Files by name: a directory, or a tar that is not compressed.
+#[derive(Debug, Clone)]
+pub enum Store {
+    /// A directory.
+    Directory(PathBuf),
+    /// A tar: where in it each member is, and how long.
+    Archive(Arc<File>, BTreeMap<String, (u64, u64)>),
+}
+
+/// A part of a file.
+struct Part {
+    file: Arc<File>,
+    at: u64,
+    left: u64,
+}
+
+impl Read for Part {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let room = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let count = self.file.read_at(&mut buffer[..room], self.at)?;
+        (self.at, self.left) = (self.at + count as u64, self.left - count as u64);
+        Ok(count)
+    }
+}
+
+impl Store {
+    /// The members of the uncompressed tar `file`, which is at `path`.
+    ///
+    /// # Errors
+    /// [`OciError::Archive`].
+    pub fn archive(file: File, path: &Path) -> Result<Self, OciError> {
+        let file = Arc::new(file);
+        let wrong = |source| OciError::Archive { path: path.to_owned(), source };
+        let read = |source| OciError::Read { what: format!("{path:?}"), source };
+        let length = file.metadata().map_err(read)?.len();
+        let mut members = BTreeMap::new();
+        let whole = Part { file: file.clone(), at: 0, left: length };
+        let mut archive = tar::Archive::new(whole);
+        while let Some(entry) = archive.next_entry().map_err(wrong)? {
+            let at = archive.input().at;
+            // A layer that two images share is a link in docker's older archives.
+            let place = match entry.kind {
+                Kind::Regular => (at, entry.size),
+                Kind::Symlink | Kind::HardLink => match members.get(&resolved(&entry)) {
+                    Some(place) => *place,
+                    None => continue,
+                },
+                _ => continue,
+            };
+            let end = place.0.checked_add(place.1).filter(|end| *end <= length);
+            end.ok_or_else(|| wrong(TarError::Truncated { after: shown(&entry.path) }))?;
+            // Only this program's own reading moves: what is passed over is not read.
+            archive.seek_over(|part, count| {
+                part.at += count;
+                part.left = part.left.saturating_sub(count);
+            });
+            let name = String::from_utf8_lossy(&entry.path).into_owned();
+            members.insert(name.trim_start_matches("./").to_owned(), place);
+            if members.len() > MAX_MEMBERS {
+                let problem = format!("has more than {MAX_MEMBERS} members and is no image");
+                return Err(OciError::Invalid { what: format!("{path:?}"), problem });
+            }
+        }
+        Ok(Self::Archive(file, members))
+    }
+
+    /// Whether there is a file `name`.
+    pub fn has(&self, name: &str) -> bool {
+        match self {
+            Self::Directory(dir) => dir.join(name).is_file(),
+            Self::Archive(_, members) => members.contains_key(name),
+        }
+    }
+
+    /// Opens the file `name`.
+    ///
+    /// # Errors
+    /// [`OciError::Read`].
+    pub fn open(&self, name: &str) -> Result<Box<dyn Read + Send>, OciError> {
+        let opened = match self {
+            Self::Directory(dir) => open_file(&dir.join(name)).map(|file| Box::new(file) as Box<_>),
+            Self::Archive(file, members) => match members.get(name) {
+                Some((at, left)) => Ok(Box::new(Part { file: file.clone(), at: *at, left: *left }) as Box<_>),
+                None => Err(io::ErrorKind::NotFound.into()),
+            },
+        };
+        opened.map_err(|source| OciError::Read { what: shown(name.as_bytes()), source })
+    }
+
+    fn bytes(&self, name: &str) -> Result<Vec<u8>, OciError> {
+        let mut bytes = Vec::new();
+        let read = self.open(name)?.take(MAX_JSON_BYTES + 1).read_to_end(&mut bytes);
+        read.map_err(|source| OciError::Read { what: shown(name.as_bytes()), source })?;
+        if bytes.len() as u64 > MAX_JSON_BYTES {
+            let problem = format!("is larger than {MAX_JSON_BYTES} bytes");
+            return Err(OciError::Invalid { what: shown(name.as_bytes()), problem });
+        }
+        Ok(bytes)
+    }
+
+    fn json<T: for<'a> Deserialize<'a>>(&self, name: &str) -> Result<T, OciError> {
+        parse(name, &self.bytes(name)?)
+    }
+
+    /// A JSON file by its digest, which is checked.
+    fn blob<T: for<'a> Deserialize<'a>>(&self, digest: &str) -> Result<T, OciError> {
+        let path = blob_path(digest)?;
+        let bytes = self.bytes(&path)?;
+        check_digest(&path, &sha256(&bytes), digest)?;
+        parse(&path, &bytes)
+    }
+
+    /// The image that `select` says.
+    ///
+    /// # Errors
+    /// [`OciError`].
+    pub fn image(&self, select: &Select) -> Result<OciImage, OciError> {
+        if self.has("index.json") { self.oci(select) } else { self.docker(select) }
+    }
+
+    fn oci(&self, select: &Select) -> Result<OciImage, OciError> {
+        let index: Index = self.json("index.json")?;
+        let mut found = Vec::new();
+        // By its digest an image is found also where no index names it.
+        if let Some(digest) =
+            select.reference.as_ref().filter(|r| blob_path(r).is_ok_and(|path| self.has(&path)))
+        {
+            let media_type = String::new();
+            let this =
+                Descriptor { media_type, digest: digest.clone(), size: 0, platform: None, annotations: None };
+            self.expand(&[this], &mut found, 0)?;
+        } else {
+            let named = |descriptor: &&Descriptor| match &select.reference {
+                Some(reference) => descriptor.names().any(|name| name == reference),
+                None => true,
+            };
+            let wanted: Vec<Descriptor> = index.manifests.iter().filter(named).cloned().collect();
+            if let (true, Some(reference)) = (wanted.is_empty(), &select.reference) {
+                return Err(no_match(reference, index.manifests.iter().map(Descriptor::shown)));
+            }
+            self.expand(&wanted, &mut found, 0)?;
+        }
+        found.dedup_by(|a, b| a.descriptor.digest == b.descriptor.digest);
+        let all: Vec<String> = found.iter().map(Found::shown).collect();
+        found.retain(|found| found.platform.as_ref().is_none_or(|p| select.platform.accepts(p)));
+        match found.as_slice() {
+            [] => Err(no_match(&format!("for {}", select.platform), all.into_iter())),
+            [one] => one.image(),
+            several => Err(OciError::Several { found: list(several.iter().map(Found::shown)) }),
+        }
+    }
+
+    /// Collects the manifests that `descriptors` lead to.
+    fn expand(&self, descriptors: &[Descriptor], found: &mut Vec<Found>, depth: u32) -> Result<(), OciError> {
+        for descriptor in descriptors {
+            let what = || format!("the manifest {}", shown(descriptor.digest.as_bytes()));
+            let value: serde_json::Value = self.blob(&descriptor.digest)?;
+            if value.get("manifests").is_some() {
+                if depth == MAX_DEPTH {
+                    return Err(OciError::Invalid { what: what(), problem: "is nested too deep".into() });
+                }
+                let index: Index = from_value(&what(), value)?;
+                self.expand(&index.manifests, found, depth + 1)?;
+                continue;
+            }
+            let manifest: Manifest = from_value(&what(), value)?;
+            // What BuildKit adds about an image is no image.
+            if descriptor.platform.as_ref().is_some_and(|platform| platform.os == "unknown") {
+                continue;
+            }
+            let config: Config = self.blob(&manifest.config.digest)?;
+            let platform = config.platform.clone().or_else(|| descriptor.platform.clone());
+            found.push(Found { descriptor: descriptor.clone(), manifest, config, platform });
+        }
+        Ok(())
+    }
+
+    fn docker(&self, select: &Select) -> Result<OciImage, OciError> {
+        let images: Vec<DockerImage> = self.json("manifest.json")?;
+        let names = |image: &DockerImage| image.repo_tags.clone().unwrap_or_default();
+        let mut found: Vec<&DockerImage> = images.iter().collect();
+        if let Some(reference) = &select.reference {
+            found.retain(|image| names(image).contains(reference));
+            if found.is_empty() {
+                return Err(no_match(reference, images.iter().flat_map(names)));
+            }
+        }
+        let [image] = found.as_slice() else {
+            return Err(OciError::Several { found: list(images.iter().flat_map(names)) });
+        };
+        let bytes = self.bytes(&image.config)?;
+        let config: Config = parse(&image.config, &bytes)?;
+        if let Some(platform) = config.platform.as_ref().filter(|platform| !select.platform.accepts(platform))
+        {
+            return Err(no_match(&format!("for {}", select.platform), std::iter::once(platform.to_string())));
+        }
+        let layers = image.layers.iter().map(|path| (path.clone(), None)).collect();
+        of(layers, config, format!("sha256:{}", sha256(&bytes)), "manifest.json")
+    }
+}
+
+/// An image among others.
+struct Found {
+    descriptor: Descriptor,
+    manifest: Manifest,
+    config: Config,
+    platform: Option<Platform>,
+}
+
+impl Found {
+    fn shown(&self) -> String {
+        let platform = self.platform.as_ref().map(|platform| format!(" ({platform})")).unwrap_or_default();
+        self.descriptor.shown() + &platform
+    }
+
+    fn image(&self) -> Result<OciImage, OciError> {
+        let path = |layer: &Descriptor| Ok((blob_path(&layer.digest)?, Some(layer.digest.clone())));
+        let layers = self.manifest.layers.iter().map(path).collect::<Result<_, OciError>>()?;
+        let config = Config {
+            platform: self.platform.clone(),
+            rootfs: RootFs { diff_ids: self.config.rootfs.diff_ids.clone() },
+            config: self.config.config.as_ref().map(|config| RunConfig { labels: config.labels.clone() }),
+        };
+        of(layers, config, self.descriptor.digest.clone(), &self.descriptor.digest)
+    }
+}
+
+impl Descriptor {
+    /// What it may be asked for by.
+    fn names(&self) -> impl Iterator<Item = &String> {
+        let annotations = self.annotations.iter().flatten();
+        let keys = ["org.opencontainers.image.ref.name", "io.containerd.image.name"];
+        annotations.filter(move |(key, _)| keys.contains(&key.as_str())).map(|(_, name)| name)
+    }
+
+    fn shown(&self) -> String {
+        shown(self.names().next().unwrap_or(&self.digest).as_bytes())
+    }
+}
+
+fn of(
+    layers: Vec<(String, Option<String>)>,
+    config: Config,
+    digest: String,
+    what: &str,
+) -> Result<OciImage, OciError> {
+    let diff_ids = config.rootfs.diff_ids;
+    if diff_ids.len() != layers.len() {
+        let problem = format!("has {} layers, and its configuration {}", layers.len(), diff_ids.len());
+        return Err(OciError::Invalid { what: shown(what.as_bytes()), problem });
+    }
+    let layers = layers
+        .into_iter()
+        .zip(diff_ids)
+        .map(|((path, digest), diff_id)| Layer { path, digest, diff_id: Some(diff_id) })
+        .collect();
+    let labels = config.config.and_then(|config| config.labels).unwrap_or_default();
+    Ok(OciImage { layers, digest, platform: config.platform, labels })
+}
+
+/// An error where a file with the digest `found` was asked for by another one.
+///
+/// # Errors
+/// [`OciError::Digest`].
+pub fn check_digest(what: &str, found: &str, expected: &str) -> Result<(), OciError> {
+    if expected.strip_prefix("sha256:") == Some(found) {
+        return Ok(());
+    }
+    let (what, expected) = (shown(what.as_bytes()), shown(expected.as_bytes()));
+    Err(OciError::Digest { what, found: found.to_owned(), expected })
+}
+
+/// Where the file with this digest is in a layout.
+pub fn blob_path(digest: &str) -> Result<String, OciError> {
+    let hex = digest
+        .strip_prefix("sha256:")
+        .filter(|hex| hex.len() == 64 && hex.chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c)));
+    let problem = || "is no digest that can be checked: sha256: and 64 hexadecimal digits".to_owned();
+    let hex = hex.ok_or_else(|| OciError::Invalid { what: shown(digest.as_bytes()), problem: problem() })?;
+    Ok(format!("blobs/sha256/{hex}"))
+}
+
+/// Opens a file for reading, which must be one: a pipe would block.
+pub(super) fn open_file(path: &Path) -> io::Result<File> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a file")) }
+}
+
+/// Where a link in an archive leads.
+fn resolved(entry: &tar::Entry) -> String {
+    let (path, link) = (String::from_utf8_lossy(&entry.path), String::from_utf8_lossy(&entry.link));
+    if entry.kind == Kind::HardLink {
+        return link.trim_start_matches("./").to_owned();
+    }
+    let mut parts: Vec<&str> = path.split('/').collect();
+    parts.pop();
+    for part in link.split('/') {
+        match part {
+            ".." => drop(parts.pop()),
+            "." | "" => {}
+            part => parts.push(part),
+        }
+    }
+    parts.join("/").trim_start_matches("./").to_owned()
+}
+
+fn parse<T: for<'a> Deserialize<'a>>(what: &str, bytes: &[u8]) -> Result<T, OciError> {
+    serde_json::from_slice(bytes).map_err(|source| OciError::Json { what: shown(what.as_bytes()), source })
+}
+
+fn from_value<T: for<'a> Deserialize<'a>>(what: &str, value: serde_json::Value) -> Result<T, OciError> {
+    serde_json::from_value(value).map_err(|source| OciError::Json { what: what.to_owned(), source })
+}
+
+fn no_match(wanted: &str, found: impl Iterator<Item = String>) -> OciError {
+    OciError::NoMatch { wanted: shown(wanted.as_bytes()), found: list(found) }
+}
+
+/// A few of them, for people.
+fn list(items: impl Iterator<Item = String>) -> String {
+    let items: Vec<String> = items.take(11).collect();
+    let more = if items.len() > 10 { ", …" } else { "" };
+    if items.is_empty() { "none".into() } else { items[..items.len().min(10)].join(", ") + more }
+}
