@@ -102,6 +102,9 @@
           # The user's own ssh and git win: they know the user's configuration.
           postInstall = ''
             installManPage man/*.[1-9]
+            install -D -m 644 -t "$out/lib/systemd/system" bins/banger-netd/banger-netd@.{path,service}
+            substituteInPlace "$out/lib/systemd/system/banger-netd@.service" \
+              --replace-fail /usr/bin/banger-netd "$out/bin/banger-netd"
           ''
           + lib.optionalString (stdenv.buildPlatform.canExecute stdenv.hostPlatform) ''
             for program in ${toString programs}; do
@@ -181,6 +184,7 @@
                 The group whose members may run banger-netd and the verb dm of banger-disk as root, without a password.
               '';
             };
+            resolver.enable = lib.mkEnableOption "systemd as the keeper of the resolver of root's VMs, NAME.vm";
           };
 
           config = lib.mkIf cfg.enable {
@@ -206,6 +210,14 @@
                     ];
               }
             ];
+            systemd = lib.mkIf cfg.resolver.enable {
+              packages = [ cfg.package ];
+              # The instance is the escaped directory of the names.
+              paths."banger-netd@var-lib-banger-dns" = {
+                overrideStrategy = "asDropin";
+                wantedBy = [ "paths.target" ];
+              };
+            };
           };
         };
     in

@@ -6,20 +6,28 @@ let
   pkgs = nixpkgs.legacyPackages.${system};
   package = outputs.packages.${system}.banger;
   overlaid = outputs.overlays.default pkgs pkgs;
-  module = outputs.nixosModules.default {
-    inherit pkgs;
-    inherit (nixpkgs) lib;
-    config.programs.banger = {
-      enable = true;
-      inherit package;
-      group = "banger";
+  moduleWith =
+    resolver:
+    outputs.nixosModules.default {
+      inherit pkgs;
+      inherit (nixpkgs) lib;
+      config.programs.banger = {
+        enable = true;
+        inherit package;
+        group = "banger";
+        resolver.enable = resolver;
+      };
     };
-  };
+  module = moduleWith true;
   rule = builtins.head module.config.security.sudo.extraRules;
 in
 assert package.meta.mainProgram == "banger";
 assert overlaid.banger.drvPath == package.drvPath;
 assert module.options.programs.banger.enable.default == false;
+assert module.options.programs.banger.resolver.enable.default == false;
+assert (moduleWith false).config.systemd == { };
+assert module.config.systemd.packages == [ package ];
+assert builtins.attrNames module.config.systemd.paths == [ "banger-netd@var-lib-banger-dns" ];
 assert
   map (command: command.command) rule.commands == [
     "${package}/bin/banger-netd"

@@ -2,16 +2,24 @@
 //! names of real guests are asked for by the guests.
 
 use std::fs;
+use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::sched::{CloneFlags, unshare};
+
+use crate::guest::Namespace;
 use crate::home::{BANGER, Home, git, said};
 use crate::support;
 
 /// What runs in the virtual machine.
 const INSIDE: &str = include_str!("names/inside.sh");
 
-/// A checkout with two programs, without their symbols, and the script.
+/// The units of the package.
+const SERVICE: &str = include_str!("../../bins/banger-netd/banger-netd@.service");
+const PATH: &str = include_str!("../../bins/banger-netd/banger-netd@.path");
+
+/// A checkout with two programs, without their symbols, the units and the script.
 fn checkout(home: &Home) -> PathBuf {
     let repo = home.repo("names");
     for name in ["banger", "banger-netd"] {
@@ -22,7 +30,11 @@ fn checkout(home: &Home) -> PathBuf {
         }
         fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).unwrap();
     }
-    fs::write(repo.join("inside.sh"), INSIDE).unwrap();
+    for (name, text) in
+        [("inside.sh", INSIDE), ("banger-netd@.service", SERVICE), ("banger-netd@.path", PATH)]
+    {
+        fs::write(repo.join(name), text).unwrap();
+    }
     git(&repo, &["add", "-A"]);
     repo
 }
@@ -40,6 +52,90 @@ fn systemd_resolved_resolves_names_and_forgets_them() {
     let output = home.run(&[&options[..], &[repo.to_str().unwrap(), "--", "bash", "inside.sh"]].concat());
     assert!(output.status.success(), "{}", said(&output));
     let seen = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(seen.lines().filter(|line| line.starts_with("seen: ")).count(), 5, "{seen}");
+    assert_eq!(seen.lines().filter(|line| line.starts_with("seen: ")).count(), 6, "{seen}");
     home.assert_clean();
+}
+
+/// A resolver for which every name is 192.0.2.9, until the process ends.
+fn upstream(at: &str) {
+    let socket = UdpSocket::bind(at).unwrap_or_else(|e| panic!("{at}: {e}"));
+    std::thread::spawn(move || {
+        let mut packet = [0; 512];
+        while let Ok((_, from)) = socket.recv_from(&mut packet) {
+            let end = 12 + packet[12..].iter().position(|byte| *byte == 0).expect("a name") + 5;
+            let mut reply = packet[..end].to_vec();
+            // The header's flags and counts: an answer, with one record where an IPv4 address (type 1) is asked for.
+            let known = packet[end - 4..end - 2] == [0, 1];
+            reply[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, u8::from(known), 0, 0, 0, 0]);
+            if known {
+                reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 9]);
+            }
+            drop(socket.send_to(&reply, from));
+        }
+    });
+}
+
+/// What a program in the guest `vm` finds for `name`, and the status of getent(1).
+fn found(home: &Home, vm: &str, name: &str) -> (Option<i32>, String) {
+    let output = home.run(&["vm", "exec", vm, "--", "timeout", "20", "getent", "hosts", name]);
+    let text = String::from_utf8_lossy(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
+    (output.status.code(), text)
+}
+
+#[test]
+fn guests_resolve_each_other_and_the_world_until_they_are_deleted() {
+    let Some(home) = Home::new() else { return };
+    let (host, ()) = Namespace::new(|| ());
+    host.run(|| {
+        let (outside, ()) = Namespace::new(|| ());
+        host.sh("ip link set lo up; ip link add up0 type veth peer name up1");
+        outside.take_link("up1");
+        host.sh("ip address add 198.51.100.2/24 dev up0; ip link set up0 up; ip route add default via 198.51.100.1");
+        outside.sh("ip link set lo up; ip address add 198.51.100.1/24 dev up1; ip link set up1 up");
+        outside.run(|| upstream("198.51.100.1:53"));
+        // This thread's own view of /etc, and that of what it starts.
+        unshare(CloneFlags::CLONE_NEWNS).expect("root may");
+        let file = home.path("resolv.conf");
+        fs::write(&file, "nameserver 198.51.100.1\n").unwrap();
+        let bind = format!(
+            "mount --make-rprivate / && mount --bind {} $(readlink -f /etc/resolv.conf)",
+            file.display()
+        );
+        let bound = support::run(support::command("sh").args(["-c", &bind]), b"");
+        assert!(bound.status.success(), "{}", said(&bound));
+        names_of_guests(&home);
+    });
+    home.assert_clean();
+}
+
+fn names_of_guests(home: &Home) {
+    let repo = home.repo("repo");
+    for name in ["web", "db"] {
+        let output =
+            home.run(&["vm", "run", "--net", "tap", "--name", name, repo.to_str().unwrap(), "--", "true"]);
+        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    }
+    let address = |name: &str| {
+        let record = home.json(&["vm", "show", name]);
+        record["net"]["address"].as_str().expect("an address").to_owned()
+    };
+    let (web, db) = (address("web"), address("db"));
+    for (name, address) in [("web.vm", &web), ("db.vm", &db), ("DB.vm.", &db)] {
+        let (status, text) = found(home, "web", name);
+        assert!(status == Some(0) && text.starts_with(address.as_str()), "{name}: {status:?} {text}");
+    }
+    assert_eq!(found(home, "web", &db), (Some(0), format!("{db} db.vm")));
+    assert_eq!(found(home, "db", "example.org"), (Some(0), "192.0.2.9 example.org".to_owned()));
+    // The resolver outside would know this one, too.
+    assert_eq!(found(home, "web", "nobody.vm"), (Some(2), String::new()));
+    let status = home.json(&["dns", "status"]);
+    assert_eq!((&status["served"], &status["enabled"]), (&true.into(), &false.into()), "{status}");
+    let tried = status["names"].as_array().expect("a list");
+    assert!(tried.len() == 2 && tried.iter().all(|name| name["resolves"] == false), "{status}");
+
+    let deleted = home.run(&["vm", "delete", "--force", "db"]);
+    assert!(deleted.status.success(), "{}", said(&deleted));
+    assert_eq!(found(home, "web", "db.vm"), (Some(2), String::new()));
+    let deleted = home.run(&["vm", "delete", "--force", "web"]);
+    assert!(deleted.status.success(), "{}", said(&deleted));
 }

@@ -65,13 +65,7 @@ pub fn dispatch(context: &Context, command: &DnsCommand) -> Result<ExitCode> {
     match command {
         DnsCommand::Enable => enable(context),
         DnsCommand::Disable => disable(context),
-        DnsCommand::Status => {
-            let Some(store) = Store::open_existing(&context.state)? else {
-                // Nothing was chosen and nothing runs; the identifier comes with the first use.
-                return status(context, &Store::open(&context.state)?);
-            };
-            status(context, &store)
-        }
+        DnsCommand::Status => status(context, Store::open_existing(&context.state)?.as_ref()),
     }
 }
 
@@ -166,7 +160,7 @@ fn enable(context: &Context) -> Result<ExitCode> {
     // Only now: what cannot be done is not to be tried with every VM.
     store.set_meta(KEY, ENABLED)?;
     if context.json {
-        return status(context, &store);
+        return status(context, Some(&store));
     }
     let when = if attached { "NAME.vm" } else { "NAME.vm, as soon as one with a tap runs" };
     context.say(format!("this host resolves the names of VMs by {}: {when}", resolver.name()));
@@ -178,11 +172,12 @@ fn disable(context: &Context) -> Result<ExitCode> {
     // First: what is left where this is killed goes with the last VM, and nothing brings it back.
     store.set_meta(KEY, DISABLED)?;
     let state = store.state_id().clone();
-    if super::is_left(&state) || is_hooked(&state)? {
+    // Whatever it looks like: half of it may be there.
+    if super::is_left(&state) || is_attached(&state) {
         run(context, "unhook", &state)?;
     }
     if context.json {
-        return status(context, &store);
+        return status(context, Some(&store));
     }
     context.say("this host does not resolve the names of VMs");
     Ok(ExitCode::SUCCESS)
@@ -194,9 +189,9 @@ fn gateway(store: &mut Store) -> Result<Ipv4Addr> {
     Ok(subnet.nth(1).unwrap_or(subnet.address()))
 }
 
-fn status(context: &Context, store: &Store) -> Result<ExitCode> {
-    let state = store.state_id();
-    let (resolver, site) = (hook::choose()?, site(state));
+fn status(context: &Context, store: Option<&Store>) -> Result<ExitCode> {
+    let state = store.map(Store::state_id);
+    let (resolver, site) = (hook::choose()?, state.and_then(site));
     let (hooked, others) = match (resolver, &site) {
         (Some(resolver), Some(site)) => hook::look(resolver, site)?,
         _ => (false, Vec::new()),
@@ -204,15 +199,15 @@ fn status(context: &Context, store: &Store) -> Result<ExitCode> {
     let address = site.as_ref().map(|site| site.address);
     let reply = DnsReply {
         schema: DNS_SCHEMA.to_owned(),
-        state_id: state.clone(),
-        enabled: chosen(store)?,
+        state_id: state.cloned(),
+        enabled: store.map_or(Ok(false), chosen)?,
         resolver,
-        bridge: site.as_ref().map(|_| state.bridge()),
+        bridge: site.as_ref().map(|site| site.state.bridge()),
         address,
-        served: serving::is_served(state),
+        served: state.is_some_and(serving::is_served),
         hooked,
         claimed_by: others.into_iter().map(|claim| claim.by).collect(),
-        names: tried(super::attached(store)?),
+        names: tried(store.map_or(Ok(Vec::new()), super::attached)?),
         advice: address.filter(|_| resolver.is_none()).map(hook::by_hand::advice),
     };
     if context.json {

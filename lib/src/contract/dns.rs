@@ -67,8 +67,8 @@ pub struct HookReply {
 pub struct DnsReply {
     /// Always [`DNS_SCHEMA`].
     pub schema: String,
-    /// The state directory.
-    pub state_id: StateId,
+    /// The state directory; `null` where it has not been used yet.
+    pub state_id: Option<StateId>,
     /// Whether the host is to resolve the names of its VMs: `banger dns enable`.
     pub enabled: bool,
     /// The resolver of the host's that can be told; `null` where there is none.

@@ -24,6 +24,25 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), WriteFileError>
     place(path, bytes, mode, |file| file.persist(path).map(drop).map_err(|e| e.error))
 }
 
+/// The same by way of the file `beside`, in the same directory, for callers that no other process does this with: what a crash leaves
+/// of it is overwritten the next time, or found by its name.
+pub fn write_by(beside: &Path, path: &Path, bytes: &[u8], mode: u32) -> Result<(), WriteFileError> {
+    let attempt = || {
+        // Anew, so that neither what is there nor where a link leads has a say.
+        match fs::remove_file(beside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).open(beside)?;
+        file.set_permissions(Permissions::from_mode(mode))?;
+        file.write_all(bytes)?;
+        file.sync_data()?;
+        fs::rename(beside, path)?;
+        File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    };
+    attempt().map_err(|source| WriteFileError { path: path.to_owned(), source })
+}
+
 /// Writes `bytes` to `path` with `mode` unless there is a file, which then stays as it is: a reader sees nothing or all of it.
 pub fn create(path: &Path, bytes: &[u8], mode: u32) -> Result<(), WriteFileError> {
     place(path, bytes, mode, |file| match file.persist_noclobber(path) {

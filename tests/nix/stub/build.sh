@@ -23,6 +23,14 @@ installShellCompletion() {
     done
 }
 
+substituteInPlace() {
+    local file=$1 text
+    [ $# = 4 ] && [ "$2" = --replace-fail ] || { echo "substituteInPlace: $*" >&2; return 1; }
+    text=$(<"$file")
+    [[ $text == *"$3"* ]] || { echo "substituteInPlace: $file has no $3" >&2; return 1; }
+    printf '%s\n' "${text//"$3"/"$4"}" >"$file"
+}
+
 # As the real one does: the program moves to .NAME-wrapped, and a script that sets PATH takes its place.
 wrapProgram() {
     local program=$1 before= after=

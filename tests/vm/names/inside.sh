@@ -123,6 +123,39 @@ resolvectl flush-caches
 ends 0 getent hosts dev1.vm
 seen "a resolver that was killed, and settings that were reverted"
 
+# The same under systemd: it starts with a change of the names, has given up what it could, and comes back.
+unit=banger-netd@$(systemd-escape --path $BANGER_STATE_DIR/dns)
+cp banger-netd /usr/bin
+cp banger-netd@.* /etc/systemd/system
+systemctl daemon-reload
+pkill -f 'banger-netd serve'
+systemctl enable --now "$unit.path"
+cp $BANGER_STATE_DIR/dns/names names
+mv names $BANGER_STATE_DIR/dns/names
+serves() {
+    for _ in $(seq 50); do
+        server=$(systemctl show -P MainPID "$unit.service")
+        [ "$server" = 0 ] || [ "$server" = "$1" ] || break
+        sleep 0.2
+    done
+    for _ in $(seq 50); do
+        if grep -qs '^Uid:.65534.65534.65534.65534$' "/proc/$server/status"; then break; fi
+        sleep 0.2
+    done
+    resolvectl flush-caches
+    ends 0 getent hosts dev1.vm
+}
+serves 0
+ends 0 grep -c -e '^CapEff:.0000000000000000$' -e '^CapPrm:.0000000000000000$' -e '^NoNewPrivs:.1$' -e '^Seccomp:.2$' "/proc/$server/status"
+says 4
+ends 0 banger dns status --json
+says '"served":true'
+kill -9 "$server"
+serves "$server"
+# A second one sees that it is not needed.
+banger-netd serve --names $BANGER_STATE_DIR/dns/names | grep -q '"changed":false' || fail "two resolvers"
+seen "the units start it, confine it and bring it back"
+
 # A second state directory of the same user; then one of somebody else's.
 two=/var/lib/two
 plan $two dev2 >dev2.json
@@ -169,5 +202,8 @@ banger-netd detach <attached.json >/dev/null
 settled now
 diff fresh now >&2 || fail "the last VM left something"
 ends 2 getent ahostsv4 dev1.vm
-[ ! -e /proc/"$server" ] && ! pgrep -f 'banger-netd serve' >/dev/null || fail "a resolver is left"
+for _ in $(seq 50); do [ -e "/proc/$server" ] || break; sleep 0.1; done
+ends 3 systemctl is-active "$unit.service"
+says inactive
+[ ! -e "/proc/$server" ] && ! pgrep -f 'banger-netd serve' >/dev/null || fail "a resolver is left"
 seen "everything as it was"

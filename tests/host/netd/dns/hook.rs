@@ -223,6 +223,44 @@ fn what_networkmanager_refuses_leaves_the_file_as_it_was() {
 }
 
 #[test]
+fn what_is_killed_on_the_way_is_finished_or_taken_back() {
+    isolated("netd::dns::hook::what_is_killed_on_the_way_is_finished_or_taken_back", || {
+        let there = ["dnsmasq", "dig", "strace"].into_iter().all(support::has);
+        if !support::require("host", there, "needs dnsmasq, dig and strace") {
+            return;
+        }
+        let bus = Bus::new(&[NETWORK_MANAGER]);
+        ok("attach", &document(2));
+        Names::new(&[2]).serve(&[]);
+        let knows = || dig("+short @127.0.0.1 dev2.vm") == "10.213.7.2";
+        let mut kills = 0;
+        for (verb, call) in ["hook", "unhook"].iter().flat_map(|v| {
+            ["rename", "fsync", "clone3", "wait4", "unlink", "write"].map(move |call| (*v, call))
+        }) {
+            for when in 1..20 {
+                bus.ok(if verb == "hook" { "unhook" } else { "hook" });
+                let inject = format!("inject={call}:signal=KILL:when={when}");
+                let strace = ["-qq", "-o", "/dev/null", "-e", &inject, NETD, verb];
+                let killed = run(bus.on("strace").args(strace), request(STATE).as_bytes());
+                if killed.status.success() {
+                    break;
+                }
+                kills += 1;
+                bus.ok("hook");
+                assert!(knows(), "{verb} killed at {call} {when}, and hook");
+                let strace = ["-qq", "-o", "/dev/null", "-e", &inject, NETD, verb];
+                run(bus.on("strace").args(strace), request(STATE).as_bytes());
+                bus.ok("unhook");
+                assert!(!knows() && files().is_empty(), "{verb} killed at {call} {when}, and unhook");
+            }
+        }
+        assert!(kills > 10, "only {kills} kills");
+        // What was being written is nobody's, and dnsmasq does not read it.
+        assert!(files().is_empty());
+    });
+}
+
+#[test]
 fn names_that_others_have_are_a_conflict() {
     isolated("netd::dns::hook::names_that_others_have_are_a_conflict", || {
         if !support::require("host", support::has("dnsmasq"), "needs dnsmasq") {

@@ -1,4 +1,7 @@
 //! NetworkManager's dnsmasq: a file in its directory, whose name has the state id and whose first line is the owner tag.
+//!
+//! The file says what dnsmasq knows only after dnsmasq was told: until then it has a last line that says so ([`PENDING`]), and one that
+//! is to go loses its content first. So what is killed on the way leaves a file that does not pass for a finished one.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -15,14 +18,22 @@ use crate::types::StateId;
 /// How much of a file is looked at, bytes.
 const MAX_BYTES: u64 = 64 << 10;
 
+/// The last line of a file that may not have been read yet.
+const PENDING: &str = "# dnsmasq has not been told\n";
+
 /// The file of a state directory.
 pub fn path(state: &StateId) -> PathBuf {
     Path::new(DNSMASQ_DIRECTORY).join(format!("banger-{state}.conf"))
 }
 
-/// Whether the file of a state directory is there.
+/// Where it is written; dnsmasq reads no file whose name begins so.
+fn draft(state: &StateId) -> PathBuf {
+    Path::new(DNSMASQ_DIRECTORY).join(format!(".banger-{state}.conf"))
+}
+
+/// Whether the file of a state directory is there, or what a crash left of it.
 pub fn is_left(state: &StateId) -> bool {
-    path(state).exists()
+    path(state).exists() || draft(state).exists()
 }
 
 fn text(site: &Site) -> String {
@@ -106,38 +117,52 @@ fn has_domain(text: &str) -> bool {
 /// Writes the file and has it read. Where that fails the file is as it was.
 pub(super) fn tell(site: &Site) -> Result<(), HookError> {
     let before = own(&site.state)?.map(|(text, _)| text);
-    replace(&path(&site.state), Some(&text(site)), before.as_deref())
+    let (state, text) = (&site.state, text(site));
+    put(state, Some(&format!("{text}{PENDING}")))?;
+    if let Err(error) = reload() {
+        put(state, before.as_deref())?;
+        return Err(error);
+    }
+    put(state, Some(&text))
 }
 
 /// Removes the file and has that be known; gives it in words where it was there.
 pub(super) fn forget(state: &StateId, caller: &Caller) -> Result<Option<String>, HookError> {
-    let Some((text, tag)) = own(state)? else { return Ok(None) };
+    let Some((text, tag)) = own(state)? else {
+        let left = remove(&draft(state))?;
+        return Ok(left.then(|| format!("file {}", draft(state).display())));
+    };
     caller.require_for(tag.uid)?;
-    let path = path(state);
-    replace(&path, None, Some(&text))?;
-    Ok(Some(format!("file {}", path.display())))
+    put(state, Some(&format!("# {tag}\n{PENDING}")))?;
+    if let Err(error) = reload() {
+        put(state, Some(&text))?;
+        return Err(error);
+    }
+    put(state, None)?;
+    Ok(Some(format!("file {}", path(state).display())))
 }
 
-fn replace(path: &Path, new: Option<&str>, old: Option<&str>) -> Result<(), HookError> {
-    put(path, new)?;
-    // Without a dnsmasq there is nobody who would have to know.
-    let known = network_manager::has_dnsmasq().and_then(|there| match there {
-        true => network_manager::reload_dnsmasq(),
-        false => Ok(()),
-    });
-    known.map_err(|error| match put(path, old) {
-        Ok(()) => error.into(),
-        Err(undo) => undo,
-    })
+/// Without a dnsmasq there is nobody who would have to know.
+fn reload() -> Result<(), HookError> {
+    if network_manager::has_dnsmasq()? {
+        network_manager::reload_dnsmasq()?;
+    }
+    Ok(())
 }
 
-fn put(path: &Path, text: Option<&str>) -> Result<(), HookError> {
+fn put(state: &StateId, text: Option<&str>) -> Result<(), HookError> {
     match text {
-        Some(text) => Ok(atomic::write(path, text.as_bytes(), 0o644)?),
-        None => {
-            let failed = |source| HookError::File { path: path.display().to_string(), source };
-            fs::remove_file(path).map_err(failed)
-        }
+        Some(text) => Ok(atomic::write_by(&draft(state), &path(state), text.as_bytes(), 0o644)?),
+        None => remove(&path(state)).map(drop),
+    }
+}
+
+/// Whether there was anything to remove.
+fn remove(path: &Path) -> Result<bool, HookError> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(HookError::File { path: path.display().to_string(), source }),
     }
 }
 
