@@ -9,11 +9,13 @@ use std::process::ExitCode;
 use banger_lib::contract::config::{
     self, CONFIG_SCHEMA, Config, ConfigError, KEYS, MAX_CONFIG_BYTES, Parsed, Setting, Settings, Source,
 };
+use banger_lib::contract::file_sync::FileSync;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::args::Banger;
 use crate::context::{self, Result};
+use crate::stage::Stage;
 use crate::table;
 
 #[derive(Debug, Args)]
@@ -39,6 +41,7 @@ pub struct Loaded {
     path: PathBuf,
     exists: bool,
     sources: BTreeMap<&'static str, (Source, String)>,
+    sync_lines: Vec<usize>,
 }
 
 /// Reads the file and the environment.
@@ -51,7 +54,7 @@ pub fn load(banger: &Banger) -> std::result::Result<Loaded, ConfigError> {
         None => (PathBuf::new(), None),
     };
     let exists = text.is_some();
-    let Parsed { mut config, lines } = config::parse(&path, &text.unwrap_or_default())?;
+    let Parsed { mut config, lines, sync_lines } = config::parse(&path, &text.unwrap_or_default())?;
     let mut sources: BTreeMap<_, _> =
         lines.into_iter().map(|(key, line)| (key, (Source::Config, line.to_string()))).collect();
     for key in &KEYS {
@@ -62,7 +65,7 @@ pub fn load(banger: &Banger) -> std::result::Result<Loaded, ConfigError> {
         config::apply_variable(&mut config, key, &value.to_string_lossy())?;
         sources.insert(key.name, (Source::Environment, variable.to_owned()));
     }
-    Ok(Loaded { config, path, exists, sources })
+    Ok(Loaded { config, path, exists, sources, sync_lines })
 }
 
 /// Where the file is, and whether somebody named it. `None`: there is no place for one.
@@ -92,6 +95,18 @@ fn read(path: &Path, named: bool) -> std::result::Result<Option<String>, ConfigE
         return Err(error(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB")));
     }
     Ok(Some(text))
+}
+
+/// What the stage that packs the user's files is told: paths on the host are absolute.
+pub fn attach_stage(config: &Config) -> std::result::Result<Stage, ConfigError> {
+    let home = context::absolute_variable("HOME");
+    let mut stage = Stage::new("banger-disk", "attach");
+    for sync in &config.file_sync {
+        let host = sync.host_path(home.as_deref()).ok_or(ConfigError::NoHome)?;
+        let sync = FileSync { host: host.to_string_lossy().into_owned(), ..sync.clone() };
+        stage = stage.arg("--file-sync").arg(json!(sync).to_string());
+    }
+    Ok(stage)
 }
 
 /// `banger config`. It looks at the file itself, so that one that is wrong can be found.
@@ -125,12 +140,21 @@ pub fn dispatch(banger: &Banger, args: &ConfigArgs) -> Result<ExitCode> {
 }
 
 fn show(banger: &Banger, loaded: &Loaded) -> Result<ExitCode> {
+    let synced = loaded.config.file_sync.iter().zip(&loaded.sync_lines).enumerate();
+    let synced = synced.map(|(index, (sync, line))| Setting {
+        key: format!("file_sync[{index}]"),
+        value: json!(sync),
+        otherwise: None,
+        source: Source::Config,
+        place: Some(line.to_string()),
+    });
     let items: Vec<Setting> = KEYS
         .iter()
         .map(|key| match loaded.sources.get(key.name) {
             Some((source, place)) => key.setting(&loaded.config, *source, Some(place.clone())),
             None => key.setting(&loaded.config, Source::Default, None),
         })
+        .chain(synced)
         .collect();
     if banger.json {
         let (schema, path) = (CONFIG_SCHEMA.to_owned(), loaded.path.to_string_lossy().into_owned());

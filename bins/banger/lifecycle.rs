@@ -19,7 +19,7 @@ use crate::context::{self, Context, Result};
 use crate::plan::Wanted;
 use crate::progress::Progress;
 use crate::stage::Stage;
-use crate::{dns, image, plan, timings, vmm};
+use crate::{config, dns, image, plan, timings, vmm};
 
 /// What stands in the way of a lifecycle verb.
 #[derive(Debug, Error)]
@@ -87,16 +87,16 @@ pub fn runs(vm: &Vm) -> bool {
 }
 
 /// The stages of a start, in order, each with its inverse.
-pub fn start_stages(config: &Config, vm: &Vm, vmm_program: &'static str) -> [(Stage, Stage); 3] {
+pub fn start_stages(config: &Config, vm: &Vm, vmm_program: &'static str) -> Result<[(Stage, Stage); 3]> {
     let tap = vm.net_mode == NetMode::Tap;
-    [
+    Ok([
         (
             Stage::new("banger-netd", "attach").privileged(tap),
             Stage::new("banger-netd", "detach").privileged(tap),
         ),
-        (Stage::new("banger-disk", "attach"), Stage::new("banger-disk", "detach")),
+        (config::attach_stage(config)?, Stage::new("banger-disk", "detach")),
         (vmm::start_stage(config, vmm_program), Stage::new(vmm_program, "kill")),
-    ]
+    ])
 }
 
 /// Runs the stages of a start. If one fails, it and those before it are undone in reverse, unless `keep`.
@@ -104,7 +104,7 @@ pub fn run_start(context: &Context, mut document: Document, lock: &VmLock, keep:
     let vm = document.vm()?;
     let choice = vmm::choose(&context.config, &vm)?;
     let _progress = Progress::begin(context, &choice.line)?;
-    let stages = start_stages(&context.config, &vm, choice.program);
+    let stages = start_stages(&context.config, &vm, choice.program)?;
     for (done, (stage, _)) in stages.iter().enumerate() {
         let ran = stage.run_record(context, &document, lock).and_then(|mut next| {
             // Before the disks: the guest's resolvers go into its initrd.
@@ -218,7 +218,7 @@ pub fn start(context: &Context, args: &Start) -> Result<ExitCode> {
     let (_, row) = find(context, &args.vm)?;
     if context.explain {
         let choice = vmm::choose(&context.config, &row.vm)?;
-        let stages = start_stages(&context.config, &row.vm, choice.program).map(|(stage, _)| stage.shown());
+        let stages = start_stages(&context.config, &row.vm, choice.program)?.map(|(stage, _)| stage.shown());
         return Ok(context::print(&format!(
             "banger vm show {} --record | {}\n",
             row.vm.name,

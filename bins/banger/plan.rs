@@ -213,6 +213,7 @@ fn describe(
         publish: spec.reach.publish.clone(),
         open_firewall: config.open_firewall,
         disk_backend: config.disk_backend,
+        max_changes_bytes: config.max_changes_bytes,
         vmm_kind: config.vmm_kind,
         paths: Paths {
             dir: text(&state.vm(&id)),

@@ -76,6 +76,32 @@ fn what_is_wrong_is_named_with_file_line_and_key() {
         ("[vm.memory]\nsize = 1\n", 1, &["vm.memory"]),
         ("[[vm]]\nmemory = '1G'\n", 1, &["vm"]),
         ("[vm]\nimage = \"\u{1b}[2J\"\n", 2, &[]),
+        ("[disk]\nmax_changes = '1M'\n", 2, &["disk.max_changes", "64M"]),
+        ("file_sync = '~/.vimrc'\n", 1, &["file_sync is", "[[file_sync]]"]),
+        ("[file_sync]\nhost = '/a'\n", 1, &["file_sync", "[[file_sync]]"]),
+        ("[[file_sync]]\nhost = '/a'\n", 1, &["file_sync[0].guest is absent", "/root/"]),
+        ("[[file_sync]]\nguest = '~/a'\n", 1, &["file_sync[0].host is absent"]),
+        (
+            "[[file_sync]]\nhost = '/a'\nguest = '~/a'\n\n[[file_sync]]\nhost = 'a'\nguest = '~/a'\n",
+            6,
+            &["file_sync[1].host is 'a'"],
+        ),
+        ("[[file_sync]]\nhost = '/a/../b'\nguest = '~/a'\n", 2, &["file_sync[0].host", "without"]),
+        ("[[file_sync]]\nhost = '~user/b'\nguest = '~/a'\n", 2, &["file_sync[0].host"]),
+        ("[[file_sync]]\nhost = '/a'\nguest = '/etc/a'\n", 3, &["file_sync[0].guest is '/etc/a'", "/root/"]),
+        ("[[file_sync]]\nhost = '/a'\nguest = '~/../a'\n", 3, &["file_sync[0].guest"]),
+        (
+            "[[file_sync]]\nhost = '/a'\nguest = '~/a'\nmode = '0888'\n",
+            4,
+            &["file_sync[0].mode is '0888'", "octal"],
+        ),
+        (
+            "[[file_sync]]\nhost = '/a'\nguest = '~/a'\nmode = 600\n",
+            4,
+            &["file_sync[0].mode is 600", "octal"],
+        ),
+        ("[[file_sync]]\nhost = '/a'\nguest = '~/a'\nmod = '600'\n", 4, &["no key file_sync[0].mod", "mode"]),
+        ("[[file_sync]]\nhost = 1\nguest = '~/a'\n", 2, &["file_sync[0].host is 1"]),
     ];
     for (text, line, words) in cases {
         let world = World::new(text);
@@ -230,15 +256,23 @@ fn stages_are_told_what_they_need() {
     let world = World::new(concat!(
         "net.mode = 'user'\n[vmm]\nready_timeout = '90s'\nshutdown_timeout = '4s'\nbutton_timeout = '5s'\n",
         "term_timeout = '6s'\nforce_kvm = true\nfirecracker_bin = '/opt/fc'\n",
+        "[[file_sync]]\nhost = '~/.vimrc'\nguest = '~/.vimrc'\nmode = 0o640\n",
     ));
     world.planned("dev1", &[]);
-    let explained = |args: &[&str]| String::from_utf8(world.run(args).stdout).unwrap();
+    let explained = |args: &[&str]| {
+        String::from_utf8(run(world.command(args).env("HOME", "/home/me"), b"").stdout).unwrap()
+    };
     let deadlines = "--deadline 4 --button-deadline 5 --term-deadline 6";
     let start = explained(&["--explain", "vm", "start", "dev1"]);
     assert!(
         start.contains(&format!("banger-qemu start {deadlines} --accel kvm --ready-timeout 90\n")),
         "{start}"
     );
+    let sync =
+        r#"banger-disk attach --file-sync {"host":"/home/me/.vimrc","guest":"~/.vimrc","mode":"640"} | "#;
+    assert!(start.contains(sync), "{start}");
+    let homeless = run(world.command(&["--explain", "vm", "start", "dev1"]).env_remove("HOME"), b"");
+    assert_eq!(homeless.status.code(), Some(2));
     let stop = explained(&["--explain", "vm", "stop", "dev1"]);
     assert!(stop.contains(&format!("banger-qemu stop {deadlines} | banger-disk detach")), "{stop}");
     let kill = explained(&["--explain", "vm", "stop", "--force", "dev1"]);
@@ -262,4 +296,32 @@ fn a_disk_that_would_shrink_is_refused_before_anything_is_made() {
     );
     assert_eq!(record(&world.run(&["ps", "--json"]))["items"].as_array().unwrap().len(), 0);
     assert!(std::fs::read_dir(world.state.path().join("vms")).unwrap().next().is_none());
+}
+
+#[test]
+fn disks_grow_and_never_shrink() {
+    let world = World::new("net.mode = 'user'\n");
+    world.planned("dev1", &[]);
+    let set = |args: &[&str]| world.run(&[&["vm", "set", "dev1", "--json"], args].concat());
+    let grown = record(&set(&["--disk-size", "2G", "--work-size", "3G"]));
+    assert_eq!(
+        (&grown["vm"]["rootfs_size_bytes"], &grown["vm"]["work_size_bytes"]),
+        (&(2u64 << 30).into(), &(3u64 << 30).into())
+    );
+    let error = assert_error(&set(&["--work-size", "2G"]), 2, "usage");
+    assert_eq!(
+        error["error"]["message"],
+        "the work disk of VM dev1 has 3G, and 2G is less: disks grow and never shrink"
+    );
+    assert_error(&set(&["--disk-size", "1G", "--work-size", "4G"]), 2, "usage");
+    assert_error(&set(&["--disk-size", "20"]), 2, "usage");
+    let shown = record(&world.run(&["vm", "show", "dev1", "--json"]));
+    assert_eq!(shown["vm"], grown["vm"]);
+}
+
+#[test]
+fn changes_are_capped_where_the_configuration_says_so() {
+    let world = World::new("net.mode = 'user'\ndisk.max_changes = '128M'\n");
+    assert_eq!(world.planned("dev1", &[])["max_changes_bytes"], 128 << 20);
+    assert!(World::new("net.mode = 'user'\n").planned("dev1", &[])["max_changes_bytes"].is_null());
 }

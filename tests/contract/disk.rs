@@ -6,7 +6,7 @@ use std::io::{Seek, Write};
 use serde_json::{Value, json};
 
 use crate::support::disk::{Bench, mode, names, vm_dir};
-use crate::support::{assert_error, record};
+use crate::support::{assert_error, command, record};
 
 /// What `vm plan` leaves in a VM's directory, before any disk.
 const PLANNED: [&str; 3] = ["host_key", "host_key.pub", "known_hosts"];
@@ -253,4 +253,53 @@ fn wrong_build_arguments_are_refused_before_anything_is_made() {
     let output = crate::support::run(bare.args(["image", "build", "new"]).env("PATH", "/nonexistent"), b"");
     assert_error(&output, 5, "unsupported");
     assert_eq!(names(&bench.state().join("images")), ["debian"]);
+}
+
+#[test]
+fn disks_grow_at_the_next_attach_and_what_is_in_them_stays() {
+    let bench = Bench::new();
+    let planned = bench.planned("dev1");
+    let first = bench.verb("attach", &planned);
+    let dir = vm_dir(&first);
+    let mut work = File::options().write(true).open(dir.join("work.ext4")).unwrap();
+    work.seek(std::io::SeekFrom::Start(1 << 20)).unwrap();
+    work.write_all(b"the guest was here").unwrap();
+    let mut larger = bench.verb("detach", &first);
+    larger["vm"]["rootfs_size_bytes"] = (3u64 << 30).into();
+    larger["vm"]["work_size_bytes"] = (2u64 << 30).into();
+    let grown = bench.verb("attach", &larger);
+    let root = if grown["disk"]["backend"] == "overlay" { "upper.ext4" } else { "root.ext4" };
+    let length = |name: &str| fs::metadata(dir.join(name)).unwrap().len();
+    assert_eq!((length(root), length("work.ext4")), (3 << 30, 2 << 30));
+    assert_eq!(bench.verb("check", &grown)["result"]["changed"], false);
+    let mut bytes = vec![0; 18];
+    let file = File::open(dir.join("work.ext4")).unwrap();
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 1 << 20).unwrap();
+    assert_eq!(bytes, b"the guest was here");
+    // A record that is smaller than what is there shrinks nothing.
+    let mut smaller = bench.verb("detach", &grown);
+    smaller["vm"]["work_size_bytes"] = (1u64 << 30).into();
+    bench.verb("attach", &smaller);
+    assert_eq!(length("work.ext4"), 2 << 30);
+}
+
+#[test]
+fn a_cap_makes_the_upper_disk_smaller_and_keeps_it_so() {
+    let bench = Bench::new();
+    let mut planned = bench.planned("dev1");
+    planned["vm"]["max_changes_bytes"] = (32u64 << 20).into();
+    let first = bench.verb("attach", &planned);
+    let dir = vm_dir(&first);
+    assert_eq!(first["disk"]["backend"], "overlay", "what cannot be capped is not taken: {first}");
+    let upper = dir.join("upper.ext4");
+    assert_eq!(fs::metadata(&upper).unwrap().len(), 32 << 20);
+    let uuid = |path: &std::path::Path| fs::read(path).unwrap()[1024 + 0x68..][..16].to_vec();
+    assert_eq!(uuid(&upper), uuid(&bench.image_file("upper-seed.ext4")), "the guest finds it by the seed's");
+    let checked = command("/usr/sbin/e2fsck").args(["-f", "-n"]).arg(&upper).output().unwrap();
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
+    assert_eq!(bench.verb("check", &first)["result"]["changed"], false);
+    let mut larger = bench.verb("detach", &first);
+    larger["vm"]["rootfs_size_bytes"] = (3u64 << 30).into();
+    bench.verb("attach", &larger);
+    assert_eq!(fs::metadata(&upper).unwrap().len(), 32 << 20);
 }

@@ -6,6 +6,7 @@ mod support;
 mod changes;
 mod config;
 mod disk;
+mod file_sync;
 mod firecracker;
 mod inside;
 mod kernel;

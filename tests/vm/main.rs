@@ -8,6 +8,7 @@ mod support;
 
 mod attempts;
 mod bad_days;
+mod config;
 mod dm;
 mod exec;
 mod firecracker;

@@ -3,6 +3,8 @@
 use banger_lib::contract::policy::{Egress, Publish};
 use clap::{Args, ValueEnum};
 
+use super::parse_disk_size;
+
 /// Of a new VM.
 #[derive(Debug, Clone, Args)]
 pub struct Reach {
@@ -50,7 +52,7 @@ impl From<Switch> for bool {
     }
 }
 
-/// What is to be another; one at least.
+/// What is to be another; one at least. Disks grow and never shrink.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = true)]
 pub struct Change {
@@ -63,6 +65,12 @@ pub struct Change {
     /// Whether the VM and others of which this holds reach each other (tap only)
     #[arg(long, value_enum, value_name = "SWITCH")]
     pub peer: Option<Switch>,
+    /// Size of the root filesystem, such as 20G; the guest grows it when it starts
+    #[arg(long, value_name = "SIZE", value_parser = parse_disk_size)]
+    pub disk_size: Option<u64>,
+    /// Size of the work disk, the guest's /root
+    #[arg(long, value_name = "SIZE", value_parser = parse_disk_size)]
+    pub work_size: Option<u64>,
 }
 
 #[derive(Debug, Args)]

@@ -13,6 +13,7 @@ use super::kernel::{self, KernelVerb};
 use super::plumbing::{self, Input};
 use super::progress::ProgressArgs;
 use super::{Failure, collect, lock};
+use crate::contract::file_sync::FileSync;
 use crate::contract::image::{IMAGE_SCHEMA, IMAGES_SCHEMA, ImageList};
 use crate::contract::kernel::{KERNEL_SCHEMA, KERNELS_SCHEMA};
 use crate::contract::record::{VMS_SCHEMA, Vm};
@@ -51,7 +52,7 @@ enum Verb {
     #[command(subcommand)]
     Kernel(KernelVerb),
     /// Make the VM's disks and initrd, or find that they are there
-    Attach(Input),
+    Attach(AttachArgs),
     /// Remove the VM's initrd; the disks, which hold the guest's changes, stay
     Detach(Input),
     /// Roots as device-mapper snapshots: the part of attach, detach and gc that needs root
@@ -121,6 +122,20 @@ struct BuildArgs {
 }
 
 #[derive(Debug, Args)]
+struct AttachArgs {
+    #[command(flatten)]
+    input: Input,
+    /// Take a file or directory of the host along, as in {"host":"/home/me/.vimrc","guest":"~/.vimrc","mode":"0600"}; may be given
+    /// several times
+    #[arg(long, value_name = "JSON", value_parser = parse_file_sync)]
+    file_sync: Vec<FileSync>,
+}
+
+fn parse_file_sync(json: &str) -> Result<FileSync, serde_json::Error> {
+    serde_json::from_str(json)
+}
+
+#[derive(Debug, Args)]
 struct GcArgs {
     #[command(flatten)]
     input: Input,
@@ -184,8 +199,8 @@ pub fn main(guest: &'static [u8]) -> ExitCode {
         Verb::Kernel(KernelVerb::Ls(args)) => value("kernel ls", &|| kernel::ls(&args)),
         Verb::Kernel(KernelVerb::Show(args)) => value("kernel show", &|| kernel::show(&args)),
         Verb::Kernel(KernelVerb::Delete(args)) => value("kernel delete", &|| kernel::delete(&args)),
-        Verb::Attach(input) => plumbing::record_verb(TOOL, "attach", &input, |document, timeline| {
-            attach(document, timeline, guest)
+        Verb::Attach(args) => plumbing::record_verb(TOOL, "attach", &args.input, |document, timeline| {
+            attach(document, timeline, &args.file_sync, guest)
         }),
         Verb::Detach(input) => plumbing::record_verb(TOOL, "detach", &input, detach),
         Verb::Dm(verb) => dm::main(&verb),
@@ -291,7 +306,12 @@ pub(super) fn users_of(state: &StateDir, name: &ImageName) -> Result<Vec<VmName>
     Ok(rows.into_iter().filter(|row| row.vm.image == *name).map(|row| row.vm.name).collect())
 }
 
-fn attach(document: &mut Document, timeline: &mut Timeline, guest: &[u8]) -> Result<bool, Failure> {
+fn attach(
+    document: &mut Document,
+    timeline: &mut Timeline,
+    file_sync: &[FileSync],
+    guest: &[u8],
+) -> Result<bool, Failure> {
     let (vm, net, before) = (document.vm()?, document.required_net()?, document.disk()?);
     let state = lock::state_of(&vm)?;
     let held = lock::vm_lock(&vm, "banger-disk attach")?;
@@ -301,13 +321,17 @@ fn attach(document: &mut Document, timeline: &mut Timeline, guest: &[u8]) -> Res
         state: &state,
         guest,
         identity: &identity,
+        file_sync,
         mapper: &ByPrivilege,
         attached: before.is_some(),
     };
-    let (disk, changed) = attach::attach(&vm, &net, &request, &held, timeline)?;
-    document.set_disk(Some(&disk));
+    let attached = attach::attach(&vm, &net, &request, &held, timeline)?;
+    for line in &attached.left_out {
+        plumbing::warn(TOOL, line);
+    }
+    document.set_disk(Some(&attached.disk));
     save(document, &vm)?;
-    Ok(changed)
+    Ok(attached.changed)
 }
 
 fn detach(document: &mut Document, timeline: &mut Timeline) -> Result<bool, Failure> {

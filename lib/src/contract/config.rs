@@ -12,8 +12,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::file_sync::{FileSync, GUEST_ALLOWED, HOST_ALLOWED, MODE_ALLOWED};
 use super::record::{DiskBackend, Egress, Init, NetMode, VmmKind};
 use super::{Coded, ErrorCode};
 use crate::types::{Cidr, ImageName};
@@ -53,6 +55,8 @@ pub struct Config {
     pub open_firewall: bool,
     /// How the root is kept apart from its image.
     pub disk_backend: DiskBackend,
+    /// The most that changes to a VM's root may take, bytes; `None`: as much as the root is large.
+    pub max_changes_bytes: Option<u64>,
     /// Which VMM.
     pub vmm_kind: VmmKind,
     /// Firecracker's program; `None`: the one in PATH.
@@ -71,6 +75,8 @@ pub struct Config {
     pub net_mode: Option<NetMode>,
     /// The taps' network; `None`: one that is free.
     pub subnet: Option<Cidr>,
+    /// Files of the user's that every start brings into the guest.
+    pub file_sync: Vec<FileSync>,
 }
 
 impl Default for Config {
@@ -87,6 +93,7 @@ impl Default for Config {
             egress: Egress::default(),
             open_firewall: false,
             disk_backend: DiskBackend::Auto,
+            max_changes_bytes: None,
             vmm_kind: VmmKind::Auto,
             firecracker_bin: None,
             force_kvm: false,
@@ -96,6 +103,7 @@ impl Default for Config {
             term_timeout_s: None,
             net_mode: None,
             subnet: None,
+            file_sync: Vec::new(),
         }
     }
 }
@@ -161,6 +169,9 @@ pub enum ConfigError {
     /// There is no place for the file.
     #[error("there is no configuration file: neither --config, XDG_CONFIG_HOME nor HOME is set")]
     NoPlace,
+    /// There is no home for `~/`.
+    #[error("file_sync names paths below ~/, and HOME is not set")]
+    NoHome,
 }
 
 impl Coded for ConfigError {
@@ -182,6 +193,8 @@ pub struct Parsed {
     pub config: Config,
     /// The line on which each key stands.
     pub lines: BTreeMap<&'static str, usize>,
+    /// The line on which each entry of `file_sync` begins.
+    pub sync_lines: Vec<usize>,
 }
 
 /// Reads `text`, which stands in the file `path`.
@@ -194,6 +207,10 @@ pub fn parse(path: &Path, text: &str) -> Result<Parsed, ConfigError> {
     let mut parsed = Parsed::default();
     for (section, value) in table.get_ref() {
         let name = section.get_ref().as_ref();
+        if name == "file_sync" {
+            reader.file_sync(value, &mut parsed)?;
+            continue;
+        }
         let prefix = format!("{name}.");
         let Some(table) =
             value.get_ref().as_table().filter(|_| KEYS.iter().any(|k| k.name.starts_with(&prefix)))
@@ -219,6 +236,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Parsed, ConfigError> {
 fn sections() -> Vec<&'static str> {
     let mut sections: Vec<&str> = KEYS.iter().filter_map(|key| Some(key.name.split_once('.')?.0)).collect();
     sections.dedup();
+    sections.push("file_sync");
     sections
 }
 
@@ -231,6 +249,46 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn line(&self, at: usize) -> usize {
         self.text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count() + 1
+    }
+
+    /// The list `[[file_sync]]`.
+    fn file_sync(&self, value: &Spanned<DeValue<'_>>, parsed: &mut Parsed) -> Result<(), ConfigError> {
+        const FIELDS: [&str; 3] = ["host", "guest", "mode"];
+        const LIST: &str = "a table for each file, headed [[file_sync]], with host, guest and perhaps mode";
+        let list = value.get_ref().as_array();
+        let list = list.ok_or_else(|| self.wrong(value.span(), "file_sync".into(), LIST))?;
+        for (index, entry) in list.iter().enumerate() {
+            let name = |field: &str| format!("file_sync[{index}].{field}");
+            let table = entry.get_ref().as_table();
+            let table = table.ok_or_else(|| self.wrong(entry.span(), format!("file_sync[{index}]"), LIST))?;
+            if let Some((key, _)) = table.iter().find(|(key, _)| !FIELDS.contains(&key.get_ref().as_ref())) {
+                return Err(self.unknown(key.span(), name(key.get_ref()), FIELDS.to_vec()));
+            }
+            let text = |field: &str, allowed: &'static str| match table.get(field) {
+                Some(value) => match text_of(value.get_ref()) {
+                    Some(text) => Ok(Some(text)),
+                    None => Err(self.wrong(value.span(), name(field), allowed)),
+                },
+                None => Ok(None),
+            };
+            let line = self.line(entry.span().start);
+            let needed = |field: &str, allowed: &'static str| {
+                let (path, key, found) = (self.path.to_owned(), name(field), "absent".to_owned());
+                text(field, allowed)?.ok_or(ConfigError::Value { path, line, key, found, allowed })
+            };
+            let sync = FileSync {
+                host: needed("host", HOST_ALLOWED)?,
+                guest: needed("guest", GUEST_ALLOWED)?,
+                mode: text("mode", MODE_ALLOWED)?,
+            };
+            if let Err((field, _, allowed)) = sync.check() {
+                let span = table.get(field).map_or(entry.span(), Spanned::span);
+                return Err(self.wrong(span, name(field), allowed));
+            }
+            parsed.config.file_sync.push(sync);
+            parsed.sync_lines.push(line);
+        }
+        Ok(())
     }
 
     fn syntax(&self, error: &toml::de::Error) -> ConfigError {
@@ -255,6 +313,12 @@ impl Reader<'_> {
         let found = shortened(self.text.get(span).unwrap_or_default());
         ConfigError::Value { path: self.path.to_owned(), line, key, found, allowed }
     }
+}
+
+/// A string; permissions may also be an octal number, such as 0o600.
+fn text_of(value: &DeValue<'_>) -> Option<String> {
+    let octal = value.as_integer().filter(|integer| integer.radix() == 8);
+    value.as_str().map(str::to_owned).or_else(|| octal.map(|integer| format!("{:0>3}", integer.as_str())))
 }
 
 fn shortened(text: &str) -> String {

@@ -1,7 +1,8 @@
 //! What banger's programs say to each other and to their callers: banger-json(7) as types.
 //!
 //! [`config`] is what the file of preferences says, [`dns`] what the host's resolver is told, [`document`] what flows through a pipeline,
-//! [`record`] its sections, [`error`] what stands on stdout when a program fails, [`guest`] what host and guest say to each other,
+//! [`record`] its sections, [`error`] what stands on stdout when a program fails, [`file_sync`] which files of the user
+//! travel, [`guest`] what host and guest say to each other,
 //! [`image`] what an image is, [`inside`] what a running VM uses, [`kernel`] what a kernel is, [`names`] which VMs the resolver knows,
 //! [`policy`] who reaches whom, [`reply`] what verbs without a record answer. Nothing here touches the host.
 
@@ -9,6 +10,7 @@ pub mod config;
 pub mod dns;
 pub mod document;
 pub mod error;
+pub mod file_sync;
 pub mod guest;
 pub mod image;
 pub mod inside;

@@ -148,6 +148,10 @@ pub struct Vm {
     pub open_firewall: bool,
     /// The wanted copy-on-write backend.
     pub disk_backend: DiskBackend,
+    /// The most that changes to the root may take of the host, bytes, with the backends `dm` and `overlay`; `None`: as much as the root
+    /// is large.
+    #[serde(default)]
+    pub max_changes_bytes: Option<u64>,
     /// The wanted VMM.
     pub vmm_kind: VmmKind,
     /// The VM's inputs.

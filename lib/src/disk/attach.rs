@@ -15,6 +15,7 @@ use super::disk_error::DiskError;
 use super::guest_files::{self, GitIdentity};
 use super::volumes::{self, Choice, Made, Mapper};
 use super::{guest_override, initrd};
+use crate::contract::file_sync::FileSync;
 use crate::contract::guest::GuestConfig;
 use crate::contract::record::{Disk, DiskBackend, Net, Vm};
 use crate::state::dir::{StateDir, VmDir};
@@ -36,6 +37,8 @@ pub struct Attach<'a> {
     pub guest: &'a [u8],
     /// Who commits in the guest.
     pub identity: &'a GitIdentity,
+    /// Which files of the user's travel; paths on the host are absolute.
+    pub file_sync: &'a [FileSync],
     /// Who makes device-mapper roots.
     pub mapper: &'a dyn Mapper,
     /// Whether the record says that the disks are attached.
@@ -50,14 +53,24 @@ struct Note {
     files_sha256: String,
 }
 
-/// Attaches the disks of `vm`; gives the section and whether anything changed.
+/// What an attach did.
+pub struct Attached {
+    /// The section.
+    pub disk: Disk,
+    /// Whether anything changed.
+    pub changed: bool,
+    /// Files that were to travel and do not, and why: for people.
+    pub left_out: Vec<String>,
+}
+
+/// Attaches the disks of `vm`. Disks that it has already grow to the sizes of the record, unless it runs.
 pub fn attach(
     vm: &Vm,
     net: &Net,
     request: &Attach,
     _: &VmLock,
     timeline: &mut Timeline,
-) -> Result<(Disk, bool), DiskError> {
+) -> Result<Attached, DiskError> {
     let dir = VmDir::at(&vm.paths.dir);
     check_record(vm)?;
     if !dir.path().is_dir() {
@@ -69,18 +82,21 @@ pub fn attach(
         return Err(DiskError::Alive(vm.id.clone()));
     }
     let mut made = Made::default();
+    let grown = if alive { false } else { volumes::grow_kept(vm, &dir)? };
     let choice = timeline.step("root", || volumes::root(vm, &dir, request.mapper, &mut made))?;
     timeline.step("work", || volumes::work(vm, &dir, &mut made))?;
     if alive && !made.is_empty() {
         return Err(DiskError::Alive(vm.id.clone()));
     }
     let config = guest_files::config(vm, net, choice.backend)?;
-    let tar = guest_files::tar(vm, request.state, &dir, request.identity)?;
+    let files = timeline
+        .step("files", || guest_files::tar(vm, request.state, &dir, request.identity, request.file_sync));
+    let (tar, left_out) = files?;
     let reason = before.as_ref().filter(|_| made.is_empty()).map(|note| note.disk.backend_reason.clone());
     let note = Note { disk: section(vm, &dir, choice, reason), config, files_sha256: sha256(&tar) };
     if let Some(before) = before.filter(|_| made.is_empty() && dir.initrd().is_file()) {
         if before == note && (alive || !is_used(&dir)) {
-            return Ok((note.disk, false));
+            return Ok(Attached { disk: note.disk, changed: grown, left_out });
         }
         if before != note && (alive || request.attached) {
             return Err(DiskError::Differs { vm: vm.id.clone(), what: difference(&before, &note) });
@@ -90,7 +106,7 @@ pub fn attach(
     let json = serde_json::to_vec(&note).expect("a note has string keys only");
     atomic::write(&dir.path().join(NOTE), &json, 0o600)?;
     made.keep();
-    Ok((note.disk, true))
+    Ok(Attached { disk: note.disk, changed: true, left_out })
 }
 
 /// Everything in the record that this stage relies on: absolute paths of files that are there, sizes that a disk can have.
@@ -163,7 +179,7 @@ fn difference(before: &Note, now: &Note) -> &'static str {
     } else if before.config != now.config {
         "guest configuration (network, host name or init)"
     } else {
-        "key or git identity"
+        "key, git identity or files of the user"
     }
 }
 

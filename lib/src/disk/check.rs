@@ -5,7 +5,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use super::disk_error::{DiskError, name};
-use super::dm;
+use super::{dm, volumes};
 use crate::contract::record::{Disk, DiskBackend, Vm};
 use crate::state::dir::VmDir;
 
@@ -28,7 +28,7 @@ pub fn check(vm: &Vm, disk: &Disk) -> Result<(), DiskError> {
         file("the root", &disk.root_device, if overlay { 1 } else { vm.rootfs_size_bytes });
     }
     if let Some(upper) = &disk.upper_device {
-        file("the upper disk", upper, vm.rootfs_size_bytes);
+        file("the upper disk", upper, volumes::upper_size_bytes(vm));
     }
     file("the work disk", &disk.work_device, vm.work_size_bytes);
     file("the kernel", &disk.kernel, 1);

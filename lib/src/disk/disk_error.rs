@@ -140,6 +140,41 @@ pub enum DiskError {
         /// The file.
         path: PathBuf,
     },
+    /// An entry of the files that travel is wrong.
+    #[error("file_sync[{index}].{field} is {found:?}; {allowed} is allowed")]
+    SyncField {
+        /// Which entry.
+        index: usize,
+        /// Which field.
+        field: &'static str,
+        /// Its value.
+        found: String,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+    /// One of the user's files cannot be packed.
+    #[error("file_sync[{index}]: cannot take {path:?} along")]
+    Sync {
+        /// Which entry.
+        index: usize,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The user's files are too many or too large.
+    #[error("file_sync[{index}]: with {path:?} it is more than {max_mib} MiB or {max_entries} files")]
+    SyncSize {
+        /// Which entry.
+        index: usize,
+        /// The first file that was too much.
+        path: PathBuf,
+        /// The most of all entries together, MiB.
+        max_mib: u64,
+        /// The most files, directories and links.
+        max_entries: usize,
+    },
     /// A seed.
     #[error("cannot use the image's filesystems")]
     Ext4(#[from] Ext4Error),
@@ -177,6 +212,10 @@ impl Coded for DiskError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::Relative { .. } | Self::Size { .. } | Self::Key { .. } => ErrorCode::BadInput,
+            Self::SyncField { .. } | Self::SyncSize { .. } => ErrorCode::BadInput,
+            Self::Sync { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                ErrorCode::Denied
+            }
             Self::ImageFile { .. } | Self::KernelFile { .. } | Self::VmFile { .. } => ErrorCode::NotFound,
             Self::Backend { .. } => ErrorCode::Unsupported,
             Self::OtherBackend { .. } | Self::Differs { .. } => ErrorCode::Conflict,
@@ -199,6 +238,10 @@ impl Coded for DiskError {
             Self::OtherBackend { .. } => Some("ask for that one or for auto, or delete the VM".into()),
             Self::Differs { .. } => Some("run banger-disk detach first".into()),
             Self::Alive(_) => Some("stop it first with: banger vm stop".into()),
+            Self::Sync { .. } => Some("let it be read, or take the entry out of the configuration".into()),
+            Self::SyncSize { .. } => {
+                Some("name smaller directories; banger vm workspace prepare copies large ones".into())
+            }
             Self::Mapper { source, .. } => source.hint(),
             Self::Broken { .. } => Some("delete the VM, and make room on that filesystem".into()),
             Self::Make { source, .. } if is_full(source) => Some("make room on that filesystem".into()),

@@ -6,7 +6,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::disk_error::DiskError;
-use super::volumes;
+use super::{file_sync, volumes};
+use crate::contract::file_sync::FileSync;
 use crate::contract::guest::{AUTHORIZED_KEYS_PATH, GuestConfig, HOST_KEY_PATH};
 use crate::contract::record::{DiskBackend, Init, Net, Vm};
 use crate::state::dir::{StateDir, VmDir};
@@ -14,6 +15,9 @@ use crate::sys::ext4;
 
 /// The largest key file that is read, bytes.
 const MAX_KEY_BYTES: u64 = 16 << 10;
+
+/// Where git looks for the identity.
+const GITCONFIG: &str = "root/.gitconfig";
 
 /// Who commits in the guest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,17 +57,22 @@ pub(super) fn config(vm: &Vm, net: &Net, backend: DiskBackend) -> Result<GuestCo
     })
 }
 
-/// The tar of files: the guest's host key, the key that may log in, the git identity.
+/// The tar of files: the user's own, the git identity unless these bring one, the guest's host key, the key that may log in. The
+/// last of a name counts, so that nobody locks banger out. Beside it what was left out, for people.
 pub(super) fn tar(
     vm: &Vm,
     state: &StateDir,
     dir: &VmDir,
     identity: &GitIdentity,
-) -> Result<Vec<u8>, DiskError> {
+    file_sync: &[FileSync],
+) -> Result<(Vec<u8>, Vec<String>), DiskError> {
     let key = read_key(vm, &dir.host_key())?;
     let public = read_public_key(vm, &dir.host_key_pub())?;
     let client = read_public_key(vm, &state.client_key().with_extension("pub"))?;
     let mut tar = tar::Builder::new(Vec::new());
+    let packed = file_sync::pack(&mut tar, file_sync)?;
+    let own_gitconfig =
+        file_sync.iter().any(|sync| sync.guest_path().as_deref() == Some(Path::new(GITCONFIG)));
     let mut add = |path: &str, mode: u32, content: Option<&[u8]>| -> io::Result<()> {
         let mut header = tar::Header::new_ustar();
         let kind = if content.is_some() { tar::EntryType::Regular } else { tar::EntryType::Directory };
@@ -83,14 +92,14 @@ pub(super) fn tar(
             add(&format!("{directory}/"), 0o700, None)?;
         }
         add(AUTHORIZED_KEYS_PATH, 0o600, Some(&client))?;
-        if let Some(config) = gitconfig(identity) {
-            add("root/.gitconfig", 0o644, Some(config.as_bytes()))?;
+        if let Some(config) = gitconfig(identity).filter(|_| !own_gitconfig) {
+            add(GITCONFIG, 0o644, Some(config.as_bytes()))?;
         }
         Ok(())
     };
     let error = |source| DiskError::Make { path: dir.initrd(), source };
     fill().map_err(error)?;
-    tar.into_inner().map_err(error)
+    Ok((tar.into_inner().map_err(error)?, packed.left_out))
 }
 
 fn read_key(vm: &Vm, path: &Path) -> Result<Vec<u8>, DiskError> {

@@ -23,6 +23,7 @@ pub mod oci;
 mod build_error;
 mod disk_error;
 mod dm_error;
+mod file_sync;
 mod guest_override;
 mod import_error;
 mod kernel_import_error;

@@ -14,7 +14,7 @@ use super::dm_error::MapperError;
 use crate::contract::record::{DiskBackend, Vm};
 use crate::contract::{Coded, ErrorCode};
 use crate::state::dir::VmDir;
-use crate::sys::reflink;
+use crate::sys::{ext4, reflink};
 
 /// Where a file is made before it has its name.
 pub(super) const NEW_SUFFIX: &str = ".new";
@@ -117,7 +117,8 @@ pub(super) fn root(vm: &Vm, dir: &VmDir, mapper: &dyn Mapper, made: &mut Made) -
                 let reason = "device-mapper is there, and the privilege to use it";
                 return Ok(Choice { device: Some(device), ..choice(DiskBackend::Dm, reason) });
             }
-            if reflink_root(vm, dir, made)? {
+            // A reflinked root cannot be kept from growing to its full size.
+            if vm.max_changes_bytes.is_none() && reflink_root(vm, dir, made)? {
                 return Ok(choice(DiskBackend::Reflink, "the filesystem can share the image's blocks"));
             }
             overlay(vm, dir, made)?;
@@ -203,7 +204,7 @@ fn snapshot(vm: &Vm, dir: &VmDir, mapper: &dyn Mapper, made: &mut Made) -> Resul
     let length = fs::metadata(&base).map_err(|source| DiskError::Read { path: base.clone(), source })?.len();
     let size = vm.rootfs_size_bytes.max(length);
     if !dir.cow().exists() {
-        made.file(&dir.cow(), |file| file.set_len(dm::cow_size_bytes(size)))?;
+        made.file(&dir.cow(), |file| file.set_len(capped(vm, dm::cow_size_bytes(size))))?;
     }
     let cow = Some(real(&dir.cow())?);
     let request = DmRequest { base: Some(base), cow, size_bytes: Some(size), ..dm_request(vm) };
@@ -260,7 +261,53 @@ fn reflink_root(vm: &Vm, dir: &VmDir, made: &mut Made) -> Result<bool, DiskError
 }
 
 fn overlay(vm: &Vm, dir: &VmDir, made: &mut Made) -> Result<(), DiskError> {
-    clone(Path::new(&vm.paths.upper_seed), &dir.upper(), vm.rootfs_size_bytes, made)
+    let (seed, size) = (Path::new(&vm.paths.upper_seed), upper_size_bytes(vm));
+    let seed_size = open(seed)?.metadata().map_or(0, |metadata| metadata.len());
+    if size >= seed_size {
+        return clone(seed, &dir.upper(), size, made);
+    }
+    // A filesystem does not shrink, so a smaller one is made. The guest knows it by the seed's UUID.
+    let uuid = ext4::uuid(seed)?;
+    made.file(&dir.upper(), |file| {
+        file.set_len(size)?;
+        ext4::format(&with_suffix(&dir.upper()), "banger-upper", &uuid).map_err(io::Error::other)
+    })
+}
+
+/// How large the ext4 above the image is to be.
+pub(super) fn upper_size_bytes(vm: &Vm) -> u64 {
+    capped(vm, vm.rootfs_size_bytes)
+}
+
+fn capped(vm: &Vm, size_bytes: u64) -> u64 {
+    vm.max_changes_bytes.map_or(size_bytes, |most| size_bytes.min(most))
+}
+
+/// Grows the files that the VM has to the sizes of its record; the guest grows the filesystems. Whether any was too small.
+pub(super) fn grow_kept(vm: &Vm, dir: &VmDir) -> Result<bool, DiskError> {
+    let cow_size = capped(vm, dm::cow_size_bytes(vm.rootfs_size_bytes));
+    let wanted = [
+        (dir.upper(), upper_size_bytes(vm)),
+        (dir.cow(), cow_size),
+        (dir.root(), vm.rootfs_size_bytes),
+        (dir.work(), vm.work_size_bytes),
+    ];
+    let mut grown = false;
+    for (path, size) in wanted {
+        let grow = || -> io::Result<bool> {
+            if fs::symlink_metadata(&path)?.len() >= size {
+                return Ok(false);
+            }
+            let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+            OpenOptions::new().write(true).custom_flags(flags).open(&path)?.set_len(size).map(|()| true)
+        };
+        match grow() {
+            Ok(done) => grown |= done,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(DiskError::Make { path, source }),
+        }
+    }
+    Ok(grown)
 }
 
 /// Sees to it that the VM has its work disk.

@@ -35,6 +35,7 @@ fn vm(store: &Store, name: &VmName, lease: Lease) -> Vm {
         open_firewall: false,
         publish: Vec::new(),
         disk_backend: DiskBackend::Auto,
+        max_changes_bytes: None,
         vmm_kind: VmmKind::Auto,
         paths: Paths {
             dir: "/x".into(),

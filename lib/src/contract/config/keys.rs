@@ -54,7 +54,7 @@ impl Key {
 }
 
 /// Everything that can stand in the file.
-pub const KEYS: [Key; 20] = [
+pub const KEYS: [Key; 21] = [
     Key {
         name: "vm.image",
         help: "The image that a new VM boots.",
@@ -157,6 +157,16 @@ pub const KEYS: [Key; 20] = [
         variable: None,
         set: |config, value| word(value).map(|backend| config.disk_backend = backend),
         get: |config| json!(config.disk_backend),
+    },
+    Key {
+        name: "disk.max_changes",
+        help: "The most that the changes to a VM's root may take of the host, with the backends dm and overlay; auto then takes one of \
+               these. A guest under overlay finds its disk full at that size; under dm its root is lost, so dm shows in doctor before.",
+        allowed: "a size from \"64M\" to \"16T\"",
+        otherwise: "as much as the root is large",
+        variable: None,
+        set: |config, value| disk_bytes(value).map(|bytes| config.max_changes_bytes = Some(bytes)),
+        get: |config| size(config.max_changes_bytes),
     },
     Key {
         name: "vmm.kind",

@@ -145,6 +145,19 @@ pub fn make_empty(path: &Path, size_bytes: u64, label: &str) -> Result<(), Ext4E
     made.map(drop).map_err(|source| Ext4Error::Make { path: path.to_owned(), source })
 }
 
+/// Makes the file `path`, all zeros, an empty ext4 as large as it is, with this UUID.
+pub fn format(path: &Path, label: &str, uuid: &str) -> Result<(), Ext4Error> {
+    let make = |source| Ext4Error::Make { path: path.to_owned(), source };
+    let program = find_mke2fs().map_err(make)?;
+    Exec::new(program)
+        .args(MKE2FS_ARGS)
+        .args(["-L", label, "-U", uuid])
+        .arg(path)
+        .run()
+        .map(drop)
+        .map_err(make)
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::MetadataExt;
