@@ -1,4 +1,4 @@
-//! `banger vm set`: changes what a VM may reach, at once where it runs.
+//! `banger vm set`: changes a VM, at once where it runs: what it may reach, its disks, limits and time to live.
 
 use std::process::ExitCode;
 
@@ -9,48 +9,59 @@ use banger_lib::state::db::VmRow;
 use banger_lib::state::dir::VmDir;
 use banger_lib::state::handles::Handles;
 use banger_lib::state::lock::VmLock;
+use banger_lib::types::Size;
 use thiserror::Error;
 
 use crate::args::{Change, Set};
 use crate::context::{self, Context, Result};
 use crate::stage::Stage;
-use crate::{dns, lifecycle, list};
+use crate::{dns, lifecycle, list, vmm};
 
 /// A change that cannot be made.
 #[derive(Debug, Error)]
 pub enum SetError {
     #[error("VM {0} runs with user networking, which cannot be changed while it runs")]
     User(String),
+    #[error("VM {vm} runs, and its {what} cannot be changed while it does")]
+    Stopped { vm: String, what: &'static str },
+    #[error("the {what} of VM {vm} has {have}, and disks do not shrink")]
+    Shrinks { vm: String, what: &'static str, have: Size },
 }
 
 impl Coded for SetError {
     fn code(&self) -> ErrorCode {
-        ErrorCode::Unsupported
+        match self {
+            Self::User(_) | Self::Stopped { .. } => ErrorCode::Unsupported,
+            Self::Shrinks { .. } => ErrorCode::BadInput,
+        }
     }
     fn hint(&self) -> Option<String> {
-        let Self::User(name) = self;
-        Some(format!("stop it first: banger vm stop {name}"))
+        match self {
+            Self::User(vm) | Self::Stopped { vm, .. } => Some(format!("stop it first: banger vm stop {vm}")),
+            Self::Shrinks { .. } => None,
+        }
     }
 }
 
 pub fn set(context: &Context, args: &Set) -> Result<ExitCode> {
     let (_, row) = lifecycle::find(context, &args.vm)?;
     if context.explain {
-        let text = match lifecycle::runs(&row.vm) {
-            true => format!("banger vm show {} --record | {}\n", row.vm.name, update_stage(&row.vm).shown()),
-            false => "banger vm set runs no other program where the VM does not run\n".to_owned(),
-        };
-        return Ok(context::print(&text));
+        return Ok(context::print(&explain(context, &row, &args.change)?));
     }
     let lock = VmLock::acquire(&context.state, &row.vm.id, "banger vm set")?;
     // Read again: now nobody else changes it.
     let (mut store, row) = lifecycle::find(context, row.vm.id.as_str())?;
     let vm = wanted(&row.vm, &args.change);
     check_policy(&vm)?;
+    check_sizes(&row.vm, &vm)?;
     let mut document = list::current(&row)?;
     document.set_vm(&vm);
-    if vm != row.vm && lifecycle::runs(&row.vm) {
-        document = update(context, &document, &lock)?;
+    // Before the database, so that what it says of a running VM is true.
+    if lifecycle::runs(&row.vm) {
+        check_running(&row.vm, &vm)?;
+        for stage in stages(context, &document, &row.vm, &args.change)? {
+            document = stage.run_record(context, &document, &lock)?;
+        }
     }
     store.set_vm(&vm)?;
     if vm != row.vm {
@@ -66,24 +77,82 @@ pub fn set(context: &Context, args: &Set) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn explain(context: &Context, row: &VmRow, change: &Change) -> Result<String> {
+    if !lifecycle::runs(&row.vm) {
+        return Ok("banger vm set runs no other program where the VM does not run\n".to_owned());
+    }
+    let mut document = list::current(row)?;
+    document.set_vm(&wanted(&row.vm, change));
+    let stages = stages(context, &document, &row.vm, change)?;
+    let shown: Vec<String> = stages.iter().map(Stage::shown).collect();
+    Ok(format!("banger vm show {} --record | {}\n", row.vm.name, shown.join(" | ")))
+}
+
 fn wanted(vm: &Vm, change: &Change) -> Vm {
     Vm {
         nat: change.nat.map_or(vm.nat, Into::into),
         egress: change.egress.clone().unwrap_or_else(|| vm.egress.clone()),
         peer: change.peer.map_or(vm.peer, Into::into),
+        rootfs_size_bytes: change.disk_size.unwrap_or(vm.rootfs_size_bytes),
+        work_size_bytes: change.work_size.unwrap_or(vm.work_size_bytes),
+        vcpus: change.vcpus.unwrap_or(vm.vcpus),
+        memory_mib: change.memory.unwrap_or(vm.memory_mib),
+        disk_rate_bytes_s: change.disk_rate.map_or(vm.disk_rate_bytes_s, |rate| rate.0),
+        net_rate_bytes_s: change.net_rate.map_or(vm.net_rate_bytes_s, |rate| rate.0),
+        ttl_s: change.ttl.map_or(vm.ttl_s, |ttl| ttl.0),
         ..vm.clone()
     }
 }
 
-fn update_stage(vm: &Vm) -> Stage {
-    Stage::new("banger-netd", "update").privileged(vm.net_mode == NetMode::Tap)
+fn check_sizes(before: &Vm, now: &Vm) -> Result<()> {
+    let disks = [
+        ("root", before.rootfs_size_bytes, now.rootfs_size_bytes),
+        ("work disk", before.work_size_bytes, now.work_size_bytes),
+    ];
+    match disks.into_iter().find(|(_, before, now)| now < before) {
+        Some((what, before, _)) => {
+            let have = Size::from_bytes(before);
+            Err(SetError::Shrinks { vm: now.name.to_string(), what, have }.into())
+        }
+        None => Ok(()),
+    }
 }
 
-/// Changes the rules of a running VM: before the database, so that what it says of a running VM is true.
-fn update(context: &Context, document: &Document, lock: &VmLock) -> Result<Document> {
-    let vm = document.vm()?;
-    if vm.net_mode == NetMode::User {
-        return Err(SetError::User(vm.name.to_string()).into());
+/// What a VM that runs cannot be given.
+fn check_running(before: &Vm, now: &Vm) -> Result<()> {
+    let stopped = |what| SetError::Stopped { vm: now.name.to_string(), what };
+    if before.vcpus != now.vcpus {
+        return Err(stopped("number of virtual CPUs").into());
     }
-    update_stage(&vm).run_record(context, document, lock)
+    if before.memory_mib != now.memory_mib {
+        return Err(stopped("memory").into());
+    }
+    Ok(())
+}
+
+/// The programs that change a VM which runs, each only where it has something to change.
+fn stages(context: &Context, document: &Document, before: &Vm, change: &Change) -> Result<Vec<Stage>> {
+    let now = document.vm()?;
+    let mut stages = Vec::new();
+    if (&now.nat, &now.egress, &now.peer) != (&before.nat, &before.egress, &before.peer) {
+        if now.net_mode == NetMode::User {
+            return Err(SetError::User(now.name.to_string()).into());
+        }
+        stages.push(Stage::new("banger-netd", "update").privileged(true));
+    }
+    let sizes = |vm: &Vm| (vm.rootfs_size_bytes, vm.work_size_bytes);
+    let rates = |vm: &Vm| (vm.disk_rate_bytes_s, vm.net_rate_bytes_s);
+    let grows = sizes(&now) != sizes(before);
+    if grows {
+        stages.push(Stage::new("banger-disk", "update"));
+    }
+    let ttl = change.ttl;
+    if grows || rates(&now) != rates(before) || ttl.is_some() {
+        let stage = Stage::new(vmm::program_of(&context.config, document)?, "update");
+        stages.push(match ttl {
+            Some(ttl) => stage.arg("--ttl").arg(ttl.0.map_or("never".to_owned(), |s| s.to_string())),
+            None => stage,
+        });
+    }
+    Ok(stages)
 }

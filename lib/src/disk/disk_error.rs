@@ -33,6 +33,18 @@ pub enum DiskError {
         /// Its value, bytes.
         size_bytes: u64,
     },
+    /// A disk would shrink.
+    #[error("the {what} of VM {vm} has {have} bytes, and disks do not shrink to {wanted}")]
+    Shrinks {
+        /// The VM.
+        vm: VmId,
+        /// Which.
+        what: &'static str,
+        /// Its size, bytes.
+        have: u64,
+        /// The size asked for.
+        wanted: u64,
+    },
     /// A file of the image is gone.
     #[error("the image of VM {vm} lacks its file {path:?}")]
     ImageFile {
@@ -177,6 +189,7 @@ impl Coded for DiskError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::Relative { .. } | Self::Size { .. } | Self::Key { .. } => ErrorCode::BadInput,
+            Self::Shrinks { .. } => ErrorCode::BadInput,
             Self::ImageFile { .. } | Self::KernelFile { .. } | Self::VmFile { .. } => ErrorCode::NotFound,
             Self::Backend { .. } => ErrorCode::Unsupported,
             Self::OtherBackend { .. } | Self::Differs { .. } => ErrorCode::Conflict,

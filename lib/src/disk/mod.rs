@@ -16,6 +16,7 @@ pub mod initrd;
 pub mod kernel;
 pub mod kernel_import;
 pub mod modules;
+pub mod update;
 
 mod build_error;
 mod disk_error;
