@@ -127,7 +127,7 @@ pub enum VmCommand {
     /// List VMs
     #[command(visible_alias = "ps")]
     List,
-    /// Change what a VM may reach, at once where it runs, and how large its disks are
+    /// Change a VM, at once where it runs: what it may reach, its disks, limits and time to live
     Set(Set),
     /// Show a VM's network: policy, addresses, published ports, and what its rules have counted
     Net(Net),

@@ -88,7 +88,7 @@ fn line(row: &VmRow) -> Result<Vec<String>> {
     let document = current(row)?;
     let running = lifecycle::runs(&row.vm);
     let vmm = document.vmm()?;
-    let started = vmm.as_ref().map(|vmm| vmm.ready_at.clone().unwrap_or_else(|| vmm.started_at.clone()));
+    let expires_at = vmm.as_ref().filter(|_| running).and_then(|vmm| vmm.expires_at.clone());
     let state = match vmm.and_then(|vmm| vmm.exit) {
         _ if running => "running".to_owned(),
         Some(exit) => format!("exited ({})", exit.reason),
@@ -98,7 +98,7 @@ fn line(row: &VmRow) -> Result<Vec<String>> {
     let address = net.map_or_else(|| "-".to_owned(), |net| format!("{}:{}", net.ssh_host, net.ssh_port));
     let workspace = document.workspace()?.map_or_else(|| "-".to_owned(), |workspace| workspace.host_path);
     let vm = &row.vm;
-    let left = started.filter(|_| running).and_then(|started| time_left(&started, vm.ttl_s?));
+    let left = expires_at.and_then(|at| time_left(&at));
     let memory = format!("{}M", vm.memory_mib);
     let ports: Vec<String> = vm.publish.iter().map(ToString::to_string).collect();
     let ports = if ports.is_empty() { "-".to_owned() } else { ports.join(" ") };
@@ -115,9 +115,9 @@ fn line(row: &VmRow) -> Result<Vec<String>> {
     ])
 }
 
-/// How long a VM that was ready at `since` has until its supervisor stops it.
-fn time_left(since: &str, ttl_s: u64) -> Option<String> {
-    let until = since.parse::<jiff::Timestamp>().ok()?.as_second().checked_add_unsigned(ttl_s)?;
+/// How long a VM has that its supervisor stops at `until`.
+fn time_left(until: &str) -> Option<String> {
+    let until = until.parse::<jiff::Timestamp>().ok()?.as_second();
     let left = until.saturating_sub(jiff::Timestamp::now().as_second()).max(0);
     let (hours, minutes, seconds) = (left / 3600, left / 60 % 60, left % 60);
     Some(match (hours, minutes) {

@@ -212,6 +212,8 @@ fn describe(
         peer: spec.reach.peer,
         publish: spec.reach.publish.clone(),
         open_firewall: config.open_firewall,
+        disk_rate_bytes_s: None,
+        net_rate_bytes_s: None,
         disk_backend: config.disk_backend,
         max_changes_bytes: config.max_changes_bytes,
         vmm_kind: config.vmm_kind,

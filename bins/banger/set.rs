@@ -1,4 +1,4 @@
-//! `banger vm set`: changes what a VM may reach, at once where it runs, and how large its disks are.
+//! `banger vm set`: changes a VM, at once where it runs: what it may reach, its disks, limits and time to live.
 
 use std::process::ExitCode;
 
@@ -15,30 +15,30 @@ use thiserror::Error;
 use crate::args::{Change, Set};
 use crate::context::{self, Context, Result};
 use crate::stage::Stage;
-use crate::{dns, lifecycle, list};
+use crate::{dns, lifecycle, list, vmm};
 
 /// A change that cannot be made.
 #[derive(Debug, Error)]
 pub enum SetError {
     #[error("VM {0} runs with user networking, which cannot be changed while it runs")]
     User(String),
-    #[error("the {what} of VM {vm} has {now}, and {wanted} is less: disks grow and never shrink")]
-    Shrink { vm: String, what: &'static str, now: Size, wanted: Size },
-    #[error("VM {0} runs, and its disks grow only while it does not")]
-    Runs(String),
+    #[error("VM {vm} runs, and its {what} cannot be changed while it does")]
+    Stopped { vm: String, what: &'static str },
+    #[error("the {what} of VM {vm} has {have}, and {wanted} is less: disks grow and never shrink")]
+    Shrinks { vm: String, what: &'static str, have: Size, wanted: Size },
 }
 
 impl Coded for SetError {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::User(_) | Self::Runs(_) => ErrorCode::Unsupported,
-            Self::Shrink { .. } => ErrorCode::Usage,
+            Self::User(_) | Self::Stopped { .. } => ErrorCode::Unsupported,
+            Self::Shrinks { .. } => ErrorCode::Usage,
         }
     }
     fn hint(&self) -> Option<String> {
         match self {
-            Self::User(name) | Self::Runs(name) => Some(format!("stop it first: banger vm stop {name}")),
-            Self::Shrink { .. } => None,
+            Self::User(vm) | Self::Stopped { vm, .. } => Some(format!("stop it first: banger vm stop {vm}")),
+            Self::Shrinks { .. } => None,
         }
     }
 }
@@ -46,11 +46,7 @@ impl Coded for SetError {
 pub fn set(context: &Context, args: &Set) -> Result<ExitCode> {
     let (_, row) = lifecycle::find(context, &args.vm)?;
     if context.explain {
-        let text = match lifecycle::runs(&row.vm) {
-            true => format!("banger vm show {} --record | {}\n", row.vm.name, update_stage(&row.vm).shown()),
-            false => "banger vm set runs no other program where the VM does not run\n".to_owned(),
-        };
-        return Ok(context::print(&text));
+        return Ok(context::print(&explain(context, &row, &args.change)?));
     }
     let lock = VmLock::acquire(&context.state, &row.vm.id, "banger vm set")?;
     // Read again: now nobody else changes it.
@@ -60,8 +56,12 @@ pub fn set(context: &Context, args: &Set) -> Result<ExitCode> {
     check_sizes(&row.vm, &vm)?;
     let mut document = list::current(&row)?;
     document.set_vm(&vm);
-    if vm != row.vm && lifecycle::runs(&row.vm) {
-        document = update(context, &document, &lock)?;
+    // Before the database, so that what it says of a running VM is true.
+    if lifecycle::runs(&row.vm) {
+        check_running(&row.vm, &vm)?;
+        for stage in stages(context, &document, &row.vm, &args.change)? {
+            document = stage.run_record(context, &document, &lock)?;
+        }
     }
     store.set_vm(&vm)?;
     if vm != row.vm {
@@ -77,6 +77,17 @@ pub fn set(context: &Context, args: &Set) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn explain(context: &Context, row: &VmRow, change: &Change) -> Result<String> {
+    if !lifecycle::runs(&row.vm) {
+        return Ok("banger vm set runs no other program where the VM does not run\n".to_owned());
+    }
+    let mut document = list::current(row)?;
+    document.set_vm(&wanted(&row.vm, change));
+    let stages = stages(context, &document, &row.vm, change)?;
+    let shown: Vec<String> = stages.iter().map(Stage::shown).collect();
+    Ok(format!("banger vm show {} --record | {}\n", row.vm.name, shown.join(" | ")))
+}
+
 fn wanted(vm: &Vm, change: &Change) -> Vm {
     Vm {
         nat: change.nat.map_or(vm.nat, Into::into),
@@ -84,37 +95,64 @@ fn wanted(vm: &Vm, change: &Change) -> Vm {
         peer: change.peer.map_or(vm.peer, Into::into),
         rootfs_size_bytes: change.disk_size.unwrap_or(vm.rootfs_size_bytes),
         work_size_bytes: change.work_size.unwrap_or(vm.work_size_bytes),
+        vcpus: change.vcpus.unwrap_or(vm.vcpus),
+        memory_mib: change.memory.unwrap_or(vm.memory_mib),
+        disk_rate_bytes_s: change.disk_rate.map_or(vm.disk_rate_bytes_s, |rate| rate.0),
+        net_rate_bytes_s: change.net_rate.map_or(vm.net_rate_bytes_s, |rate| rate.0),
+        ttl_s: change.ttl.map_or(vm.ttl_s, |ttl| ttl.0),
         ..vm.clone()
     }
 }
 
-/// Disks grow, when the VM starts: the stage that attaches them lengthens their files, the guest their filesystems.
-fn check_sizes(now: &Vm, wanted: &Vm) -> std::result::Result<(), SetError> {
+fn check_sizes(before: &Vm, now: &Vm) -> Result<()> {
     let disks = [
-        ("root filesystem", now.rootfs_size_bytes, wanted.rootfs_size_bytes),
-        ("work disk", now.work_size_bytes, wanted.work_size_bytes),
+        ("root filesystem", before.rootfs_size_bytes, now.rootfs_size_bytes),
+        ("work disk", before.work_size_bytes, now.work_size_bytes),
     ];
-    for (what, now_bytes, wanted_bytes) in disks {
-        if wanted_bytes < now_bytes {
-            let (now_size, wanted) = (Size::from_bytes(now_bytes), Size::from_bytes(wanted_bytes));
-            return Err(SetError::Shrink { vm: now.name.to_string(), what, now: now_size, wanted });
+    match disks.into_iter().find(|(_, before, now)| now < before) {
+        Some((what, before, wanted)) => {
+            let (have, wanted) = (Size::from_bytes(before), Size::from_bytes(wanted));
+            Err(SetError::Shrinks { vm: now.name.to_string(), what, have, wanted }.into())
         }
-        if wanted_bytes > now_bytes && lifecycle::runs(now) {
-            return Err(SetError::Runs(now.name.to_string()));
-        }
+        None => Ok(()),
+    }
+}
+
+/// What a VM that runs cannot be given.
+fn check_running(before: &Vm, now: &Vm) -> Result<()> {
+    let stopped = |what| SetError::Stopped { vm: now.name.to_string(), what };
+    if before.vcpus != now.vcpus {
+        return Err(stopped("number of virtual CPUs").into());
+    }
+    if before.memory_mib != now.memory_mib {
+        return Err(stopped("memory").into());
     }
     Ok(())
 }
 
-fn update_stage(vm: &Vm) -> Stage {
-    Stage::new("banger-netd", "update").privileged(vm.net_mode == NetMode::Tap)
-}
-
-/// Changes the rules of a running VM: before the database, so that what it says of a running VM is true.
-fn update(context: &Context, document: &Document, lock: &VmLock) -> Result<Document> {
-    let vm = document.vm()?;
-    if vm.net_mode == NetMode::User {
-        return Err(SetError::User(vm.name.to_string()).into());
+/// The programs that change a VM which runs, each only where it has something to change.
+fn stages(context: &Context, document: &Document, before: &Vm, change: &Change) -> Result<Vec<Stage>> {
+    let now = document.vm()?;
+    let mut stages = Vec::new();
+    if (&now.nat, &now.egress, &now.peer) != (&before.nat, &before.egress, &before.peer) {
+        if now.net_mode == NetMode::User {
+            return Err(SetError::User(now.name.to_string()).into());
+        }
+        stages.push(Stage::new("banger-netd", "update").privileged(true));
     }
-    update_stage(&vm).run_record(context, document, lock)
+    let sizes = |vm: &Vm| (vm.rootfs_size_bytes, vm.work_size_bytes);
+    let rates = |vm: &Vm| (vm.disk_rate_bytes_s, vm.net_rate_bytes_s);
+    let grows = sizes(&now) != sizes(before);
+    if grows {
+        stages.push(Stage::new("banger-disk", "update"));
+    }
+    let ttl = change.ttl;
+    if grows || rates(&now) != rates(before) || ttl.is_some() {
+        let stage = Stage::new(vmm::program_of(&context.config, document)?, "update");
+        stages.push(match ttl {
+            Some(ttl) => stage.arg("--ttl").arg(ttl.0.map_or("never".to_owned(), |s| s.to_string())),
+            None => stage,
+        });
+    }
+    Ok(stages)
 }

@@ -4,3 +4,4 @@ mod api;
 mod failures;
 mod lifecycle;
 pub mod stage;
+mod update;

@@ -111,7 +111,7 @@ fn banger_on_real_firecracker() {
 }
 
 /// How many things the script sees.
-const SEEN: usize = 8;
+const SEEN: usize = 9;
 
 /// What the records of the VM on Firecracker say.
 fn judge(records: &HashMap<&str, Value>) {
@@ -136,6 +136,15 @@ fn judge(records: &HashMap<&str, Value>) {
         let value = usage.pointer(path).and_then(Value::as_u64);
         assert!(value.is_some_and(|n| n > 0), "{path}: {usage}");
     }
+    let disks = usage["disks"].as_array().expect("Firecracker counts");
+    let root = disks.iter().find(|disk| disk["drive"] == "root").expect("a root");
+    assert!(root["read_bytes"].as_u64().unwrap() > 10 << 20, "{usage}");
+    let set = &records["set"]["vmm"];
+    assert_eq!(
+        (&set["disk_rate_bytes_s"], &set["net_rate_bytes_s"]),
+        (&(200 << 20).into(), &(100 << 20).into())
+    );
+    assert!(set["expires_at"].is_string(), "{set}");
     let uptime = Duration::from_micros(usage["guest"]["uptime_us"].as_u64().unwrap());
     assert!(uptime > Duration::from_secs(1), "{usage}");
     let ports = records["ports"]["items"].as_array().unwrap();

@@ -16,6 +16,7 @@ mod home;
 mod inside;
 mod kernel;
 mod lifecycle;
+mod live;
 mod main_job;
 mod names;
 mod pipeline;

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use crate::channel::Channel;
 use crate::clock::{Steps, now_us};
 use crate::disks::Disk;
-use crate::protocol::{AgentReply, AgentRequest, Event};
-use crate::{halt, inspect};
+use crate::protocol::{AgentReply, AgentRequest, EXPIRES_PATH, Event, RESIZE_PATH};
+use crate::{halt, inspect, notice};
 
 /// What the agent knows of its VM.
 pub struct Agent {
@@ -54,11 +54,12 @@ impl Agent {
             ("GET", "/v1/healthz") => (200, self.health(stopping.get())),
             ("GET", "/v1/stats") => (200, inspect::stats(&self.disks)),
             ("GET", "/v1/ports") => (200, inspect::ports()),
-            ("POST", "/v1/resize") => self.resize(),
+            ("POST", RESIZE_PATH) => self.resize(),
             ("POST", "/v1/shutdown") => {
                 stopping.set(true);
                 (202, json!({ "state": "stopping" }))
             }
+            ("POST", path) if path.starts_with(EXPIRES_PATH) => expires(&path[EXPIRES_PATH.len()..]),
             (_, "/v1/healthz" | "/v1/stats" | "/v1/ports" | "/v1/resize" | "/v1/shutdown") => {
                 (405, json!({ "error": "that method is not for this path" }))
             }
@@ -87,5 +88,16 @@ impl Agent {
             }
         }
         (200, json!({ "disks": disks }))
+    }
+}
+
+/// Tells whoever works here that so many seconds are left.
+fn expires(seconds: &str) -> (u16, Value) {
+    match seconds.parse() {
+        Ok(seconds) => {
+            notice::expires(seconds);
+            (200, json!({ "told": true }))
+        }
+        Err(_) => (400, json!({ "error": "that is no number of seconds" })),
     }
 }

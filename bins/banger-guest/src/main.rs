@@ -19,6 +19,7 @@ mod inspect;
 mod modules;
 mod mounts;
 mod network;
+mod notice;
 #[path = "../../../lib/src/contract/guest.rs"]
 #[expect(dead_code, reason = "the host uses the rest")]
 mod protocol;

@@ -1,6 +1,7 @@
 //! What a guest may reach and who may reach it, on the command line.
 
 use banger_lib::contract::policy::{Egress, Publish};
+use banger_lib::types::{ParseSizeError, Size};
 use clap::{Args, ValueEnum};
 
 use super::parse_disk_size;
@@ -52,6 +53,32 @@ impl From<Switch> for bool {
     }
 }
 
+/// Bytes a second; `None`: no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate(pub Option<u64>);
+
+/// The least that a limit may be: below it a guest does not even boot.
+const MIN_RATE: u64 = 64 << 10;
+
+fn parse_rate(text: &str) -> Result<Rate, String> {
+    if text == "none" {
+        return Ok(Rate(None));
+    }
+    let size: Size = text.parse().map_err(|error: ParseSizeError| error.to_string())?;
+    if size.bytes() < MIN_RATE {
+        return Err("it must be at least 64K, or none".to_owned());
+    }
+    Ok(Rate(Some(size.bytes())))
+}
+
+/// Seconds; `None`: for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ttl(pub Option<u64>);
+
+fn parse_ttl(text: &str) -> Result<Ttl, String> {
+    if text == "never" { Ok(Ttl(None)) } else { super::parse_seconds(text).map(|seconds| Ttl(Some(seconds))) }
+}
+
 /// What is to be another; one at least. Disks grow and never shrink.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = true)]
@@ -71,6 +98,21 @@ pub struct Change {
     /// Size of the work disk, the guest's /root
     #[arg(long, value_name = "SIZE", value_parser = parse_disk_size)]
     pub work_size: Option<u64>,
+    /// Virtual CPUs, 1 to 32 (only while the VM does not run)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub vcpus: Option<u8>,
+    /// Memory, such as 512M or 2G (only while the VM does not run)
+    #[arg(long, value_name = "SIZE", value_parser = super::parse_memory)]
+    pub memory: Option<u32>,
+    /// How much may go through each disk in a second, such as 50M, or "none"
+    #[arg(long, value_name = "SIZE", value_parser = parse_rate)]
+    pub disk_rate: Option<Rate>,
+    /// How much the guest may receive and how much it may send in a second, such as 10M, or "none" (Firecracker only)
+    #[arg(long, value_name = "SIZE", value_parser = parse_rate)]
+    pub net_rate: Option<Rate>,
+    /// Stop the VM after this time, counted from now, such as 90s or 2h, or "never"
+    #[arg(long, value_name = "TIME", value_parser = parse_ttl)]
+    pub ttl: Option<Ttl>,
 }
 
 #[derive(Debug, Args)]

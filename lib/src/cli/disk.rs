@@ -22,7 +22,7 @@ use crate::disk::attach::{self, Attach};
 use crate::disk::build::{self, BuildRequest, Builder};
 use crate::disk::guest_files::GitIdentity;
 use crate::disk::image::{self, ImageError};
-use crate::disk::{DiskError, check, debian, delete, detach, gc};
+use crate::disk::{DiskError, check, debian, delete, detach, gc, update};
 use crate::state::db::Store;
 use crate::state::dir::{StateDir, VmDir};
 use crate::state::handles::Handles;
@@ -55,6 +55,8 @@ enum Verb {
     Attach(AttachArgs),
     /// Remove the VM's initrd; the disks, which hold the guest's changes, stay
     Detach(Input),
+    /// Make the VM's disks as large as its record says, also while it runs; they never shrink
+    Update(Input),
     /// Roots as device-mapper snapshots: the part of attach, detach and gc that needs root
     #[command(subcommand)]
     Dm(DmVerb),
@@ -203,6 +205,7 @@ pub fn main(guest: &'static [u8]) -> ExitCode {
             attach(document, timeline, &args.file_sync, guest)
         }),
         Verb::Detach(input) => plumbing::record_verb(TOOL, "detach", &input, detach),
+        Verb::Update(input) => plumbing::record_verb(TOOL, "update", &input, update),
         Verb::Dm(verb) => dm::main(&verb),
         Verb::Check(input) => plumbing::record_verb(TOOL, "check", &input, check),
         Verb::Gc(args) => value("gc", &|| gc(&args)),
@@ -345,6 +348,13 @@ fn detach(document: &mut Document, timeline: &mut Timeline) -> Result<bool, Fail
     let removed = timeline.step("initrd", || detach::detach(&vm, &ByPrivilege, &held))?;
     save(document, &vm)?;
     Ok(removed || before.is_some())
+}
+
+fn update(document: &mut Document, _: &mut Timeline) -> Result<bool, Failure> {
+    let (vm, disk) = (document.vm()?, document.required_disk()?);
+    lock::state_of(&vm)?;
+    let held = lock::vm_lock(&vm, "banger-disk update")?;
+    Ok(update::update(&vm, &disk, &held)?)
 }
 
 fn check(document: &mut Document, _: &mut Timeline) -> Result<bool, Failure> {

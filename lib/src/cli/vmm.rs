@@ -18,6 +18,7 @@ use crate::contract::error::escape_controls;
 use crate::contract::record::{Accel, VmmKind};
 use crate::contract::{Coded, Document, ErrorCode, Fault};
 use crate::state::dir::{StateDir, VmDir};
+use crate::state::handles::Handles;
 use crate::state::lock::is_alive;
 use crate::sys::clock::Timeline;
 use crate::sys::exec::Exec;
@@ -25,8 +26,8 @@ use crate::types::LinkName;
 use crate::vmm::monitor::{Machine, Monitor, MonitorError};
 use crate::vmm::shutdown::Deadlines;
 use crate::vmm::stop::Manner;
-use crate::vmm::talk::{MAX_LINE, Order};
-use crate::vmm::{firecracker, gc, inside, qemu, start, status, stop, supervisor};
+use crate::vmm::talk::{MAX_LINE, Order, TtlRequest};
+use crate::vmm::{firecracker, gc, inside, qemu, start, status, stop, supervisor, update};
 
 /// The stage that runs a VM under QEMU
 #[derive(Debug, Parser)]
@@ -57,6 +58,8 @@ enum Verb {
     Kill(Input),
     /// Bring the record's section "vmm" up to date
     Status(Input),
+    /// Make the running VM what its record says: limits, larger disks
+    Update(Update),
     /// Say what the running VM uses: processor, memory, disks, network, and what its guest says of itself
     Stats(Input),
     /// Say which sockets of the guest's wait for connections
@@ -132,6 +135,29 @@ struct Stop {
 }
 
 #[derive(Debug, Args)]
+struct Update {
+    #[command(flatten)]
+    input: Input,
+    /// Stop the VM so many seconds from now; "never": do not stop it
+    #[arg(long, value_name = "SECONDS", value_parser = parse_ttl)]
+    ttl: Option<TtlChoice>,
+}
+
+/// How long the VM has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct TtlChoice(Option<u64>);
+
+fn parse_ttl(text: &str) -> Result<TtlChoice, String> {
+    if text == "never" {
+        return Ok(TtlChoice(None));
+    }
+    let seconds = text.parse().ok().filter(|seconds| *seconds > 0);
+    seconds
+        .map(|seconds| TtlChoice(Some(seconds)))
+        .ok_or_else(|| "it is a number of seconds, or never".to_owned())
+}
+
+#[derive(Debug, Args)]
 struct Gc {
     #[command(flatten)]
     input: Input,
@@ -167,6 +193,9 @@ pub fn main(kind: VmmKind) -> ExitCode {
         Verb::Status(input) => {
             plumbing::record_verb(tool, "status", &input, |document, _| run_status(document))
         }
+        Verb::Update(args) => plumbing::record_verb(tool, "update", &args.input, |document, _| {
+            run_update(&*monitor, &args, tool, document)
+        }),
         Verb::Stats(input) => plumbing::value_verb(tool, "stats", || run_stats(&*monitor, &input)),
         Verb::Ports(input) => plumbing::value_verb(tool, "ports", || run_ports(&input)),
         Verb::Check(input) => {
@@ -286,6 +315,27 @@ fn run_status(document: &mut Document) -> Result<bool, Failure> {
     let recorded = document.vmm()?;
     document.set_vmm(status::observe(&VmDir::at(&vm.paths.dir), recorded).as_ref());
     Ok(false)
+}
+
+fn run_update(
+    monitor: &dyn Monitor,
+    args: &Update,
+    tool: &str,
+    document: &mut Document,
+) -> Result<bool, Failure> {
+    let vm = document.vm()?;
+    let disk = document.required_disk()?;
+    let lock = vm_lock(&vm, &format!("{tool} update"))?;
+    let dir = VmDir::at(&vm.paths.dir);
+    let stopped = || update::UpdateError::Stopped(vm.name.to_string());
+    let vmm = document.vmm()?.filter(|vmm| vmm.kind == monitor.kind()).ok_or_else(stopped)?;
+    let ttl = args.ttl.map(|TtlChoice(ttl_s)| TtlRequest { ttl_s });
+    let (now, changed) = update::update(monitor, &vm, &disk, vmm, ttl, &lock)?;
+    let mut handles = Handles::load(&dir);
+    handles.vmm = Some(now.clone());
+    handles.save(&dir)?;
+    document.set_vmm(Some(&now));
+    Ok(changed)
 }
 
 fn run_stats(monitor: &dyn Monitor, input: &Input) -> Result<Value, Failure> {

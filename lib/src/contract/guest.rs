@@ -62,6 +62,10 @@ pub const PORT_NAME: &str = "org.banger.agent";
 pub const VSOCK_AGENT_PORT: u32 = 1024;
 /// The vsock port on the host (CID 2) to which the guest pushes its events.
 pub const VSOCK_EVENT_PORT: u32 = 1025;
+/// `POST` of this and a number tells the guest that its VM is stopped in so many seconds.
+pub const EXPIRES_PATH: &str = "/v1/expires/";
+/// `POST` of this makes the guest grow its filesystems to the size of their disks.
+pub const RESIZE_PATH: &str = "/v1/resize";
 /// The longest line on the agent channel, newline included, bytes.
 pub const MAX_LINE_BYTES: usize = 64 << 10;
 
@@ -142,7 +146,7 @@ pub struct AgentRequest {
     pub nonce: String,
     /// `GET` or `POST`.
     pub method: String,
-    /// `/v1/healthz`, `/v1/stats`, `/v1/ports`, `/v1/shutdown`, `/v1/resize`.
+    /// `/v1/healthz`, `/v1/stats`, `/v1/ports`, `/v1/shutdown`, [`RESIZE_PATH`], [`EXPIRES_PATH`] and a number.
     pub path: String,
 }
 

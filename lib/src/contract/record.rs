@@ -146,6 +146,12 @@ pub struct Vm {
     /// Whether `banger-netd` may ask other firewalls of the host, such as Docker's, to let the VMs through.
     #[serde(default)]
     pub open_firewall: bool,
+    /// How much may go through each of its disks, bytes a second; `None`: any.
+    #[serde(default)]
+    pub disk_rate_bytes_s: Option<u64>,
+    /// How much it may receive and how much it may send, bytes a second each; `None`: any.
+    #[serde(default)]
+    pub net_rate_bytes_s: Option<u64>,
     /// The wanted copy-on-write backend.
     pub disk_backend: DiskBackend,
     /// The most that changes to the root may take of the host, bytes, with the backends `dm` and `overlay`; `None`: as much as the root
@@ -280,6 +286,15 @@ pub struct Vmm {
     pub vmm_log: String,
     /// Running or exited.
     pub state: VmmState,
+    /// RFC 3339, UTC: when its supervisor stops the VM; `None`: never.
+    #[serde(default)]
+    pub expires_at: Option<String>,
+    /// The limit that holds for each of its disks, bytes a second; `None`: none.
+    #[serde(default)]
+    pub disk_rate_bytes_s: Option<u64>,
+    /// The limit that holds for its network, bytes a second each way; `None`: none.
+    #[serde(default)]
+    pub net_rate_bytes_s: Option<u64>,
     /// How it ended.
     pub exit: Option<VmmExit>,
     /// Whether the guest's agent answers. Written by `status` alone.

@@ -33,6 +33,8 @@ fn vm(store: &Store, name: &VmName, lease: Lease) -> Vm {
         egress: Egress::default(),
         peer: false,
         open_firewall: false,
+        disk_rate_bytes_s: None,
+        net_rate_bytes_s: None,
         publish: Vec::new(),
         disk_backend: DiskBackend::Auto,
         max_changes_bytes: None,

@@ -65,7 +65,15 @@ impl Qmp {
     /// # Errors
     /// Any [`QmpError`].
     pub fn execute(&mut self, command: &'static str) -> Result<Value, QmpError> {
-        let line = format!("{}\n", json!({ "execute": command }));
+        self.execute_with(command, &json!({}))
+    }
+
+    /// The same with arguments.
+    ///
+    /// # Errors
+    /// Any [`QmpError`].
+    pub fn execute_with(&mut self, command: &'static str, arguments: &Value) -> Result<Value, QmpError> {
+        let line = format!("{}\n", json!({ "execute": command, "arguments": arguments }));
         self.stream.set_write_timeout(Some(self.left()?)).map_err(QmpError::Io)?;
         self.stream.write_all(line.as_bytes()).map_err(QmpError::Io)?;
         for _ in 0..MAX_LINES {

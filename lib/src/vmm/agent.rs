@@ -12,11 +12,13 @@ use serde_json::Value;
 
 use super::lines::{Line, Lines};
 use super::monitor::Channel;
-use crate::contract::guest::{AgentReply, AgentRequest, Event, VSOCK_AGENT_PORT};
+use crate::contract::guest::{AgentReply, AgentRequest, Event, RESIZE_PATH, VSOCK_AGENT_PORT};
 use crate::sys::{random, unix};
 
 /// How long the guest may take for a reply.
 pub const REPLY_LIMIT: Duration = Duration::from_secs(5);
+/// How long it may take to grow its filesystems.
+pub const RESIZE_LIMIT: Duration = Duration::from_secs(60);
 /// How long a connection of the guest's may take to push its event.
 const EVENT_LIMIT: Duration = Duration::from_secs(5);
 /// How many requests may wait.
@@ -148,7 +150,7 @@ impl Agent {
         let request = AgentRequest { nonce: nonce.clone(), method: method.into(), path: path.into() };
         let mut line = serde_json::to_vec(&request).expect("three strings are JSON");
         line.push(b'\n');
-        let until = Instant::now() + REPLY_LIMIT;
+        let until = Instant::now() + if path == RESIZE_PATH { RESIZE_LIMIT } else { REPLY_LIMIT };
         self.waiting.push_back(Request { ticket: self.tickets, nonce, line, until });
         self.tickets
     }

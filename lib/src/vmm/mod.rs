@@ -10,9 +10,11 @@ pub mod rebuild;
 pub mod start;
 pub mod status;
 pub mod stop;
+pub mod update;
 
 // The supervisor and its parts.
 pub mod agent;
+pub mod counters;
 pub mod lines;
 pub mod log;
 pub mod routes;
@@ -21,6 +23,7 @@ pub mod shutdown;
 pub mod supervisor;
 pub mod talk;
 pub mod timings;
+pub mod ttl;
 
 // The VMMs.
 pub mod arch;
@@ -31,3 +34,4 @@ pub mod qemu;
 // What is told afterwards.
 pub mod error;
 pub mod exit;
+mod section;

@@ -50,6 +50,8 @@ pub struct Launch {
     pub channel: Channel,
     /// Sockets in the VM's directory, file names: removed when the VMM has ended. `api.sock` is always removed.
     pub sockets: Vec<&'static str>,
+    /// Where the VMM tells what it counts, see [`super::counters`]; it must not block.
+    pub counters: Option<OwnedFd>,
 }
 
 /// How the guest's agent is reached.
@@ -64,6 +66,29 @@ pub enum Channel {
         /// The socket on which the VMM takes `CONNECT <port>`, absolute; it may be longer than 107 bytes.
         requests: PathBuf,
     },
+}
+
+/// A change of a VM that runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change<'a> {
+    /// The file behind a disk has grown.
+    Grown {
+        /// `root`, `upper` or `work`.
+        drive: &'static str,
+        /// The file.
+        path: &'a str,
+        /// Its size now, bytes.
+        size_bytes: u64,
+    },
+    /// Another limit for what goes through a disk, bytes a second.
+    DiskRate {
+        /// `root`, `upper` or `work`.
+        drive: &'static str,
+        /// `None`: no limit.
+        rate: Option<u64>,
+    },
+    /// Another limit for what the guest receives and for what it sends, bytes a second each; `None`: no limit.
+    NetRate(Option<u64>),
 }
 
 /// A VMM that runs.
@@ -126,6 +151,12 @@ pub trait Monitor: fmt::Debug {
 
     /// What went through the disks of the VM that runs in `dir`; `None` where the VMM does not say before `until`.
     fn disk_io(&self, dir: &VmDir, until: Instant) -> Option<Vec<DiskIo>>;
+
+    /// Changes the VM that runs in `dir`.
+    ///
+    /// # Errors
+    /// This VMM cannot do that, refuses or does not answer before `until`.
+    fn change(&self, dir: &VmDir, changes: &[Change<'_>], until: Instant) -> Result<(), MonitorError>;
 
     /// Why the VMM ended before the guest was ready, from its status and the end of its log; `None`: nothing more is known than
     /// that.

@@ -7,11 +7,11 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use super::arch;
-use super::monitor::{Channel, Launch, Machine, Monitor, MonitorError, Process};
+use super::monitor::{Change, Channel, Launch, Machine, Monitor, MonitorError, Process};
 use crate::contract::guest::PORT_NAME;
 use crate::contract::inside::DiskIo;
 use crate::contract::policy::EgressPolicy;
@@ -63,6 +63,9 @@ pub enum QemuError {
     /// A socket cannot be made.
     #[error("cannot make a socket for QEMU in the VM's directory")]
     Socket(#[source] io::Error),
+    /// It has no such limit.
+    #[error("QEMU has no limit for what goes through a network")]
+    NetRate,
     /// QMP fails.
     #[error("cannot direct QEMU")]
     Qmp(#[from] QmpError),
@@ -76,6 +79,7 @@ impl Coded for QemuError {
         match self {
             Self::Program(ExecError::NotFound(_)) => ErrorCode::Unsupported,
             Self::NoTap => ErrorCode::BadInput,
+            Self::NetRate => ErrorCode::Unsupported,
             Self::Port { source, .. } if source.kind() == io::ErrorKind::AddrInUse => ErrorCode::InUse,
             Self::Port { source, .. } | Self::File { source, .. }
                 if source.kind() == io::ErrorKind::PermissionDenied =>
@@ -101,6 +105,7 @@ impl Coded for QemuError {
                 "install QEMU's system emulator (Debian: qemu-system-x86)"
             }
             Self::NoTap => "run banger-netd attach before this stage",
+            Self::NetRate => "leave --net-rate out, or use Firecracker (--vmm firecracker)",
             Self::Port { .. } => "end what listens there, or attach the network again for another port",
             Self::File { what: "kernel", .. } => "the image may have been deleted: see banger image ls",
             Self::File { .. } => "run banger-disk attach before this stage",
@@ -140,6 +145,9 @@ impl Monitor for Qemu {
 
     fn check(&self, machine: &Machine) -> Result<(), MonitorError> {
         check_files(machine)?;
+        if machine.vm.net_rate_bytes_s.is_some() {
+            return Err(QemuError::NetRate.into());
+        }
         match machine.net.mode {
             NetMode::Tap if machine.net.tap.is_none() => Err(QemuError::NoTap.into()),
             NetMode::Tap => Ok(()),
@@ -160,7 +168,13 @@ impl Monitor for Qemu {
             .command()
             .map_err(|e| Box::new(QemuError::Program(e)) as MonitorError)?;
         let inherit = vec![listener, theirs];
-        Ok(Launch { command, inherit, channel: Channel::Port(ours), sockets: vec![API_SOCKET] })
+        Ok(Launch {
+            command,
+            inherit,
+            channel: Channel::Port(ours),
+            sockets: vec![API_SOCKET],
+            counters: None,
+        })
     }
 
     fn boot(&self, _: &Machine, process: Process<'_>, until: Instant) -> Result<String, MonitorError> {
@@ -182,6 +196,28 @@ impl Monitor for Qemu {
         let mut qmp = Qmp::greet(unix::connect(&dir.api_socket()).ok()?, until).ok()?;
         let answer = qmp.execute("query-blockstats").ok()?;
         Some(answer.as_array()?.iter().filter_map(disk_io).collect())
+    }
+
+    fn change(&self, dir: &VmDir, changes: &[Change<'_>], until: Instant) -> Result<(), MonitorError> {
+        let stream = unix::connect(&dir.api_socket()).map_err(|e| QemuError::Qmp(QmpError::Io(e)))?;
+        let mut qmp = Qmp::greet(stream, until).map_err(QemuError::Qmp)?;
+        for change in changes {
+            let (command, arguments) = match change {
+                Change::Grown { drive, size_bytes, .. } => {
+                    ("block_resize", json!({ "device": drive, "size": size_bytes }))
+                }
+                // QMP wants all of them told; 0 is no limit.
+                Change::DiskRate { drive, rate } => (
+                    "block_set_io_throttle",
+                    json!({ "device": drive, "bps": rate.unwrap_or(0), "bps_rd": 0, "bps_wr": 0,
+                            "iops": 0, "iops_rd": 0, "iops_wr": 0 }),
+                ),
+                Change::NetRate(None) => continue,
+                Change::NetRate(Some(_)) => return Err(QemuError::NetRate.into()),
+            };
+            qmp.execute_with(command, &arguments).map_err(QemuError::Qmp)?;
+        }
+        Ok(())
     }
 
     fn explain_end(&self, status: ExitStatus, log: &str) -> Option<MonitorError> {
@@ -272,6 +308,9 @@ fn disk_args(machine: &Machine) -> Vec<String> {
         let mut drive =
             format!("if=none,id={id},format=raw,werror=report,rerror=report,file={}", escaped(path));
         drive.push_str(if read_only { ",readonly=on" } else { ",discard=unmap" });
+        if let Some(rate) = machine.vm.disk_rate_bytes_s {
+            drive.push_str(&format!(",throttling.bps-total={rate}"));
+        }
         args.extend(["-drive".to_owned(), drive]);
         args.extend(["-device".to_owned(), format!("virtio-blk-pci,drive={id},serial={id}")]);
     };

@@ -5,8 +5,9 @@ use std::time::SystemTime;
 use super::firecracker::Firecracker;
 use super::monitor::Monitor;
 use super::qemu::Qemu;
+use super::section::Running;
 use super::start::SUPERVISOR;
-use crate::contract::record::{Accel, Vmm, VmmKind, VmmState};
+use crate::contract::record::{Accel, Vmm, VmmKind};
 use crate::state::dir::VmDir;
 use crate::sys::holders;
 
@@ -29,8 +30,7 @@ pub fn rebuild(dir: &VmDir) -> Option<Vmm> {
     let started =
         dir.run_lock().metadata().and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
     let started = jiff::Timestamp::try_from(started).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-    let text = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
-    Some(Vmm {
+    let running = Running {
         kind,
         accel: if software { Accel::Tcg } else { Accel::Kvm },
         version: version.unwrap_or_else(|_| "unknown".to_owned()),
@@ -38,14 +38,10 @@ pub fn rebuild(dir: &VmDir) -> Option<Vmm> {
         pid: *pid,
         started_at: format!("{started:.3}"),
         ready_at: None,
-        api_socket: text(dir.api_socket()),
-        agent_socket: text(dir.agent_socket()),
-        console_log: text(dir.console_log()),
-        vmm_log: text(dir.vmm_log()),
-        state: VmmState::Running,
-        exit: None,
-        agent_reachable: None,
-    })
+        // Its supervisor knows; nobody asked it.
+        expires_at: None,
+    };
+    Some(running.section(dir, None))
 }
 
 /// A process's arguments, each with a NUL behind it; empty where it is gone.

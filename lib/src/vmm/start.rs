@@ -12,8 +12,9 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::error::{Relayed, VmmError};
 use super::monitor::{Machine, Monitor, MonitorError};
+use super::section::Running;
 use super::talk::{KEEP, MAX_LINE, News, Order};
-use crate::contract::record::{Accel, Vmm, VmmKind, VmmState};
+use crate::contract::record::{Accel, Vmm, VmmKind};
 use crate::state::handles::Handles;
 use crate::state::lock::{VmLock, is_alive};
 use crate::sys::clock::Timeline;
@@ -111,7 +112,7 @@ impl Startup {
         line.push(b'\n');
         self.socket.write_all(&line).map_err(|source| failed(&self.order.machine, source))?;
         let started = self.news()?;
-        let News::Started { pid, version, started_at, spawn_us, boot_us } = started else {
+        let News::Started { pid, version, started_at, expires_at, spawn_us, boot_us } = started else {
             return Err(self.failure(started));
         };
         timeline.note("spawn", spawn_us, boot_us.saturating_sub(spawn_us));
@@ -119,7 +120,7 @@ impl Startup {
         let News::Ready { ready_at, ready_us, steps } = ready else { return Err(self.failure(ready)) };
         timeline.note("boot", boot_us, ready_us.saturating_sub(boot_us));
         steps.into_iter().for_each(|timing| timeline.push(timing));
-        let vmm = self.section(pid, version, started_at, ready_at);
+        let vmm = self.section(pid, version, started_at, ready_at, expires_at);
         self.record(&vmm)?;
         self.socket.write_all(KEEP).map_err(|source| failed(&self.order.machine, source))?;
         // It may have ended since it was ready.
@@ -136,25 +137,19 @@ impl Startup {
         }
     }
 
-    fn section(&self, pid: i32, version: String, started_at: String, ready_at: String) -> Vmm {
-        let dir = self.order.machine.dir();
-        let text = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
-        Vmm {
-            kind: self.order.kind,
-            accel: self.order.machine.accel,
-            version,
-            supervisor_pid: self.supervisor.id().cast_signed(),
-            pid,
-            started_at,
-            ready_at: Some(ready_at),
-            api_socket: text(dir.api_socket()),
-            agent_socket: text(dir.agent_socket()),
-            console_log: text(dir.console_log()),
-            vmm_log: text(dir.vmm_log()),
-            state: VmmState::Running,
-            exit: None,
-            agent_reachable: None,
-        }
+    fn section(
+        &self,
+        pid: i32,
+        version: String,
+        started_at: String,
+        ready_at: String,
+        expires_at: Option<String>,
+    ) -> Vmm {
+        let machine = &self.order.machine;
+        let supervisor_pid = self.supervisor.id().cast_signed();
+        let (kind, accel, ready_at) = (self.order.kind, machine.accel, Some(ready_at));
+        let running = Running { kind, accel, version, supervisor_pid, pid, started_at, ready_at, expires_at };
+        running.section(&machine.dir(), Some(&machine.vm))
     }
 
     fn record(&self, vmm: &Vmm) -> Result<(), VmmError> {

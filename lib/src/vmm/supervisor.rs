@@ -10,18 +10,21 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde_json::{Value, json};
 
 use super::agent::{Agent, Said};
+use super::counters::Counters;
 use super::error::{BootError, BoxedCause, Evidence, SetupError, panic_in};
 use super::exit::{self, Cause};
 use super::log::CappedLog;
 use super::monitor::{Launch, Monitor, Process};
 use super::routes::{Ending, Routes};
-use super::server::Server;
+use super::server::{Request, Server};
 use super::shutdown::{Deadlines, Shutdown, Step};
-use super::talk::{KEEP, News, Order};
+use super::talk::{KEEP, News, Order, TtlRequest};
 use super::timings;
-use crate::contract::guest::Event;
+use super::ttl::{Due, Ttl};
+use crate::contract::guest::{EXPIRES_PATH, Event};
 use crate::contract::{Coded, Fault};
 use crate::state::dir::VmDir;
 use crate::state::lock::RunLock;
@@ -70,7 +73,9 @@ struct Supervisor {
     sockets: Vec<&'static str>,
     phase: Phase,
     spawn_us: u64,
-    ttl: Option<Instant>,
+    ttl: Ttl,
+    /// Of a VMM that counts for us.
+    counters: Option<Counters>,
     shutdown: Option<Shutdown>,
     cause: Cause,
 }
@@ -142,7 +147,7 @@ impl Supervisor {
         let (log, stderr) = log_pipe().map_err(setup("make a pipe"))?;
         let console = CappedLog::create(&dir.console_log(), console).map_err(in_dir("write console.log"))?;
         let log = CappedLog::create(&dir.vmm_log(), log).map_err(in_dir("write vmm.log"))?;
-        let Launch { mut command, inherit, channel, sockets } =
+        let Launch { mut command, inherit, channel, sockets, counters } =
             monitor.launch(&order.machine, dir_fd.as_fd())?;
         let agent = Agent::new(channel).map_err(setup("open the agent channel"))?;
         let kept = inherit.iter().map(AsRawFd::as_raw_fd).chain([lock.as_fd().as_raw_fd()]).collect();
@@ -181,7 +186,8 @@ impl Supervisor {
             sockets,
             phase,
             spawn_us,
-            ttl: None,
+            ttl: Ttl::default(),
+            counters: counters.map(Counters::new),
             shutdown,
             cause: Cause::None,
         })
@@ -205,9 +211,9 @@ impl Supervisor {
         let version = booted.map_err(|source| self.boot_failed(source))?;
         let (pid, spawn_us) = (self.vmm.id().cast_signed(), self.spawn_us);
         let (started_at, boot_us) = (now_rfc3339(), boottime_us());
-        self.tell(&News::Started { pid, version, started_at, spawn_us, boot_us });
-        let ttl = self.order.machine.vm.ttl_s;
-        self.ttl = ttl.and_then(|s| Instant::now().checked_add(Duration::from_secs(s)));
+        self.ttl = Ttl::from_now(self.order.machine.vm.ttl_s);
+        let expires_at = self.ttl.expires_at();
+        self.tell(&News::Started { pid, version, started_at, expires_at, spawn_us, boot_us });
         Ok(())
     }
 
@@ -251,6 +257,9 @@ impl Supervisor {
             }
             self.console.pump();
             self.log.pump();
+            if self.counters.as_mut().is_some_and(|counters| !counters.pump()) {
+                self.counters = None;
+            }
             if let Some(end) = self.hear_guest() {
                 return end;
             }
@@ -284,7 +293,8 @@ impl Supervisor {
             _ => None,
         };
         let shutdown = self.shutdown.as_ref().map(Shutdown::wake);
-        let ttl = self.ttl.filter(|_| self.shutdown.is_none());
+        fds.extend(self.counters.iter().map(Counters::watch));
+        let ttl = self.ttl.wake().filter(|_| self.shutdown.is_none());
         let due = [deadline, shutdown, ttl, self.agent.wake(), self.server.wake()];
         poll::wait(&mut fds, due.into_iter().flatten().min()).map(drop)
     }
@@ -358,6 +368,10 @@ impl Supervisor {
     fn hear_clients(&mut self) {
         for (client, request) in self.server.pump() {
             let usual = self.order.deadlines;
+            if let Some((status, body)) = self.answer_of_own(&request) {
+                self.server.answer(client, status, &body);
+                continue;
+            }
             match self.routes.ask(&mut self.server, &mut self.agent, client, &request, usual) {
                 Some(Ending::Kill) => self.kill(),
                 Some(Ending::Stop(deadlines)) => self.begin_shutdown(Cause::Stopped, deadlines),
@@ -368,6 +382,27 @@ impl Supervisor {
             && signal != libc::SIGHUP
         {
             self.begin_shutdown(Cause::Stopped, self.order.deadlines);
+        }
+    }
+
+    /// What the supervisor itself knows or does.
+    fn answer_of_own(&mut self, request: &Request) -> Option<(u16, Value)> {
+        match (request.method.as_str(), request.path.as_str()) {
+            ("GET", "/v1/counters") => {
+                let counted = self.counters.as_ref().map(Counters::counted);
+                Some((
+                    200,
+                    serde_json::to_value(counted.unwrap_or_default()).expect("names and numbers are JSON"),
+                ))
+            }
+            ("POST", "/v1/ttl") => match serde_json::from_slice(&request.body) {
+                Ok(TtlRequest { ttl_s }) => {
+                    self.ttl = Ttl::from_now(ttl_s);
+                    Some((200, json!({ "expires_at": self.ttl.expires_at() })))
+                }
+                Err(error) => Some((400, json!({ "error": error.to_string() }))),
+            },
+            _ => None,
         }
     }
 
@@ -393,8 +428,11 @@ impl Supervisor {
             let limit = Duration::from_secs(self.order.ready_limit_s);
             return Some(self.undo(|evidence| BootError::NotReady { limit, evidence }));
         }
-        if self.ttl.is_some_and(|ttl| ttl <= now) && self.shutdown.is_none() {
-            self.begin_shutdown(Cause::Ttl, self.order.deadlines);
+        match self.ttl.due(now).filter(|_| self.shutdown.is_none()) {
+            // Its answer is nobody's: a guest that does not take note of it is stopped all the same.
+            Some(Due::Warn(seconds)) => drop(self.agent.ask("POST", &format!("{EXPIRES_PATH}{seconds}"))),
+            Some(Due::Over) => self.begin_shutdown(Cause::Ttl, self.order.deadlines),
+            None => {}
         }
         let step = self.shutdown.as_mut().and_then(|shutdown| shutdown.next(now));
         match step {

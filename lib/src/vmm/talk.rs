@@ -42,6 +42,8 @@ pub enum News {
         version: String,
         /// RFC 3339.
         started_at: String,
+        /// RFC 3339: when the VM's time is over.
+        expires_at: Option<String>,
         /// When the VMM was begun to be started, microseconds of CLOCK_BOOTTIME.
         spawn_us: u64,
         /// When guest code began to run.
@@ -63,4 +65,12 @@ pub enum News {
         /// Why.
         fault: Box<Fault>,
     },
+}
+
+/// The body of `POST /v1/ttl`, which the supervisor serves while the VM runs.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TtlRequest {
+    /// How long the VM has from now on, seconds; `None`: for ever.
+    pub ttl_s: Option<u64>,
 }

@@ -65,7 +65,11 @@ fn configuration(stage: &Stage) -> Configuration {
     let net = document.required_net().unwrap();
     let tap = net.tap.clone().unwrap();
     let disk = document.required_disk().unwrap();
-    Configuration::new(&Machine { vm: document.vm().unwrap(), net, disk, accel: Accel::Kvm }, &tap)
+    Configuration::new(
+        &Machine { vm: document.vm().unwrap(), net, disk, accel: Accel::Kvm },
+        &tap,
+        "metrics".into(),
+    )
 }
 
 #[track_caller]
@@ -86,6 +90,7 @@ fn a_machine_is_described_in_firecrackers_order_and_words() {
     let names: Vec<_> = requests.iter().map(|(name, _)| name.as_str()).collect();
     let order = [
         "GET /version",
+        "PUT /metrics",
         "PUT /machine-config",
         "PUT /boot-source",
         "PUT /drives/root",
@@ -102,6 +107,7 @@ fn a_machine_is_described_in_firecrackers_order_and_words() {
     assert_eq!(body("PUT /machine-config"), json!({"vcpu_count": 2, "mem_size_mib": 512}));
     let boot = json!({"kernel_image_path": disk["kernel_elf"], "initrd_path": disk["initrd"], "boot_args": FIRECRACKER_BOOT_LINE});
     assert_eq!(body("PUT /boot-source"), boot);
+    assert_eq!(body("PUT /metrics"), json!({"metrics_path": "metrics"}));
     let drive = |id: &str, path: &Value, read_only: bool| {
         json!({"drive_id": id, "path_on_host": path, "is_root_device": false, "is_read_only": read_only,
                "cache_type": "Unsafe", "io_engine": "Sync"})

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write, stdout};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -19,12 +20,13 @@ pub struct Guest {
     /// The vsock's socket on the host.
     path: String,
     boot_args: String,
+    grown: AtomicBool,
 }
 
 impl Guest {
     /// Boots it beside the API.
     pub fn boot(listener: UnixListener, path: String, boot_args: String, scenario: Arc<Scenario>) {
-        let guest = Arc::new(Self { scenario, path, boot_args });
+        let guest = Arc::new(Self { scenario, path, boot_args, grown: AtomicBool::new(false) });
         let booting = Arc::clone(&guest);
         std::thread::spawn(move || booting.start_up());
         std::thread::spawn(move || {
@@ -122,7 +124,13 @@ impl Guest {
             ("GET", "/v1/healthz") => (200, json!({"ok": true})),
             ("GET", "/v1/stats") => (200, json!({"memory_total_bytes": 1 << 29})),
             ("GET", "/v1/ports") => (200, json!({"items": []})),
-            ("POST", "/v1/shutdown" | "/v1/resize") => (200, json!({"ok": true})),
+            ("POST", "/v1/shutdown") => (200, json!({"ok": true})),
+            ("POST", "/v1/resize") => {
+                // The first time there is something to grow.
+                let from = if self.grown.swap(true, Ordering::Relaxed) { 2048 } else { 1024 };
+                (200, json!({"disks": [{"mount": "/root", "from_bytes": from, "to_bytes": 2048}]}))
+            }
+            ("POST", path) if path.starts_with("/v1/expires/") => (200, json!({"told": true})),
             _ => (404, json!({"error": "no such thing"})),
         };
         let reply = json!({"nonce": request["nonce"], "status": status, "body": body});

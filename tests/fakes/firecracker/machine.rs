@@ -1,7 +1,7 @@
 //! The machine: what was configured, what the host must have for it, and the start.
 
 use std::fs::{File, OpenOptions};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
@@ -24,6 +24,7 @@ pub struct Machine {
     /// The files that it holds open.
     files: Vec<File>,
     vsock: Option<(UnixListener, String)>,
+    metrics: Option<File>,
 }
 
 fn refuse(words: impl std::fmt::Display) -> Answer {
@@ -38,7 +39,16 @@ impl Machine {
     pub fn new(id: String, scenario: Arc<Scenario>) -> Self {
         let schema = Schema::new(&scenario.version);
         let configuration = json!({"drives": {}, "network-interfaces": {}, "machine-config": {"vcpu_count": 1, "mem_size_mib": 128}});
-        Self { id, schema, scenario, running: false, configuration, files: Vec::new(), vsock: None }
+        Self {
+            id,
+            schema,
+            scenario,
+            running: false,
+            configuration,
+            files: Vec::new(),
+            vsock: None,
+            metrics: None,
+        }
     }
 
     /// The status and the body of the reply.
@@ -111,8 +121,11 @@ impl Machine {
         match path.trim_start_matches('/').split('/').next().unwrap_or_default() {
             "actions" => return self.act(&text("action_type").unwrap_or_default()),
             "boot-source" => self.boot_source(text("kernel_image_path"), text("initrd_path"))?,
+            // What is changed after the start keeps the rest of what it is.
+            "drives" | "network-interfaces" if self.running => return self.change(path, id, body),
             "drives" => self.drive(text("path_on_host"), body["is_read_only"].as_bool())?,
             "network-interfaces" => network_interface(body)?,
+            "metrics" => self.open_metrics(&text("metrics_path").unwrap_or_default())?,
             "vsock" => self.open_vsock(text("uds_path").unwrap_or_default())?,
             "machine-config"
                 if body["smt"] == true
@@ -158,6 +171,38 @@ impl Machine {
         Ok(())
     }
 
+    /// `PATCH`: only what is there can be changed, and a larger file must be there.
+    fn change(&mut self, path: &str, id: Option<&str>, body: &Value) -> Result<Answer, String> {
+        let slot = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+        if self.configuration[slot][id.unwrap_or_default()].is_null() {
+            return Err(format!("Unable to patch the device: invalid id {id:?}"));
+        }
+        if let Some(file) = body["path_on_host"].as_str() {
+            self.drive(Some(file.to_owned()), Some(true))?;
+        }
+        Ok(done())
+    }
+
+    fn open_metrics(&mut self, path: &str) -> Result<(), String> {
+        let opened = OpenOptions::new().create(true).append(true).open(path);
+        self.metrics = Some(opened.map_err(|e| format!("Metrics error: {e}"))?);
+        Ok(())
+    }
+
+    /// Firecracker tells what it counted since it last told.
+    fn flush_metrics(&mut self) -> Result<Answer, String> {
+        let drives = self.configuration["drives"].as_object().into_iter().flatten();
+        let counted =
+            drives.map(|(id, _)| (format!("block_{id}"), json!({"read_bytes": 100, "write_bytes": 10})));
+        let mut report = Value::Object(counted.collect());
+        report["utc_timestamp_ms"] = json!(1);
+        report["block"] = json!({"read_bytes": 300, "write_bytes": 30, "flush_count": 0});
+        if let Some(file) = &mut self.metrics {
+            file.write_all(format!("{report}\n").as_bytes()).map_err(|e| e.to_string())?;
+        }
+        Ok(done())
+    }
+
     fn open_vsock(&mut self, path: String) -> Result<(), String> {
         let prefix = "Vsock config error: Cannot create backend for vsock device";
         let listener = UnixListener::bind(&path);
@@ -174,6 +219,7 @@ impl Machine {
             }
             ("InstanceStart", false) => self.start().map(|()| done()),
             (_, false) => Ok(refuse("The requested operation is not supported before starting the microVM.")),
+            ("FlushMetrics", true) => self.flush_metrics(),
             _ => Ok(done()),
         }
     }

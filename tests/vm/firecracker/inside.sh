@@ -80,6 +80,17 @@ json ps banger ps --json
 banger vm logs --vmm dev1 >vmm.log
 seen "stats, ports and health from the guest's agent over vsock"
 
+work_size() { banger vm exec dev1 -- df -B1 --output=size /root | tail -n 1; }
+before=$(work_size)
+took "vm set" banger vm set dev1 --work-size 9G --disk-rate 200M --net-rate 100M --ttl 1h
+[ "$(work_size)" -gt $((before + 900000000)) ] || fail "the work disk has $(work_size) bytes, before it had $before"
+json set banger vm show --json dev1
+banger vm set --json dev1 --disk-size 9G >out 2>err && fail "a device-mapper root grew while its VM runs"
+is "$(jq -r .error.code out)" unsupported "a device-mapper root that is to grow while its VM runs"
+took "vm exec after a change" banger vm exec dev1 -- cat new
+banger vm set dev1 --disk-rate none --net-rate none --ttl never
+seen "the work disk grown, limits set and lifted, while the VM runs"
+
 took "vm stop" banger vm stop dev1
 is "$(jq -r .reason state/vms/*/exit.json)" stopped "how it ended"
 is "$(cat /sys/block/dm-*/dm/name 2>/dev/null)" "" "device-mapper roots of a stopped VM"

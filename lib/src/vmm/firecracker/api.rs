@@ -60,6 +60,65 @@ pub enum IoEngine {
     Sync,
 }
 
+/// A limit that refills with time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct TokenBucket {
+    /// Bytes; with a `refill_time` of 0 there is no limit.
+    pub size: u64,
+    /// Milliseconds in which an empty bucket fills.
+    pub refill_time: u64,
+}
+
+/// How much may go through a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct RateLimiter {
+    /// In bytes.
+    pub bandwidth: TokenBucket,
+}
+
+impl RateLimiter {
+    /// `rate` bytes a second.
+    pub fn bytes_per_second(rate: u64) -> Self {
+        Self { bandwidth: TokenBucket { size: rate, refill_time: 1000 } }
+    }
+
+    /// The same in a change of a running VM, where the absence of a limit must be said.
+    pub fn changed_to(rate: Option<u64>) -> Self {
+        rate.map_or(Self { bandwidth: TokenBucket { size: 0, refill_time: 0 } }, Self::bytes_per_second)
+    }
+}
+
+/// `PATCH /drives/{drive_id}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PartialDrive {
+    /// As in the path.
+    pub drive_id: String,
+    /// The file, which is opened again: a larger one makes the disk larger.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path_on_host: Option<String>,
+    /// How much may go through it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_limiter: Option<RateLimiter>,
+}
+
+/// `PATCH /network-interfaces/{iface_id}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PartialNetworkInterface {
+    /// As in the path.
+    pub iface_id: String,
+    /// How much the guest may receive.
+    pub rx_rate_limiter: RateLimiter,
+    /// How much it may send.
+    pub tx_rate_limiter: RateLimiter,
+}
+
+/// `PUT /metrics`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Metrics {
+    /// A file that takes one JSON object for each flush.
+    pub metrics_path: String,
+}
+
 /// `PUT /drives/{drive_id}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Drive {
@@ -75,10 +134,13 @@ pub struct Drive {
     pub cache_type: CacheType,
     /// How it is read and written.
     pub io_engine: IoEngine,
+    /// How much may go through it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_limiter: Option<RateLimiter>,
 }
 
 impl Drive {
-    fn new(drive_id: &str, path_on_host: &str, is_read_only: bool) -> Self {
+    fn new(drive_id: &str, path_on_host: &str, is_read_only: bool, rate: Option<u64>) -> Self {
         Self {
             drive_id: drive_id.to_owned(),
             path_on_host: path_on_host.to_owned(),
@@ -87,6 +149,7 @@ impl Drive {
             // A VM is disposable: a host that crashes may cost it its disks, and builds in it are several times faster.
             cache_type: CacheType::Unsafe,
             io_engine: IoEngine::Sync,
+            rate_limiter: rate.map(RateLimiter::bytes_per_second),
         }
     }
 }
@@ -100,6 +163,12 @@ pub struct NetworkInterface {
     pub host_dev_name: String,
     /// The guest's Ethernet address.
     pub guest_mac: String,
+    /// How much the guest may receive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rx_rate_limiter: Option<RateLimiter>,
+    /// How much it may send.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tx_rate_limiter: Option<RateLimiter>,
 }
 
 /// `PUT /vsock`.
@@ -122,6 +191,8 @@ pub struct EntropyDevice {}
 pub enum Action {
     /// Boots the VM.
     InstanceStart,
+    /// Writes what was counted since the last flush. Firecracker does so by itself every minute.
+    FlushMetrics,
     /// Presses Ctrl, Alt and Del, on which a guest reboots. x86 only.
     SendCtrlAltDel,
 }
@@ -129,6 +200,8 @@ pub enum Action {
 /// Everything Firecracker is told before the start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Configuration {
+    /// Where it counts.
+    pub metrics: Metrics,
     /// vCPUs and memory.
     pub machine: MachineConfiguration,
     /// Kernel, initrd and boot line.
@@ -142,13 +215,16 @@ pub struct Configuration {
 }
 
 impl Configuration {
-    /// What `machine` asks for, with `tap` as its network.
-    pub fn new(machine: &Machine, tap: &LinkName) -> Self {
+    /// What `machine` asks for, with `tap` as its network; it counts into `metrics_path`.
+    pub fn new(machine: &Machine, tap: &LinkName, metrics_path: String) -> Self {
         let Machine { vm, disk, .. } = machine;
-        let mut drives = vec![Drive::new("root", &disk.root_device, disk.root_read_only)];
-        drives.extend(disk.upper_device.as_deref().map(|path| Drive::new("upper", path, false)));
-        drives.push(Drive::new("work", &disk.work_device, false));
+        let rate = vm.disk_rate_bytes_s;
+        let mut drives = vec![Drive::new("root", &disk.root_device, disk.root_read_only, rate)];
+        drives.extend(disk.upper_device.as_deref().map(|path| Drive::new("upper", path, false, rate)));
+        drives.push(Drive::new("work", &disk.work_device, false, rate));
+        let net_rate = vm.net_rate_bytes_s.map(RateLimiter::bytes_per_second);
         Self {
+            metrics: Metrics { metrics_path },
             machine: MachineConfiguration { vcpu_count: vm.vcpus, mem_size_mib: vm.memory_mib },
             boot: BootSource {
                 kernel_image_path: disk.kernel_elf.clone(),
@@ -160,6 +236,8 @@ impl Configuration {
                 iface_id: INTERFACE_ID.to_owned(),
                 host_dev_name: tap.to_string(),
                 guest_mac: vm.mac.to_string(),
+                rx_rate_limiter: net_rate,
+                tx_rate_limiter: net_rate,
             },
             vsock: Vsock { guest_cid: vm.cid, uds_path: vsock::SOCKET.to_owned() },
         }

@@ -108,8 +108,20 @@ impl Client {
     /// # Errors
     /// Any [`RequestError`].
     pub fn put(&mut self, path: &str, body: &impl Serialize) -> Result<(), RequestError> {
+        self.send_body(&format!("PUT {path}"), body)
+    }
+
+    /// `PATCH path` with `body`.
+    ///
+    /// # Errors
+    /// Any [`RequestError`].
+    pub fn patch(&mut self, path: &str, body: &impl Serialize) -> Result<(), RequestError> {
+        self.send_body(&format!("PATCH {path}"), body)
+    }
+
+    fn send_body(&mut self, request: &str, body: &impl Serialize) -> Result<(), RequestError> {
         let body = serde_json::to_vec(body).expect("API bodies have string keys only");
-        self.exchange(&format!("PUT {path}"), &body).map(drop)
+        self.exchange(request, &body).map(drop)
     }
 
     /// Sends a request and gives the body of the successful reply.

@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::api::{Action, Configuration, EntropyDevice, Version};
+use super::api::{
+    Action, Configuration, EntropyDevice, INTERFACE_ID, PartialDrive, PartialNetworkInterface, RateLimiter,
+    Version,
+};
 use super::client::Client;
 use super::error::LaunchError;
 use crate::sys::inotify::NewEntries;
 use crate::sys::unix;
-use crate::vmm::monitor::Process;
+use crate::vmm::monitor::{Change, Process};
 
 /// The first Firecracker that banger speaks to: `(1, 14)`. nixpkgs 26.05 ships it.
 pub const OLDEST: (u32, u32) = (1, 14);
@@ -83,6 +86,7 @@ pub fn supported(version: String) -> Result<String, LaunchError> {
 /// # Errors
 /// [`LaunchError::Request`].
 pub fn configure(client: &mut Client, configuration: &Configuration) -> Result<(), LaunchError> {
+    client.put("/metrics", &configuration.metrics)?;
     client.put("/machine-config", &configuration.machine)?;
     client.put("/boot-source", &configuration.boot)?;
     for drive in &configuration.drives {
@@ -102,4 +106,31 @@ pub fn configure(client: &mut Client, configuration: &Configuration) -> Result<(
 /// [`LaunchError::Request`].
 pub fn start(client: &mut Client) -> Result<(), LaunchError> {
     Ok(client.put("/actions", &Action::InstanceStart)?)
+}
+
+/// Changes a machine that runs.
+///
+/// # Errors
+/// [`LaunchError::Request`].
+pub fn change(client: &mut Client, change: &Change<'_>) -> Result<(), LaunchError> {
+    let drive = |client: &mut Client, drive_id: &str, path_on_host, rate_limiter| {
+        let body = PartialDrive { drive_id: drive_id.to_owned(), path_on_host, rate_limiter };
+        client.patch(&format!("/drives/{drive_id}"), &body)
+    };
+    match change {
+        Change::Grown { drive: id, path, .. } => drive(client, id, Some((*path).to_owned()), None)?,
+        Change::DiskRate { drive: id, rate } => {
+            drive(client, id, None, Some(RateLimiter::changed_to(*rate)))?
+        }
+        Change::NetRate(rate) => {
+            let limiter = RateLimiter::changed_to(*rate);
+            let body = PartialNetworkInterface {
+                iface_id: INTERFACE_ID.to_owned(),
+                rx_rate_limiter: limiter,
+                tx_rate_limiter: limiter,
+            };
+            client.patch(&format!("/network-interfaces/{INTERFACE_ID}"), &body)?;
+        }
+    }
+    Ok(())
 }

@@ -7,21 +7,25 @@ pub mod explain;
 pub mod launch;
 pub mod vsock;
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
+use rustix::pipe::PipeFlags;
+
 use self::client::Client;
 use self::error::{EndedError, LaunchError, NoKvm};
-use super::monitor::{Channel, Launch, Machine, Monitor, MonitorError, Process};
+use super::counters::Counted;
+use super::monitor::{Change, Channel, Launch, Machine, Monitor, MonitorError, Process};
 use crate::contract::inside::DiskIo;
 use crate::contract::record::{Accel, NetMode, VmmKind};
 use crate::state::dir::VmDir;
 use crate::sys::exec::Exec;
-use crate::sys::kvm;
+use crate::sys::{http, kvm, unix};
 use crate::types::LinkName;
 
 /// The program's name.
@@ -37,6 +41,8 @@ const VERSION_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub struct Firecracker {
     program: String,
+    /// Where the Firecracker that was launched counts, in its own words.
+    metrics: RefCell<String>,
 }
 
 impl Default for Firecracker {
@@ -49,7 +55,7 @@ impl Default for Firecracker {
 impl Firecracker {
     /// The program at `path`; `None`: the one in PATH.
     pub fn at(path: Option<String>) -> Self {
-        Self { program: path.unwrap_or_else(|| PROGRAM.to_owned()) }
+        Self { program: path.unwrap_or_else(|| PROGRAM.to_owned()), metrics: RefCell::default() }
     }
 }
 
@@ -89,11 +95,21 @@ fn check_files(machine: &Machine) -> Result<(), LaunchError> {
     Ok(())
 }
 
-fn boot(machine: &Machine, process: Process<'_>, until: Instant) -> Result<String, LaunchError> {
+/// The API of the Firecracker that runs in `dir`.
+fn client(dir: &VmDir, until: Instant) -> io::Result<Client> {
+    Ok(Client::new(unix::connect(&dir.api_socket())?, until))
+}
+
+fn boot(
+    machine: &Machine,
+    metrics: String,
+    process: Process<'_>,
+    until: Instant,
+) -> Result<String, LaunchError> {
     let stream = launch::connect_when_there(process, API_SOCKET, until)?;
     let mut client = Client::new(stream, until);
     let version = launch::version(&mut client)?;
-    launch::configure(&mut client, &api::Configuration::new(machine, tap(machine)?))?;
+    launch::configure(&mut client, &api::Configuration::new(machine, tap(machine)?, metrics))?;
     launch::start(&mut client)?;
     Ok(version)
 }
@@ -140,17 +156,22 @@ impl Monitor for Firecracker {
             .args(["--log-path", "/proc/self/fd/2", "--level", "Warning"])
             .current_dir(&path);
         let command = exec.command().map_err(boxed)?;
-        let events = vsock::listen_for_events(dir).map_err(|source| boxed(LaunchError::Socket { source }))?;
+        let socket = |source| boxed(LaunchError::Socket { source });
+        let (counters, metrics) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
+            .map_err(|errno| socket(errno.into()))?;
+        *self.metrics.borrow_mut() = format!("/proc/self/fd/{}", metrics.as_raw_fd());
+        let events = vsock::listen_for_events(dir).map_err(socket)?;
         Ok(Launch {
             command,
-            inherit: Vec::new(),
+            inherit: vec![metrics],
             channel: Channel::Vsock { events, requests: path.join(vsock::SOCKET) },
             sockets: vec![vsock::SOCKET, vsock::EVENT_SOCKET],
+            counters: Some(counters),
         })
     }
 
     fn boot(&self, machine: &Machine, process: Process<'_>, until: Instant) -> Result<String, MonitorError> {
-        boot(machine, process, until).map_err(boxed)
+        boot(machine, self.metrics.borrow().clone(), process, until).map_err(boxed)
     }
 
     fn press_power_button(&self, process: Process<'_>, until: Instant) -> Result<(), MonitorError> {
@@ -165,9 +186,18 @@ impl Monitor for Firecracker {
         "fc_vcpu"
     }
 
-    /// Firecracker counts only where its metrics were configured, which they are not.
-    fn disk_io(&self, _: &VmDir, _: Instant) -> Option<Vec<DiskIo>> {
-        None
+    fn disk_io(&self, dir: &VmDir, until: Instant) -> Option<Vec<DiskIo>> {
+        // What it counted since it last told; the supervisor has the rest.
+        client(dir, until).ok()?.put("/actions", &api::Action::FlushMetrics).ok()?;
+        let supervisor = unix::connect(&dir.agent_socket()).ok()?;
+        let (status, body) = http::exchange(supervisor, "GET", "/v1/counters", "", until).ok()?;
+        let counted: Counted = serde_json::from_slice(&body).ok().filter(|_| status == 200)?;
+        Some(counted.disks)
+    }
+
+    fn change(&self, dir: &VmDir, changes: &[Change<'_>], until: Instant) -> Result<(), MonitorError> {
+        let mut client = client(dir, until).map_err(|source| boxed(LaunchError::Socket { source }))?;
+        changes.iter().try_for_each(|change| launch::change(&mut client, change)).map_err(boxed)
     }
 
     fn explain_end(&self, status: ExitStatus, log: &str) -> Option<MonitorError> {
