@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use banger_lib::cli::command::CommandOptions;
 use banger_lib::cli::import::ImportSpec;
+use banger_lib::cli::pull::PullSpec;
 use banger_lib::cli::ws::ModeChoice;
 use banger_lib::contract::config::{self, Config};
 use banger_lib::contract::record::{DiskBackend, Init, NetMode, VmmKind};
@@ -15,9 +16,11 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use crate::config::ConfigArgs;
 use crate::{apply, diff, dns, subnet, workspace};
 
+mod build;
 mod kernel;
 mod reach;
 
+pub use build::ImageBuild;
 pub use kernel::{Kernel, KernelCommand};
 pub use reach::{Change, Net, Reach, Set};
 
@@ -511,6 +514,8 @@ pub enum ImageCommand {
     Build(ImageBuild),
     /// Make an image out of a container image, a root filesystem's tar, or an ext4
     Import(Box<ImportSpec>),
+    /// Make an image out of one in a registry
+    Pull(Box<PullSpec>),
     /// List images
     #[command(visible_alias = "list")]
     Ls,
@@ -519,22 +524,6 @@ pub enum ImageCommand {
     /// Delete an image
     #[command(visible_alias = "rm")]
     Delete(ImageOne),
-}
-
-#[derive(Debug, Args)]
-pub struct ImageBuild {
-    /// The image's name
-    #[arg(value_name = "IMAGE", default_value = "debian")]
-    pub name: ImageName,
-    /// The Debian suite
-    #[arg(long, value_name = "SUITE")]
-    pub suite: Option<String>,
-    /// The mirror to take packages from [default: the host's, else mmdebstrap's]
-    #[arg(long, value_name = "URL")]
-    pub mirror: Option<String>,
-    /// A further package; may be given several times
-    #[arg(long = "package", value_name = "PACKAGE")]
-    pub packages: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use banger_lib::cli::import::ImportSpec;
+use banger_lib::cli::pull::PullSpec;
 use banger_lib::disk::image::{self, ImageError};
 use banger_lib::types::ImageName;
 use serde_json::Value;
@@ -52,12 +53,18 @@ fn import_stage(context: &Context, args: &ImportSpec) -> Stage {
     stage.with_stdin(args.source.as_os_str() == "-")
 }
 
+fn pull_stage(context: &Context, args: &PullSpec) -> Stage {
+    let stage = Stage::new("banger-disk", "image").arg("pull").arg("--state-dir").arg(context.state.root());
+    args.words().into_iter().fold(stage, Stage::arg)
+}
+
 pub fn dispatch(context: &Context, command: ImageCommand) -> Result<ExitCode> {
     let plain = |verb: &str| Stage::new("banger-disk", "image").arg(verb);
     let state = context.state.root();
     let stage = match &command {
         ImageCommand::Build(args) => build_stage(context, args),
         ImageCommand::Import(args) => import_stage(context, args),
+        ImageCommand::Pull(args) => pull_stage(context, args),
         ImageCommand::Ls => plain("ls").arg("--state-dir").arg(state),
         ImageCommand::Show(one) => plain("show").arg(one.name.as_str()).arg("--state-dir").arg(state),
         ImageCommand::Delete(one) => plain("delete").arg(one.name.as_str()).arg("--state-dir").arg(state),
@@ -68,6 +75,7 @@ pub fn dispatch(context: &Context, command: ImageCommand) -> Result<ExitCode> {
     let answer = match &command {
         ImageCommand::Build(_) => stage.run_long(context, BUILDING)?,
         ImageCommand::Import(_) => stage.run_long(context, "importing the image")?,
+        ImageCommand::Pull(_) => stage.run_long(context, "pulling the image")?,
         _ => stage.run(context, b"", None)?,
     };
     if context.json {
@@ -76,11 +84,14 @@ pub fn dispatch(context: &Context, command: ImageCommand) -> Result<ExitCode> {
     Ok(match command {
         ImageCommand::Ls => context::print(&images(&answer)),
         ImageCommand::Build(_) | ImageCommand::Show(_) => context::print(&table::pretty(&answer)),
-        ImageCommand::Import(args) => {
+        // A layout is no image: what was downloaded, and where it is.
+        ImageCommand::Pull(args) if args.layout.is_some() => context::print(&table::pretty(&answer)),
+        ImageCommand::Import(_) | ImageCommand::Pull(_) => {
             for note in answer["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
                 context.say(format!("note: {note}"));
             }
-            context.say(format!("the image {} is ready: banger vm run --image {}", args.name, args.name));
+            let name = answer["name"].as_str().unwrap_or_default();
+            context.say(format!("the image {name} is ready: banger vm run --image {name}"));
             ExitCode::SUCCESS
         }
         ImageCommand::Delete(one) => {

@@ -13,6 +13,7 @@ mod kernel;
 mod netd;
 mod patch;
 mod pipe;
+mod registry;
 mod replaceable;
 mod state;
 mod vmm;

@@ -5,6 +5,7 @@
 pub mod changes;
 pub mod disk;
 pub mod kernel;
+pub mod web;
 
 use std::io::Write;
 use std::path::Path;

@@ -132,7 +132,7 @@ impl Home {
             .into_iter()
             .flatten()
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .filter(|name| !matches!(name.as_str(), "schema.lock" | "images.lock"))
+            .filter(|name| !matches!(name.as_str(), "schema.lock" | "images.lock" | "cache.lock"))
             .collect();
         assert_eq!(locks, Vec::<String>::new(), "locks are left");
     }

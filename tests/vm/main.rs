@@ -21,6 +21,7 @@ mod main_job;
 mod names;
 mod pipeline;
 mod reach;
+mod registry;
 mod resync;
 mod review;
 mod sequences;

@@ -12,6 +12,7 @@ use super::import::{self, ImportArgs};
 use super::kernel::{self, KernelVerb};
 use super::plumbing::{self, Input};
 use super::progress::ProgressArgs;
+use super::pull::{self, PullArgs};
 use super::{Failure, collect, lock};
 use crate::contract::file_sync::FileSync;
 use crate::contract::image::{IMAGE_SCHEMA, IMAGES_SCHEMA, ImageList};
@@ -74,6 +75,8 @@ enum ImageVerb {
     Build(BuildArgs),
     /// Make an image out of a container image, a root filesystem's tar, or an ext4
     Import(Box<ImportArgs>),
+    /// Pull an image from a registry
+    Pull(Box<PullArgs>),
     /// List the images
     Ls(StateArgs),
     /// Show one image
@@ -194,6 +197,7 @@ pub fn main(guest: &'static [u8]) -> ExitCode {
     match arguments.verb {
         Verb::Image(ImageVerb::Build(args)) => value("image build", &|| image_build(&args, guest)),
         Verb::Image(ImageVerb::Import(args)) => value("image import", &|| import::import(&args)),
+        Verb::Image(ImageVerb::Pull(args)) => value("image pull", &|| pull::pull(&args)),
         Verb::Image(ImageVerb::Ls(args)) => value("image ls", &|| image_ls(&args)),
         Verb::Image(ImageVerb::Show(args)) => value("image show", &|| image_show(&args)),
         Verb::Image(ImageVerb::Delete(args)) => value("image delete", &|| image_delete(&args)),
@@ -229,14 +233,20 @@ impl StateArgs {
         Ok(StateDir::at(absolute))
     }
 
-    /// The state directory, made where it is not there, and the lock on its images and kernels.
-    pub(super) fn lock_images(&self, operation: &str) -> Result<(StateDir, ImagesLock), Failure> {
+    /// The state directory, made where it is not there.
+    pub(super) fn made(&self) -> Result<StateDir, Failure> {
         use std::os::unix::fs::DirBuilderExt;
         let state = self.dir()?;
         for dir in [state.images(), state.kernels(), state.locks()] {
             let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
             made.map_err(|source| StateDirError::Make(dir, source))?;
         }
+        Ok(state)
+    }
+
+    /// The same, and the lock on its images and kernels.
+    pub(super) fn lock_images(&self, operation: &str) -> Result<(StateDir, ImagesLock), Failure> {
+        let state = self.made()?;
         let lock = ImagesLock::acquire(&state, operation)?;
         Ok((state, lock))
     }

@@ -38,6 +38,14 @@ pub struct ImportSpec {
     /// Which platform of several [default: linux on this host's processor]
     #[arg(long, value_name = "OS/ARCH", value_parser = parse_platform)]
     pub platform: Option<Platform>,
+    /// How it is made.
+    #[command(flatten)]
+    pub make: MakeSpec,
+}
+
+/// How an image is made of layers, wherever they come from.
+#[derive(Debug, Clone, Args)]
+pub struct MakeSpec {
     /// The image whose kernel, modules and initrd it gets [default: the newest]
     #[arg(long, value_name = "IMAGE")]
     pub kernel_from: Option<ImageName>,
@@ -83,7 +91,7 @@ pub(super) struct ImportArgs {
     progress: ProgressArgs,
 }
 
-fn parse_platform(text: &str) -> Result<Platform, &'static str> {
+pub(super) fn parse_platform(text: &str) -> Result<Platform, &'static str> {
     text.parse()
 }
 
@@ -107,14 +115,7 @@ impl ImportSpec {
         option("format", Some(format.get_name().to_owned()));
         option("ref", self.reference.clone());
         option("platform", self.platform.as_ref().map(Platform::to_string));
-        option("kernel-from", self.kernel_from.as_ref().map(ImageName::to_string));
-        option("size", Some(self.size_bytes.to_string()));
-        for (key, value) in &self.labels {
-            option("label", Some(format!("{key}={value}")));
-        }
-        option("max-entries", Some(self.max_entries.to_string()));
-        option("max-unpacked", Some(self.max_unpacked.to_string()));
-        option("max-size", Some(self.max_size.to_string()));
+        words.extend(self.make.words());
         // No "--": further options may follow. A path that looks like one does not when it begins with a directory.
         let looks =
             self.source.as_os_str().as_encoded_bytes().starts_with(b"-") && self.source != Path::new("-");
@@ -141,10 +142,35 @@ impl ImportSpec {
 
     fn request(&self) -> ImportRequest {
         let platform = self.platform.clone().unwrap_or_else(Platform::host);
+        let select = Select { reference: self.reference.clone(), platform };
+        self.make.request(self.name.clone(), self.source.to_string_lossy().into_owned(), select)
+    }
+}
+
+impl MakeSpec {
+    /// The words that say this on a command line.
+    pub fn words(&self) -> Vec<OsString> {
+        let mut words = Vec::new();
+        let mut option = |name: &str, value: String| words.push(OsString::from(format!("--{name}={value}")));
+        if let Some(image) = &self.kernel_from {
+            option("kernel-from", image.to_string());
+        }
+        option("size", self.size_bytes.to_string());
+        for (key, value) in &self.labels {
+            option("label", format!("{key}={value}"));
+        }
+        option("max-entries", self.max_entries.to_string());
+        option("max-unpacked", self.max_unpacked.to_string());
+        option("max-size", self.max_size.to_string());
+        words
+    }
+
+    /// What is to be made: the image `name` of what `select` says of `origin`.
+    pub(super) fn request(&self, name: ImageName, origin: String, select: Select) -> ImportRequest {
         ImportRequest {
-            name: self.name.clone(),
-            origin: self.source.to_string_lossy().into_owned(),
-            select: Select { reference: self.reference.clone(), platform },
+            name,
+            origin,
+            select,
             kernel_from: self.kernel_from.clone(),
             labels: self.labels.iter().cloned().collect::<BTreeMap<_, _>>(),
             size_bytes: self.size_bytes,

@@ -11,6 +11,7 @@ pub mod lock;
 pub mod netd;
 pub mod plumbing;
 pub mod progress;
+pub mod pull;
 pub mod report;
 pub mod serve;
 pub mod vmm;

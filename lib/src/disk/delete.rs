@@ -27,7 +27,7 @@ pub fn delete(
 }
 
 /// An error where VMs (`in_use_by`) were made from the image `name`.
-pub(super) fn refuse_in_use(name: &ImageName, in_use_by: &[VmName]) -> Result<(), DeleteError> {
+pub fn refuse_in_use(name: &ImageName, in_use_by: &[VmName]) -> Result<(), DeleteError> {
     if in_use_by.is_empty() {
         return Ok(());
     }

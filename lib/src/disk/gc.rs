@@ -1,13 +1,13 @@
-//! `gc`: removes what belongs to nobody: unfinished images and kernels, and directories of VMs that are no more.
+//! `gc`: removes what belongs to nobody: unfinished images, kernels and downloads, and directories of VMs that are no more.
 
 use std::collections::BTreeSet;
 use std::fs;
 
 use super::disk_error::DiskError;
-use super::{build, kernel};
+use super::{build, kernel, registry};
 use crate::contract::Coded;
 use crate::state::dir::{StateDir, VmDir};
-use crate::state::lock::{ImagesLock, LockError, VmLock, is_alive};
+use crate::state::lock::{CacheLock, ImagesLock, LockError, VmLock, is_alive};
 use crate::types::VmId;
 
 /// What a collection did.
@@ -24,6 +24,7 @@ pub struct Collected {
 pub fn collect(state: &StateDir, keep: &BTreeSet<VmId>, is_recorded: &dyn Fn(&VmId) -> bool) -> Collected {
     let mut collected = Collected::default();
     unfinished(state, &mut collected);
+    downloads(state, &mut collected);
     for entry in fs::read_dir(state.vms()).into_iter().flatten().flatten() {
         let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<VmId>().ok()) else {
             continue;
@@ -57,6 +58,24 @@ fn unfinished(state: &StateDir, collected: &mut Collected) {
     }
     match kernel::clean_leftovers(state, &lock) {
         Ok(removed) => collected.removed.extend(removed.into_iter().map(text)),
+        Err(error) => collected.errors.push(Box::new(error)),
+    }
+}
+
+/// What downloads left, unless one is under way.
+fn downloads(state: &StateDir, collected: &mut Collected) {
+    let layouts = state.layouts();
+    if !layouts.is_dir() {
+        return;
+    }
+    let _lock = match CacheLock::acquire(state, "banger-disk gc") {
+        Ok(lock) => lock,
+        Err(LockError::Busy { .. }) => return,
+        Err(error) => return collected.errors.push(Box::new(error)),
+    };
+    match registry::remove(&layouts) {
+        Ok(true) => collected.removed.push(layouts.to_string_lossy().into_owned()),
+        Ok(false) => {}
         Err(error) => collected.errors.push(Box::new(error)),
     }
 }

@@ -104,7 +104,7 @@ pub fn import(
         Err(error) => return Err(error.into()),
     }
     delete::refuse_in_use(&request.name, in_use_by).map_err(BuildError::InUse)?;
-    let kernel = kernel_of(state, request)?;
+    let kernel = kernel_of(state, &request.name, request.kernel_from.as_ref())?;
     let tmp = build::unfinished(state)?;
     let work = Work { dir: tmp.path(), request, interrupted };
     let facts = work.root(source, progress)?;
@@ -137,13 +137,21 @@ pub fn import(
     Ok(image)
 }
 
-/// The image whose kernel the new one gets.
-fn kernel_of(state: &StateDir, request: &ImportRequest) -> Result<Image, ImportError> {
-    if let Some(name) = &request.kernel_from {
+/// Whether an image `name` would get a kernel, before anything is downloaded for it.
+///
+/// # Errors
+/// [`ImportError`] where it would not.
+pub fn check_kernel(state: &StateDir, name: &ImageName, from: Option<&ImageName>) -> Result<(), ImportError> {
+    kernel_of(state, name, from).map(drop)
+}
+
+/// The image whose kernel the image `new` gets.
+fn kernel_of(state: &StateDir, new: &ImageName, from: Option<&ImageName>) -> Result<Image, ImportError> {
+    if let Some(name) = from {
         return image::load(state, name)?.ok_or_else(|| ImageError::Unknown(name.clone()).into());
     }
     let mut images = image::list(state)?;
-    images.retain(|image| image.missing().is_empty() && image.name() != &request.name);
+    images.retain(|image| image.missing().is_empty() && image.name() != new);
     images.sort_by(|a, b| a.manifest.created_at.cmp(&b.manifest.created_at));
     images.pop().ok_or(ImportError::NoKernel)
 }

@@ -19,6 +19,7 @@ pub mod kernel;
 pub mod kernel_import;
 pub mod modules;
 pub mod oci;
+pub mod registry;
 pub mod update;
 
 mod build_error;

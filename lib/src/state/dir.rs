@@ -82,6 +82,10 @@ impl StateDir {
     pub fn cache(&self) -> PathBuf {
         self.root.join("cache")
     }
+    /// What is being downloaded from registries, an OCI image layout.
+    pub fn layouts(&self) -> PathBuf {
+        self.root.join("cache/oci")
+    }
 }
 
 /// The files of one VM, under its directory.

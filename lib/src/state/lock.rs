@@ -179,6 +179,20 @@ impl AsFd for ImagesLock {
     }
 }
 
+/// Proof that this program alone downloads into the cache.
+#[derive(Debug)]
+pub struct CacheLock {
+    _file: File,
+}
+
+impl CacheLock {
+    /// Takes the lock without waiting.
+    pub fn acquire(state: &StateDir, operation: &str) -> Result<Self, LockError> {
+        let path = state.locks().join("cache.lock");
+        lock_file(&path, "the download cache", operation).map(|file| Self { _file: file })
+    }
+}
+
 /// Proof that the command which makes the VM, or which will delete it (`vm run --rm`), still runs. Where such a VM's session is
 /// free, its command was killed and the VM is a wreck for the next command to clean.
 #[derive(Debug)]

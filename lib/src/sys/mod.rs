@@ -52,4 +52,6 @@ pub mod sshkey;
 pub mod tap;
 pub mod tar;
 pub mod unix;
+pub mod url;
 pub mod vmlinuz;
+pub mod web;
