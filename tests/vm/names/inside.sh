@@ -129,16 +129,18 @@ cp banger-netd /usr/bin
 cp banger-netd@.* /etc/systemd/system
 systemctl daemon-reload
 pkill -f 'banger-netd serve'
+# One that has not gone yet would be taken for one that stays.
+while pgrep -f 'banger-netd serve' >/dev/null; do sleep 0.1; done
 systemctl enable --now "$unit.path"
 cp $BANGER_STATE_DIR/dns/names names
 mv names $BANGER_STATE_DIR/dns/names
 serves() {
-    for _ in $(seq 50); do
+    for _ in $(seq 100); do
         server=$(systemctl show -P MainPID "$unit.service")
         [ "$server" = 0 ] || [ "$server" = "$1" ] || break
         sleep 0.2
     done
-    for _ in $(seq 50); do
+    for _ in $(seq 100); do
         if grep -qs '^Uid:.65534.65534.65534.65534$' "/proc/$server/status"; then break; fi
         sleep 0.2
     done
