@@ -9,6 +9,7 @@ seen() { echo "seen: $*"; }
 fail() {
     echo "FAILED: $*" >&2
     resolvectl status >&2 || true
+    [ -z "${unit:-}" ] || systemctl status --lines 20 "$unit.path" "$unit.service" >&2 || true
     exit 1
 }
 # Runs a command that is to end with a status, and gives all that it said.
