@@ -11,7 +11,7 @@ use super::{STATE, document, isolated, ok};
 
 /// How one valid input becomes a hostile one.
 #[derive(Debug, Clone)]
-enum Mutation {
+pub enum Mutation {
     /// A value becomes another.
     Replace(Index, Index),
     /// A key or an item goes.
@@ -28,7 +28,7 @@ enum Mutation {
     Cut(Index),
 }
 
-fn mutation() -> impl Strategy<Value = Mutation> {
+pub fn mutation() -> impl Strategy<Value = Mutation> {
     let at = || any::<Index>();
     prop_oneof![
         4 => (at(), at()).prop_map(|(at, what)| Mutation::Replace(at, what)),
@@ -118,7 +118,7 @@ fn mutate(value: &mut Value, mutation: &Mutation) {
     }
 }
 
-fn mutated(valid: &Value, mutations: &[Mutation]) -> Vec<u8> {
+pub fn mutated(valid: &Value, mutations: &[Mutation]) -> Vec<u8> {
     let mut value = valid.clone();
     mutations.iter().for_each(|m| mutate(&mut value, m));
     let mut bytes = value.to_string().into_bytes();
