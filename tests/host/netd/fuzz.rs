@@ -196,6 +196,10 @@ fn mutated_records_are_refused_or_can_be_undone() {
         fuzz("pool drain", 60, &valid, |_| still("it removed something"));
         fuzz("status", 60, &valid, |_| still("it changed something"));
         fuzz("update", 60, &valid, |_| still("it changed something"));
+        for verb in ["hook", "unhook"] {
+            let request = json!({ "schema": "banger.hook/1", "state_id": STATE });
+            fuzz(verb, 60, &request, |_| still("it changed something"));
+        }
         fuzz("check", 100, &document(2), |_| still("it changed something"));
         fuzz("detach", 200, &document(2), |_| still("it removed something"));
         let theirs = snapshot().of_state(OTHER);
