@@ -1,8 +1,10 @@
 //! What a real guest reaches and who reaches it, through banger alone, and the change of that while it runs.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
+
+use nix::sched::{CloneFlags, unshare};
 
 use crate::guest::Namespace;
 use crate::home::{Home, said};
@@ -51,6 +53,43 @@ fn asks(home: &Home, name: &str, address: &str, port: u16) -> String {
     }
 }
 
+/// Whether the guest's own C library finds its VM's name, and one of the outside's.
+fn resolves(home: &Home, name: &str) -> [bool; 2] {
+    let own = inside(home, name, &format!("getent ahostsv4 {name}.vm"));
+    let others = inside(home, name, "timeout 20 getent ahostsv4 www.example.test");
+    assert!(others.0 != Some(0) || others.1.starts_with("192.0.2.9 "), "{others:?}");
+    [own.0 == Some(0) && own.1.starts_with("10."), others.0 == Some(0)]
+}
+
+/// Has this thread's programs, and what they start, ask the resolver `address` as the host's.
+fn resolve_by(home: &Home, address: &str) {
+    let file = home.path("resolv.conf");
+    std::fs::write(&file, format!("nameserver {address}\n")).expect("written");
+    unshare(CloneFlags::CLONE_NEWNS).expect("root may");
+    let script = r#"mount --make-rprivate / && mount --bind "$1" "$(readlink -f /etc/resolv.conf)""#;
+    let mounted = support::run(command("sh").args(["-c", script, "sh"]).arg(&file), b"");
+    assert!(mounted.status.success(), "{}", said(&mounted));
+}
+
+/// A resolver that gives every name the address 192.0.2.9.
+fn answer(at: &str) {
+    let socket = UdpSocket::bind(at).unwrap_or_else(|e| panic!("{at}: {e}"));
+    std::thread::spawn(move || {
+        let mut packet = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut packet) {
+            // The header and the first question of it: a type of A, or no answer.
+            let end = 12 + packet[12..length].iter().position(|b| *b == 0).unwrap_or(0) + 5;
+            let is_a = packet[end - 3] == 1;
+            let mut reply = packet[..end].to_vec();
+            reply[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, u8::from(is_a), 0, 0, 0, 0]);
+            if is_a {
+                reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 9]);
+            }
+            drop(socket.send_to(&reply, from));
+        }
+    });
+}
+
 #[test]
 fn a_guest_reaches_what_it_may_and_is_reached_where_it_is_published() {
     let Some(home) = Home::new() else { return };
@@ -63,6 +102,8 @@ fn a_guest_reaches_what_it_may_and_is_reached_where_it_is_published() {
         outside.sh("ip link set lo up; ip address add 198.51.100.1/24 dev up1; ip link set up1 up
              for a in 203.0.113.5 169.254.169.254; do ip address add $a/32 dev lo; done");
         outside.run(|| ["198.51.100.1:80", "198.51.100.1:81", "203.0.113.5:80", "169.254.169.254:80"].map(serve));
+        outside.run(|| answer("198.51.100.1:53"));
+        resolve_by(&home, "198.51.100.1");
         scenario(&home, &outside);
     });
     home.assert_clean();
@@ -97,6 +138,7 @@ fn scenario(home: &Home, outside: &Namespace) {
     let count = |rule: &str| rules.iter().find(|r| r["rule"] == rule).map(|r| r["packets"].clone());
     assert_eq!(count("refused: egress"), Some(2.into()), "{network}");
     assert_eq!(count("refused: link-local services"), Some(1.into()), "{network}");
+    assert_eq!(resolves(home, "web"), [true, false]);
 
     // Changed while it runs, and for good.
     let change = |args: &[&str]| {
@@ -105,9 +147,11 @@ fn scenario(home: &Home, outside: &Namespace) {
     };
     change(&["--egress", "none"]);
     assert_eq!(asks(home, "web", "198.51.100.1", 80), "refused");
+    assert_eq!(resolves(home, "web"), [true, false]);
     assert_eq!(outside.run(|| said_by("198.51.100.2:8080")).expect("published all the same"), "inside\n");
     change(&["--egress", "open"]);
     assert_eq!(asks(home, "web", "203.0.113.5", 80), "outside\n");
+    assert_eq!(resolves(home, "web"), [true, true]);
     change(&["--nat", "off"]);
     assert_eq!(asks(home, "web", "203.0.113.5", 80), "refused");
     let shown = home.json(&["vm", "show", "web"]);

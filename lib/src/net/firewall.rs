@@ -2,7 +2,8 @@
 //! drops what is forwarded, it has to be asked in the place that it offers for that.
 //!
 //! With the record's consent (`vm.open_firewall`) the bridge is let through there, which stays until the last VM is gone: an empty
-//! chain in our own table notes beforehand that it was done. Without consent nothing is touched, and the command is told.
+//! chain in our own table notes beforehand that it is being done, and another one afterwards that it was, so that what was killed in
+//! between is neither forgotten nor taken for done. Without consent nothing is touched, and the command is told.
 
 use crate::contract::reply::Blocked;
 use crate::sys::exec::{Exec, ExecError};
@@ -14,8 +15,9 @@ use crate::types::StateId;
 use super::NetError;
 use super::request::TapRequest;
 
-/// What the names of the chains begin with that note what was opened.
-const MARK: &str = "opened_";
+/// What the names of the chains begin with that note what is being opened, and what was.
+const OPENING: &str = "opening_";
+const OPENED: &str = "opened_";
 
 /// A firewall that drops what nobody has let through.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,13 +83,14 @@ impl Firewall {
         }
     }
 
+    /// What our notes call it; none where it offers no place.
     fn mark(&self) -> Option<&'static str> {
         match self {
-            Self::Docker(Backend::Nft) => Some("opened_docker"),
-            Self::Docker(Backend::Legacy) => Some("opened_docker_legacy"),
-            Self::Ufw(Backend::Nft) => Some("opened_ufw"),
-            Self::Ufw(Backend::Legacy) => Some("opened_ufw_legacy"),
-            Self::Firewalld => Some("opened_firewalld"),
+            Self::Docker(Backend::Nft) => Some("docker"),
+            Self::Docker(Backend::Legacy) => Some("docker_legacy"),
+            Self::Ufw(Backend::Nft) => Some("ufw"),
+            Self::Ufw(Backend::Legacy) => Some("ufw_legacy"),
+            Self::Firewalld => Some("firewalld"),
             Self::Other { .. } => None,
         }
     }
@@ -174,6 +177,35 @@ impl Firewall {
         let rules = nft::list_chain(family, table, chain)?;
         Ok(rules
             .is_some_and(|table| table.rules(chain).unwrap_or_default().iter().any(|r| r.mentions(bridge))))
+    }
+
+    /// Takes back what was opened, as far as it is there: a kill or the host's owner may have left part of it, and a firewall that has
+    /// ended has nothing to take back.
+    fn close(&self, bridge: &str, tag: &str) -> Result<(), NetError> {
+        let mut first = Ok(());
+        for words in self.closing(bridge, tag) {
+            if let Err(error) = run(self, &words)
+                && self.is_left(&words, bridge)?
+            {
+                first = first.and(Err(error));
+            }
+        }
+        first
+    }
+
+    /// Whether what `closing` was to take back is still there.
+    fn is_left(&self, closing: &[String], bridge: &str) -> Result<bool, NetError> {
+        if matches!(self, Self::Docker(_)) {
+            // The bridge may be in rules of the owner's, too, and nft does not show the comments of iptables.
+            let mut look = closing.to_vec();
+            look[2] = "-C".to_owned();
+            match Exec::new(&look[0]).args(&look[1..]).output().map(|output| output.status.code()) {
+                Ok(Some(0)) => return Ok(true),
+                Ok(Some(1)) => return Ok(false),
+                _ => {}
+            }
+        }
+        self.is_open(bridge)
     }
 }
 
@@ -267,22 +299,40 @@ pub(super) fn answer(request: &TapRequest) -> Result<Vec<Blocked>, NetError> {
     if !request.is_forwarded() {
         return Ok(Vec::new());
     }
-    let (bridge, table) = (request.names.bridge.as_str(), &request.names.table);
+    let (state, table) = (&request.names.state, &request.names.table);
+    let (bridge, tag) = (request.names.bridge.as_str(), tag(state));
     let mut blocked = Vec::new();
     for firewall in present()? {
-        if firewall.is_open(bridge)? {
+        let half = firewall.mark().map(|mark| format!("{OPENING}{mark}"));
+        let half_open = half.is_some_and(|note| notes(state).is_ok_and(|notes| notes.contains(&note)));
+        if !half_open && firewall.is_open(bridge)? {
             continue;
         }
         match firewall.mark().filter(|_| request.open_firewall) {
             None => blocked.push(told(&firewall, bridge)),
             Some(mark) => {
-                nft::apply(table, &format!("add chain inet {table} {mark}\n"))?;
-                let tag = tag(&request.names.state);
-                run(&firewall, firewall.opening(bridge, Some(&tag)))?;
+                nft::apply(table, &format!("add chain inet {table} {OPENING}{mark}\n"))?;
+                if half_open {
+                    firewall.close(bridge, &tag)?;
+                }
+                for words in firewall.opening(bridge, Some(&tag)) {
+                    run(&firewall, &words)?;
+                }
+                let done = [("add", OPENED), ("delete", OPENING)]
+                    .map(|(verb, note)| format!("{verb} chain inet {table} {note}{mark}\n"));
+                nft::apply(table, &done.concat())?;
             }
         }
     }
     Ok(blocked)
+}
+
+/// What the tables of `state` note of other firewalls.
+fn notes(state: &StateId) -> Result<Vec<String>, NetError> {
+    let table = state.nft_table();
+    let is_note = |name: &str| [OPENING, OPENED].iter().any(|note| name.starts_with(note));
+    let ours = chains()?.into_iter().filter(|chain| chain.table == table && is_note(&chain.name));
+    Ok(ours.map(|chain| chain.name).collect())
 }
 
 /// Removes both tables of `state`, and before them what was opened for it in other firewalls.
@@ -290,20 +340,16 @@ pub(super) fn answer(request: &TapRequest) -> Result<Vec<Blocked>, NetError> {
 /// # Errors
 /// A firewall cannot be asked; then the tables stay, which say so. Or the kernel refuses.
 pub(super) fn remove_tables(state: &StateId) -> Result<(), NetError> {
-    let table = state.nft_table();
-    let (bridge, tag) = (state.bridge(), tag(state));
-    let marked: Vec<String> = chains()?
-        .into_iter()
-        .filter(|chain| chain.table == table && chain.name.starts_with(MARK))
-        .map(|chain| chain.name)
-        .collect();
-    for firewall in KNOWN.iter().filter(|f| f.mark().is_some_and(|mark| marked.iter().any(|m| m == mark))) {
-        // One that has ended, or has forgotten, has nothing to take back.
-        if firewall.is_open(bridge.as_str())? {
-            run(firewall, firewall.closing(bridge.as_str(), &tag))?;
-        }
+    let (bridge, tag, notes) = (state.bridge(), tag(state), notes(state)?);
+    let noted = |firewall: &&Firewall| {
+        let mark = firewall.mark().unwrap_or_default();
+        [OPENING, OPENED].iter().any(|note| notes.contains(&format!("{note}{mark}")))
+    };
+    for firewall in KNOWN.iter().filter(noted) {
+        firewall.close(bridge.as_str(), &tag)?;
     }
-    nf_tables::remove_tables(&table).map_err(NetError::io("remove the nftables tables"))
+    let removed = nf_tables::remove_tables(&state.nft_table());
+    removed.map_err(NetError::io("remove the nftables tables"))
 }
 
 /// The comment of rules that are ours to remove.
@@ -311,12 +357,10 @@ fn tag(state: &StateId) -> String {
     format!("banger:{state}")
 }
 
-fn run(firewall: &Firewall, commands: Vec<Vec<String>>) -> Result<(), NetError> {
-    for words in commands {
-        let done = Exec::new(&words[0]).args(&words[1..]).run();
-        done.map_err(|source: ExecError| NetError::Firewall { firewall: firewall.name(), source })?;
-    }
-    Ok(())
+fn run(firewall: &Firewall, words: &[String]) -> Result<(), NetError> {
+    let done = Exec::new(&words[0]).args(&words[1..]).run();
+    let firewall = firewall.name();
+    done.map(drop).map_err(|source: ExecError| NetError::Firewall { firewall, source })
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::process::Output;
 use serde_json::{Value, json};
 
 use super::snapshot::snapshot;
-use super::{NETD, STATE, document, gc, ip, isolated, list, netd, ok};
+use super::{NETD, STATE, document, gc, ip, isolated, list, netd, ok, sh};
 use crate::support::{self, command, record, run};
 
 /// Runs a verb with faults: `inject` as strace(1) has it, in threads and in programs that it starts as well.
@@ -280,6 +280,38 @@ fn a_pool_survives_kills_and_gc_empties_it() {
             + kill("pool drain", &document(2), fill, empty)
             + kill("attach", &document(2), fill, empty)
             + kill("detach", &document(2), fill_and_attach, empty);
+        assert!(kills > 60, "only {kills} kills");
+    });
+}
+
+/// What was opened in another firewall is noted before it is done.
+#[test]
+fn what_a_firewall_was_asked_is_taken_back_wherever_that_was_killed() {
+    traced("what_a_firewall_was_asked_is_taken_back_wherever_that_was_killed", || {
+        if !support::require("host", support::has("iptables"), "needs iptables") {
+            return;
+        }
+        let docker = "iptables -N DOCKER-USER; iptables -A FORWARD -j DOCKER-USER; iptables -P FORWARD DROP";
+        assert!(sh(docker).status.success());
+        let mut open = document(2);
+        open["vm"]["open_firewall"] = json!(true);
+        ok("detach", &ok("attach", &open));
+        let before = snapshot();
+        let clean = |_: u32, what: &str| {
+            gc(&[]);
+            before.assert_still(what);
+        };
+        let finished = |when: u32, what: &str| {
+            // What was half opened is opened by the next, and not taken for open.
+            ok("attach", &open);
+            let rules = String::from_utf8(sh("iptables -S DOCKER-USER").stdout).expect("text");
+            assert_eq!(rules.matches("-j ACCEPT").count(), 2, "{what}: {rules}");
+            clean(when, what);
+        };
+        let kills = kill("attach", &open, || (), clean)
+            + kill("attach", &open, || (), finished)
+            + kill("detach", &open, || drop(ok("attach", &open)), clean)
+            + kill("gc", &list(&[]), || drop(ok("attach", &open)), clean);
         assert!(kills > 60, "only {kills} kills");
     });
 }

@@ -17,6 +17,7 @@ use crate::support::{self, assert_error, command, record, run};
 mod forward;
 mod hook;
 mod hostile;
+mod names;
 
 /// Where the resolver answers.
 const SERVER: &str = "10.213.7.1:53";
@@ -320,7 +321,8 @@ fn a_vm_that_comes_while_the_last_one_goes_is_served() {
                 names.serve(&[]);
             });
             assert_well();
-            assert_eq!(servers().len(), 1);
+            // The one that gave way has let go of its lock, and may take a moment to be gone.
+            eventually("one server", || servers().len() == 1);
         }
     });
 }

@@ -4,7 +4,7 @@ use std::process::Output;
 
 use serde_json::{Value, json};
 
-use super::guest::{Namespace, boot};
+use super::guest::{Namespace, boot, wait_until_forwarding};
 use super::packets::{OUTSIDE, assert_lost, listen, outside, seen_by, serve};
 use super::{STATE, document, isolated, netd, ok, sh, tap};
 use crate::support::{self, assert_error, record};
@@ -142,6 +142,7 @@ fn docker(program: &str) -> Namespace {
     container.take_link("dk1");
     container
         .sh("ip address add 172.17.0.2/16 dev dk1; ip link set dk1 up; ip route add default via 172.17.0.1");
+    wait_until_forwarding("dk0");
     container.run(|| serve(listen("172.17.0.2:80")));
     container
 }

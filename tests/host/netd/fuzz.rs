@@ -11,7 +11,7 @@ use super::{STATE, document, isolated, ok};
 
 /// How one valid input becomes a hostile one.
 #[derive(Debug, Clone)]
-enum Mutation {
+pub enum Mutation {
     /// A value becomes another.
     Replace(Index, Index),
     /// A key or an item goes.
@@ -28,7 +28,7 @@ enum Mutation {
     Cut(Index),
 }
 
-fn mutation() -> impl Strategy<Value = Mutation> {
+pub fn mutation() -> impl Strategy<Value = Mutation> {
     let at = || any::<Index>();
     prop_oneof![
         4 => (at(), at()).prop_map(|(at, what)| Mutation::Replace(at, what)),
@@ -118,7 +118,7 @@ fn mutate(value: &mut Value, mutation: &Mutation) {
     }
 }
 
-fn mutated(valid: &Value, mutations: &[Mutation]) -> Vec<u8> {
+pub fn mutated(valid: &Value, mutations: &[Mutation]) -> Vec<u8> {
     let mut value = valid.clone();
     mutations.iter().for_each(|m| mutate(&mut value, m));
     let mut bytes = value.to_string().into_bytes();
@@ -196,6 +196,10 @@ fn mutated_records_are_refused_or_can_be_undone() {
         fuzz("pool drain", 60, &valid, |_| still("it removed something"));
         fuzz("status", 60, &valid, |_| still("it changed something"));
         fuzz("update", 60, &valid, |_| still("it changed something"));
+        for verb in ["hook", "unhook"] {
+            let request = json!({ "schema": "banger.hook/1", "state_id": STATE });
+            fuzz(verb, 60, &request, |_| still("it changed something"));
+        }
         fuzz("check", 100, &document(2), |_| still("it changed something"));
         fuzz("detach", 200, &document(2), |_| still("it removed something"));
         let theirs = snapshot().of_state(OTHER);

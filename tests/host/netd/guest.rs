@@ -87,7 +87,7 @@ impl Namespace {
 
 /// The kernel lets frames through a bridge's port some time after it got its carrier: a guest's first question for a neighbour would
 /// be lost, and it asks again after a second only.
-fn wait_until_forwarding(tap: &str) {
+pub fn wait_until_forwarding(tap: &str) {
     let state = || {
         let output = command("ip").args(["-d", "link", "show", tap]).output().expect("there is ip");
         String::from_utf8_lossy(&output.stdout).contains(" state forwarding ")
