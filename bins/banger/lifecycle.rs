@@ -177,7 +177,7 @@ pub fn run_stop(context: &Context, row: &VmRow, lock: &VmLock, force: bool) -> R
     }
     dns::refresh(context, &row.vm);
     // banger-netd is privileged and writes nothing here, so that the network is gone is ours to note.
-    Handles::of(&document)?.save(&VmDir::at(&row.vm.paths.dir))?;
+    Handles::of(&document)?.save_less(&VmDir::at(&row.vm.paths.dir))?;
     Ok(document)
 }
 
