@@ -11,7 +11,7 @@ use banger_lib::sys::{exec, kvm, mmdebstrap};
 
 use crate::args::Doctor;
 use crate::context::{self, Context, Result};
-use crate::{dns, setup, subnet, table, vmm};
+use crate::{dns, setup, space, subnet, table, vmm};
 
 pub fn doctor(context: &Context, args: &Doctor) -> Result<ExitCode> {
     if args.setup && !context.explain {
@@ -25,6 +25,7 @@ pub fn doctor(context: &Context, args: &Doctor) -> Result<ExitCode> {
     let mut checks: Vec<Check> = setup::NEEDED.iter().map(check_program).collect();
     checks.extend([check_kvm(context), check_firecracker(context), check_tun(), check_state(context)]);
     checks.extend(dns::checkup(context));
+    checks.extend(space::checks(context));
     checks.extend(check_subuid());
     checks.extend(subnet::check(context).unwrap_or_else(|failure| {
         let detail = failure.into_fault("banger", "doctor").human_line();

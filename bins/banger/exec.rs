@@ -20,7 +20,7 @@ use crate::args;
 use crate::context::{self, Context, ContextError, Result};
 use crate::lifecycle::{self, LifecycleError};
 use crate::stage::{self, Stage, StageError};
-use crate::{list, review, run, ssh, workspace};
+use crate::{list, review, run, space, ssh, workspace};
 
 /// The variable with the descriptor of the session lock: banger-ws holds it as long as it runs, also when `banger` is killed.
 const SESSION_FD_VARIABLE: &str = "BANGER_SESSION_FD";
@@ -85,9 +85,15 @@ pub fn run_in_guest(
 ) -> Result<Ran> {
     let vm = document.vm()?;
     let talk = |source| StageError::Talk { program: stage.program.to_owned(), source };
-    let file = || tempfile::Builder::new().prefix(".run-").tempfile_in(&vm.paths.dir).map_err(talk);
-    let (mut input, record) = (file()?, file()?);
-    input.write_all(document.to_value().to_string().as_bytes()).map_err(talk)?;
+    let text = document.to_value().to_string();
+    let files = |dir: &Path| {
+        let file = || tempfile::Builder::new().prefix(".run-").tempfile_in(dir);
+        let (mut input, record) = (file()?, file()?);
+        input.write_all(text.as_bytes()).map(|()| (input, record))
+    };
+    // Where the VM's own filesystem is full, it is all the more important to get in.
+    let (input, record) =
+        files(Path::new(&vm.paths.dir)).or_else(|_| files(&std::env::temp_dir())).map_err(talk)?;
     let program = stage.program;
     let stage = wanted.options(stage).arg("--input").arg(input.path());
     let stage = wanted.words.iter().fold(stage.arg("--record").arg(record.path()).arg("--"), Stage::arg);
@@ -108,6 +114,9 @@ pub fn run_in_guest(
     let (status, signal) = stage::wait(interrupts, &mut child, !reads_terminal).map_err(talk)?;
     if let Some(signal) = signal {
         return Err(ContextError::CommandInterrupted { vm: vm.name.to_string(), signal }.into());
+    }
+    if !status.success() {
+        space::explain(context, &vm);
     }
     let bytes = match fs::read(record.path()) {
         // It goes with the VM.

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use banger_lib::cli::import::ImportSpec;
 use banger_lib::cli::pull::PullSpec;
 use banger_lib::disk::image::{self, ImageError};
+use banger_lib::disk::seed;
 use banger_lib::types::ImageName;
 use serde_json::Value;
 
@@ -21,6 +22,7 @@ const BUILDING: &str = "building the image; this is done once and takes a minute
 
 /// Makes sure that the image is there: the default one is built, any other is the caller's to make.
 pub fn ensure(context: &Context, name: &ImageName) -> Result<()> {
+    seed::heal(&context.state, name)?;
     match image::load(&context.state, name) {
         Ok(Some(_)) => return Ok(()),
         Ok(None) => {}

@@ -106,7 +106,17 @@ fn draw(context: &Context, args: &StatsArgs, before: &[Usage], now: &[Usage]) ->
         }
         let rows = now.iter().map(|stats| row(stats, before.iter().find(|b| b.name == stats.name)));
         text.push_str(&table::table(
-            &["NAME", "CPU", "MEMORY", "GUEST MEMORY", "LOAD", "DISK R/W", "NET IN/OUT", "DISK USE"],
+            &[
+                "NAME",
+                "CPU",
+                "MEMORY",
+                "GUEST MEMORY",
+                "LOAD",
+                "DISK R/W",
+                "NET IN/OUT",
+                "DISK USE",
+                "ON HOST/FREE",
+            ],
             rows,
         ));
     }
@@ -150,6 +160,11 @@ fn row(stats: &Usage, before: Option<&Usage>) -> Vec<String> {
             .as_ref()
             .map_or_else(dash, |n| format!("{}/{}", size(n.received_bytes), size(n.sent_bytes))),
         used.unwrap_or_else(dash),
+        format!(
+            "{}/{}",
+            size(stats.storage.root_bytes.saturating_add(stats.storage.work_bytes)),
+            stats.storage.free_bytes.map_or_else(dash, size)
+        ),
     ]
 }
 

@@ -8,6 +8,7 @@ use banger_lib::cli::Failure;
 use banger_lib::contract::config::Config;
 use banger_lib::contract::record::{NetMode, Vm};
 use banger_lib::contract::{Coded, Document, ErrorCode};
+use banger_lib::disk::seed;
 use banger_lib::state::db::{Store, VmRow};
 use banger_lib::state::dir::VmDir;
 use banger_lib::state::handles::Handles;
@@ -177,7 +178,7 @@ pub fn run_stop(context: &Context, row: &VmRow, lock: &VmLock, force: bool) -> R
     }
     dns::refresh(context, &row.vm);
     // banger-netd is privileged and writes nothing here, so that the network is gone is ours to note.
-    Handles::of(&document)?.save(&VmDir::at(&row.vm.paths.dir))?;
+    Handles::of(&document)?.save_less(&VmDir::at(&row.vm.paths.dir))?;
     Ok(document)
 }
 
@@ -229,6 +230,7 @@ pub fn start(context: &Context, args: &Start) -> Result<ExitCode> {
     if runs(&row.vm) {
         return finish_start(context, args, &document(&row), false);
     }
+    seed::heal(&context.state, &row.vm.image)?;
     let mut fresh = Document::new(&row.vm);
     fresh.set_workspace(document(&row).workspace()?.as_ref());
     let document = run_start(context, fresh, &lock, args.keep)?;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::args::Show;
 use crate::context::{self, Context, Result};
-use crate::{lifecycle, table};
+use crate::{lifecycle, space, table};
 
 /// The record brought up to date: only a held run lock makes a VM a running one, and only its tap a network an attached one
 /// (banger-netd is privileged and does not write the file that says so).
@@ -78,6 +78,7 @@ pub fn list(context: &Context) -> Result<ExitCode> {
         return Ok(context::emit(&json!({ "schema": VMS_SCHEMA, "items": items? })));
     }
     let lines: Result<Vec<Vec<String>>> = rows.iter().map(line).collect();
+    space::warn(context, &rows);
     Ok(context::print(&table::table(
         &["NAME", "STATE", "IMAGE", "CPUS", "MEMORY", "ADDRESS", "PORTS", "TTL", "WORKSPACE"],
         lines?,

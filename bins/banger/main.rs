@@ -24,6 +24,7 @@ mod review;
 mod run;
 mod set;
 mod setup;
+mod space;
 mod ssh;
 mod stage;
 mod subnet;

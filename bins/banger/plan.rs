@@ -12,6 +12,7 @@ use banger_lib::contract::record::{NetMode, Paths, Vm, VmmKind};
 use banger_lib::contract::{Coded, Document, ErrorCode};
 use banger_lib::disk::image::{self, Image, ImageError};
 use banger_lib::disk::kernel::{self, Kernel, KernelError};
+use banger_lib::disk::seed;
 use banger_lib::net::request::check_policy;
 use banger_lib::state::db::{Lease, Life, Store, StoreError};
 use banger_lib::state::dir::{StateDir, VmDir};
@@ -77,6 +78,7 @@ pub fn plan_verb(context: &Context, args: &Plan) -> Result<ExitCode> {
 /// Inserts a VM into the database and makes its directory and keys. If that fails nothing is left of it.
 pub fn plan(context: &Context, store: &mut Store, wanted: &Wanted<'_>) -> Result<Vm> {
     let config = &wanted.config;
+    seed::heal(&context.state, &config.image)?;
     let image = image::load(&context.state, &config.image)?
         .ok_or_else(|| ImageError::Unknown(config.image.clone()))?;
     let kernel = match &wanted.spec.kernel {

@@ -16,6 +16,10 @@ fn what_a_vm_uses_is_told_without_its_guest() {
     assert_eq!(usage["disks"], json!([{ "drive": "root", "read_bytes": 7, "written_bytes": 5 }]));
     // This guest's answer has another shape, and there is no tap.
     assert_eq!((&usage["guest"], &usage["net"]), (&Value::Null, &Value::Null));
+    assert!(
+        usage["storage"]["free_bytes"].is_u64() && usage["storage"]["root_limit_bytes"].is_null(),
+        "{usage}"
+    );
     world.ok(&["kill"], &record);
     for verb in ["stats", "ports"] {
         support::assert_error(&world.run(&[verb], &record), 1, "vm-stopped");

@@ -15,6 +15,7 @@ mod patch;
 mod pipe;
 mod registry;
 mod replaceable;
+mod seed;
 mod state;
 mod vmm;
 mod ws;

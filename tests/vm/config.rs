@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::Output;
 
-use crate::home::{Home, said};
+use crate::home::{Home, prepared, said};
 use crate::support;
 
 /// A user's home and configuration beside the state directory.
@@ -65,6 +65,19 @@ host = "~/secret"
 guest = "~/linked/secret"
 "#;
 
+/// Puts an image that lacks its work seed in the prepared one's place.
+fn without_seed(home: &Home) {
+    let image = home.state().join("images/debian");
+    fs::remove_file(&image).unwrap();
+    fs::create_dir(&image).unwrap();
+    for entry in fs::read_dir(prepared().join("images/debian")).unwrap() {
+        let (path, name) = entry.map(|entry| (entry.path(), entry.file_name())).unwrap();
+        if name != "work-seed.ext4" && name != "seeds.json" {
+            symlink(path, image.join(name)).unwrap();
+        }
+    }
+}
+
 /// Size of the filesystems on / and /root, GiB; ext4 keeps a little for itself.
 const SIZES: &str =
     "df -B1 --output=size / /root | awk 'NR > 1 { printf \"%.0f \", $1 / 1024 / 1024 / 1024 + 0.1 }'";
@@ -78,7 +91,10 @@ fn files_identity_and_sizes_come_with_every_start() {
     user.write("sometimes", "there\n", 0o640);
     user.write("dotfiles/script", "#!/bin/sh\necho ran\n", 0o755);
     symlink("script", user.dir.join("dotfiles/sub/link")).unwrap();
-    assert!(user.run(&["vm", "create", "dev1"]).status.success());
+    without_seed(&home);
+    let created = user.run(&["vm", "create", "dev1"]);
+    assert!(created.status.success(), "{}", said(&created));
+    assert!(home.state().join("images/debian/work-seed.ext4").is_file(), "it heals");
     let started = user.run(&["vm", "start", "dev1"]);
     assert!(started.status.success(), "{}", said(&started));
     let seen = user.guest("cd; stat -c '%A %U %n' .config .config/tool/secret dotfiles/script sometimes; readlink dotfiles/sub/link; dotfiles/script");
@@ -88,6 +104,9 @@ fn files_identity_and_sizes_come_with_every_start() {
         user.guest("git config --global user.email; cat ~/.config/tool/secret"),
         "ann@example.org\none\n"
     );
+    // The image's own /root is there, though the seed had nothing of it.
+    let own = "stat -c '%a %U' /root; ls -A ~ | grep -x -e .bashrc -e .profile";
+    assert_eq!(user.guest(own), "700 root\n.bashrc\n.profile\n");
     assert_eq!(user.guest(SIZES), "9 10 ");
     let running = user.run(&["vm", "set", "dev1", "--work-size", "11G", "--json"]);
     assert!(!running.status.success() || user.guest(SIZES) == "9 11 ", "{}", said(&running));

@@ -12,6 +12,7 @@ mod config;
 mod dm;
 mod exec;
 mod firecracker;
+mod full;
 mod home;
 mod inside;
 mod kernel;

@@ -13,7 +13,7 @@ use crate::clock::now_us;
 use crate::error::{Context, Error};
 use crate::mounts::{NEW_ROOT, mount_at};
 use crate::protocol::GuestConfig;
-use crate::sys;
+use crate::{halt, home, sys};
 
 /// How long a disk may take to appear, microseconds.
 const APPEARS_WITHIN_US: u64 = 10_000_000;
@@ -105,6 +105,10 @@ pub fn mount_all(config: &GuestConfig) -> Result<Vec<Disk>, Error> {
     };
     let device = devices[&config.work_uuid].clone();
     mount_ext4(&device, &format!("{NEW_ROOT}/root"))?;
+    // A home without the image's files is a home.
+    if let Err(error) = home::fill(NEW_ROOT) {
+        halt::say(&error.to_string());
+    }
     Ok(vec![root, Disk { mount: "/root", ext4_mount: "/root".into(), device }])
 }
 
@@ -180,7 +184,7 @@ pub fn settle(disks: &[Disk]) {
             if let Err(errno) = mount(None::<&str>, target, None::<&str>, read_only, None::<&str>)
                 && errno != nix::errno::Errno::EINVAL
             {
-                crate::halt::say(&format!("cannot make {target} read-only: {errno}"));
+                halt::say(&format!("cannot make {target} read-only: {errno}"));
             }
         }
     }

@@ -14,6 +14,7 @@ mod disks;
 mod error;
 mod files;
 mod halt;
+mod home;
 mod init;
 mod inspect;
 mod modules;

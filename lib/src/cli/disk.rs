@@ -356,7 +356,7 @@ fn detach(document: &mut Document, timeline: &mut Timeline) -> Result<bool, Fail
     }
     let held = lock::vm_lock(&vm, "banger-disk detach")?;
     let removed = timeline.step("initrd", || detach::detach(&vm, &ByPrivilege, &held))?;
-    save(document, &vm)?;
+    Handles::of(document)?.save_less(&VmDir::at(&vm.paths.dir)).map_err(DiskError::from)?;
     Ok(removed || before.is_some())
 }
 

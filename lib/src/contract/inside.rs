@@ -29,6 +29,8 @@ pub struct Usage {
     pub vmm: VmmUse,
     /// The disks as the VMM counts them; `null` where it was not asked or did not answer.
     pub disks: Option<Vec<DiskIo>>,
+    /// What its disks take of the host, and what the host has left.
+    pub storage: Storage,
     /// The tap as the host counts it; `null` with user networking.
     pub net: Option<NetIo>,
     /// What the guest says of itself; `null` where its agent does not answer.
@@ -55,6 +57,21 @@ pub struct VmmUse {
     pub vcpu_time_us: u64,
     /// Resident memory, the guest's included.
     pub rss_bytes: u64,
+}
+
+/// The room that a VM's disks take, and that of the filesystem on which they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Storage {
+    /// What the changes to the VM's root take: the file is mostly hole.
+    pub root_bytes: u64,
+    /// The most that they may take; `null`: as much as the root is large.
+    pub root_limit_bytes: Option<u64>,
+    /// What its work disk takes.
+    pub work_bytes: u64,
+    /// Size of the filesystem of the state directory; `null` where it cannot be asked.
+    pub size_bytes: Option<u64>,
+    /// What is left of it; when nothing is, the guest gets I/O errors.
+    pub free_bytes: Option<u64>,
 }
 
 /// What went through one disk since the VM was started.

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::image::{self, Image, ImageError};
-use super::{arch, boot_set, debian, delete, modules};
+use super::{arch, boot_set, debian, delete, modules, seed};
 use crate::contract::image::{IMAGE_SCHEMA, Manifest};
 use crate::contract::record::Init;
 use crate::state::dir::StateDir;
@@ -283,6 +283,7 @@ fn kernel(tmp: &Path, version: &str, guest: &[u8]) -> Result<(), BuildError> {
 pub(super) fn install(state: &StateDir, tmp: TempDir, manifest: Manifest) -> Result<Image, BuildError> {
     let json = serde_json::to_vec_pretty(&manifest).expect("a manifest has string keys only");
     boot_set::write(&tmp.path().join(image::MANIFEST), &json)?;
+    seed::note(tmp.path()).map_err(|source| BuildError::File { path: tmp.path().to_owned(), source })?;
     let target = state.image(&manifest.name);
     let error = |source| BuildError::File { path: target.clone(), source };
     if target.exists() {

@@ -7,6 +7,7 @@
 //! | `initrd.cpio` | the initrd segment that all VMs share: banger-guest and the kernel's modules |
 //! | `work-seed.ext4` | an ext4 made from the image's /root: each VM's work disk is a copy |
 //! | `upper-seed.ext4` | an empty ext4: each VM's changes go to a copy (backend `overlay`) |
+//! | `seeds.json` | what the seeds were made for: see [`super::seed`] |
 //! | `manifest.json` | [`Manifest`] |
 
 use std::fs::{self, File};

@@ -21,6 +21,7 @@ pub mod modules;
 pub mod oci;
 pub mod registry;
 pub mod update;
+pub mod seed;
 
 mod build_error;
 mod disk_error;

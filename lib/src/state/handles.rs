@@ -40,6 +40,15 @@ impl Handles {
         std::fs::read(dir.handles()).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default()
     }
 
+    /// Writes what is left after something was taken away. Where there is no room even for that, as when a VM has filled the disk
+    /// that its files are on, the file goes: without it the kernel is asked.
+    pub fn save_less(&self, dir: &VmDir) -> Result<(), WriteFileError> {
+        match self.save(dir) {
+            Err(error) if error.is_full() && std::fs::remove_file(dir.handles()).is_ok() => Ok(()),
+            result => result,
+        }
+    }
+
     /// Writes the file, whole or not at all, mode 0600.
     pub fn save(&self, dir: &VmDir) -> Result<(), WriteFileError> {
         let bytes = serde_json::to_vec(self).expect("handles have string keys only");

@@ -19,6 +19,13 @@ pub struct WriteFileError {
     source: io::Error,
 }
 
+impl WriteFileError {
+    /// Whether there was no room for it.
+    pub fn is_full(&self) -> bool {
+        matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+}
+
 /// Writes `bytes` to `path` with `mode`: a reader sees the old content or the new one, also after a crash.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), WriteFileError> {
     place(path, bytes, mode, |file| file.persist(path).map(drop).map_err(|e| e.error))

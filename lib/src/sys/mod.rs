@@ -47,6 +47,7 @@ pub mod resolved;
 pub mod rootlock;
 pub mod route;
 pub mod signal;
+pub mod space;
 pub mod ssh;
 pub mod sshkey;
 pub mod tap;

@@ -11,12 +11,15 @@ use thiserror::Error;
 use super::monitor::Monitor;
 use super::stop;
 use crate::contract::error::escape_controls;
-use crate::contract::inside::{GuestUse, NetIo, PORTS_SCHEMA, Port, Ports, USAGE_SCHEMA, Usage, VmmUse};
+use crate::contract::inside::{
+    GuestUse, NetIo, PORTS_SCHEMA, Port, Ports, Storage, USAGE_SCHEMA, Usage, VmmUse,
+};
 use crate::contract::record::Vm;
 use crate::contract::{Coded, ErrorCode};
 use crate::state::dir::VmDir;
 use crate::state::lock::is_alive;
 use crate::sys::clock::now_rfc3339;
+use crate::sys::space::{self, Space};
 use crate::sys::{http, netdev, process, unix};
 
 /// How long the agent may take. The supervisor gives up after 5 s.
@@ -131,10 +134,22 @@ pub fn stats(monitor: &dyn Monitor, vm: &Vm, tap: Option<&str>) -> Result<Usage,
             rss_bytes: of_process.rss_bytes,
         },
         disks: monitor.disk_io(&dir, Instant::now() + VMM_LIMIT),
+        storage: storage(vm, &dir),
         // What the host receives on a tap is what the guest sent.
         net: counted.map(|c| NetIo { received_bytes: c.sent_bytes, sent_bytes: c.received_bytes }),
         guest,
     })
+}
+
+fn storage(vm: &Vm, dir: &VmDir) -> Storage {
+    let space = Space::of(dir.path()).ok();
+    Storage {
+        root_bytes: [dir.root(), dir.upper(), dir.cow()].iter().map(|path| space::taken(path)).sum(),
+        root_limit_bytes: vm.max_changes_bytes,
+        work_bytes: space::taken(&dir.work()),
+        size_bytes: space.map(|space| space.size_bytes),
+        free_bytes: space.map(|space| space.free_bytes),
+    }
 }
 
 fn bounded(text: &str, limit: usize) -> String {

@@ -42,7 +42,7 @@ pub fn stop(dir: &VmDir, vm: &str, manner: Manner, _lock: &VmLock) -> Result<boo
     let mut handles = Handles::load(dir);
     let recorded = handles.vmm.take().is_some();
     if recorded {
-        handles.save(dir)?;
+        handles.save_less(dir)?;
     }
     Ok(ran || recorded)
 }
