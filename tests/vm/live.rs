@@ -44,7 +44,7 @@ fn a_running_vm_is_given_larger_disks_limits_and_another_time_to_live() {
     assert!(set(&["--disk-rate", "none"]).status.success());
 
     // What cannot be done is said, and nothing is changed.
-    support::assert_error(&set(&["--work-size", "1G"]), 2, "bad-input");
+    support::assert_error(&set(&["--work-size", "1G"]), 2, "usage");
     support::assert_error(&set(&["--memory", "2G"]), 5, "unsupported");
     support::assert_error(&set(&["--vcpus", "7"]), 5, "unsupported");
     support::assert_error(&set(&["--net-rate", "1M"]), 5, "unsupported");

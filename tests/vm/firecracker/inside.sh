@@ -95,10 +95,12 @@ took "vm stop" banger vm stop dev1
 is "$(jq -r .reason state/vms/*/exit.json)" stopped "how it ended"
 is "$(cat /sys/block/dm-*/dm/name 2>/dev/null || true)" "" "device-mapper roots of a stopped VM"
 ps -eo args= | grep -q '[f]irecracker --api-sock' && fail "a stopped VM runs: $(ps -eo args=)"
+banger vm set dev1 --disk-size 9G
 took "vm start" banger vm start dev1
+[ "$(banger vm exec dev1 -- df -B1 --output=size / | tail -n 1)" -gt 9000000000 ] || fail "the root did not grow"
 took "vm exec" banger vm exec dev1 -- cat /var/kept
 is "$(cat out)" kept "what was written before the stop"
-seen "stop and start: the root is detached and attached again, with what was written"
+seen "stop and start: the root is detached and attached again, larger, with what was written"
 
 took "vm delete" banger vm delete --force dev1
 nothing_new "a delete"
