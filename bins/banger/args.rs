@@ -14,7 +14,7 @@ use banger_lib::types::{Cidr, ImageName, KernelName, ParseSizeError, Size, VmNam
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::config::ConfigArgs;
-use crate::{apply, diff, dns, subnet, workspace};
+use crate::{apply, diff, dns, logs, subnet, workspace};
 
 mod build;
 mod kernel;
@@ -135,7 +135,7 @@ pub enum VmCommand {
     /// Show a VM's network: policy, addresses, published ports, and what its rules have counted
     Net(Net),
     /// Show what the guest's console or the VMM printed
-    Logs(Logs),
+    Logs(logs::Logs),
     /// Show what running VMs use: processor, memory, disks, network
     Stats(StatsArgs),
     /// List the sockets in a running VM that wait for connections
@@ -312,7 +312,8 @@ impl Spec {
     }
 }
 
-fn parse_seconds(text: &str) -> Result<u64, String> {
+/// Seconds from a time such as `1h30m`; a bare number is seconds.
+pub fn parse_seconds(text: &str) -> Result<u64, String> {
     config::ttl_seconds(text).ok_or_else(|| "write it as 90s, 2h or 1h30m, 10 years at most".to_owned())
 }
 
@@ -453,22 +454,6 @@ pub struct Prune {
     /// Only those that ended because their time was over
     #[arg(long)]
     pub expired: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct Logs {
-    /// The VM's name or id
-    #[arg(value_name = "VM")]
-    pub vm: String,
-    /// What the guest's console printed (the default)
-    #[arg(long, conflicts_with = "vmm")]
-    pub console: bool,
-    /// What the VMM itself printed
-    #[arg(long)]
-    pub vmm: bool,
-    /// Go on with what comes, until the VM ends
-    #[arg(long, short)]
-    pub follow: bool,
 }
 
 #[derive(Debug, Args)]

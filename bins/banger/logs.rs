@@ -5,16 +5,39 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use banger_lib::contract::error::escape_controls;
 use banger_lib::contract::{Coded, ErrorCode};
 use banger_lib::state::dir::VmDir;
+use banger_lib::vmm::marks::offset_since;
+use clap::Args;
 use thiserror::Error;
 
-use crate::args::Logs;
 use crate::context::{Context, Result};
 use crate::lifecycle;
+
+#[derive(Debug, Args)]
+pub struct Logs {
+    /// The VM's name or id
+    #[arg(value_name = "VM")]
+    pub vm: String,
+    /// What the guest's console printed (the default)
+    #[arg(long, group = "log")]
+    pub console: bool,
+    /// What the VMM itself printed
+    #[arg(long, group = "log")]
+    pub vmm: bool,
+    /// What was asked of the guest's agent
+    #[arg(long, group = "log")]
+    pub agent: bool,
+    /// Only what was written since this time, such as 10m (ago) or 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = parse_since)]
+    pub since: Option<SystemTime>,
+    /// Go on with what comes, until the VM ends
+    #[arg(long, short)]
+    pub follow: bool,
+}
 
 /// How long `--follow` waits between two looks.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -89,6 +112,12 @@ impl Reader {
         }
     }
 
+    /// Begins at `offset`.
+    fn skip_to(&mut self, offset: u64) {
+        let end = self.file.metadata().map_or(0, |metadata| metadata.size());
+        drop(self.file.seek(SeekFrom::Start(offset.min(end))));
+    }
+
     /// The supervisor cuts a log that grows too large: what follows stands at another place then.
     fn follow_cut(&mut self) {
         let place = self.file.stream_position().unwrap_or(0);
@@ -103,13 +132,32 @@ fn print_line(out: &mut impl Write, line: &[u8]) -> io::Result<()> {
     writeln!(out, "{}", escape_controls(text.trim_end_matches(['\r', '\n'])))
 }
 
+/// A time: how long ago, or RFC 3339.
+pub fn parse_since(text: &str) -> std::result::Result<SystemTime, String> {
+    if let Ok(time) = text.parse::<jiff::Timestamp>() {
+        return Ok(time.into());
+    }
+    let ago = crate::args::parse_seconds(text).map_err(|_| "write it as 90s, 2h or 2026-01-31T12:00:00Z")?;
+    Ok(SystemTime::now().checked_sub(Duration::from_secs(ago)).unwrap_or(SystemTime::UNIX_EPOCH))
+}
+
 pub fn logs(context: &Context, args: &Logs) -> Result<ExitCode> {
     let (_, row) = lifecycle::find(context, &args.vm)?;
     let dir = VmDir::at(&row.vm.paths.dir);
-    let path = if args.vmm { dir.vmm_log() } else { dir.console_log() };
+    let path = match args {
+        Logs { vmm: true, .. } => dir.vmm_log(),
+        Logs { agent: true, .. } => dir.agent_log(),
+        _ => dir.console_log(),
+    };
     let mut reader = Reader::open(&path, row.vm.name.as_str())?;
-    if !args.follow && reader.file.metadata().is_ok_and(|metadata| metadata.len() == 0) {
-        let whose = if args.vmm { "its VMM" } else { "its guest, whose kernel is told to be quiet," };
+    if let Some(since) = args.since {
+        reader.skip_to(offset_since(&path, since));
+    } else if !args.follow && reader.file.metadata().is_ok_and(|metadata| metadata.len() == 0) {
+        let whose = match args {
+            Logs { vmm: true, .. } => "its VMM",
+            Logs { agent: true, .. } => "its agent",
+            _ => "its guest, whose kernel is told to be quiet,",
+        };
         context.say(format!("{} has an empty log: {whose} has printed nothing", row.vm.name));
     }
     loop {

@@ -44,13 +44,27 @@ fn a_running_vm_is_given_larger_disks_limits_and_another_time_to_live() {
     assert!(set(&["--disk-rate", "none"]).status.success());
 
     // What cannot be done is said, and nothing is changed.
-    support::assert_error(&set(&["--work-size", "1G"]), 2, "bad-input");
+    support::assert_error(&set(&["--work-size", "1G"]), 2, "usage");
     support::assert_error(&set(&["--memory", "2G"]), 5, "unsupported");
     support::assert_error(&set(&["--vcpus", "7"]), 5, "unsupported");
     support::assert_error(&set(&["--net-rate", "1M"]), 5, "unsupported");
     let now = home.json(&["vm", "show", "dev1"]);
     let want = (&json!(10u64 << 30), &json!(null));
     assert_eq!((&now["vm"]["work_size_bytes"], &now["vm"]["net_rate_bytes_s"]), want, "{now}");
+
+    // The logs, from a time on.
+    inside("echo first >/dev/console");
+    std::thread::sleep(Duration::from_millis(1500));
+    let since = jiff::Timestamp::now().to_string();
+    inside("echo second >/dev/console");
+    let logs = |args: &[&str]| {
+        String::from_utf8(home.run(&[&["vm", "logs", "dev1"], args].concat()).stdout).unwrap()
+    };
+    let (all, late) = (logs(&[]), logs(&["--since", &since]));
+    assert!(all.contains("first") && all.contains("second"), "{all}");
+    assert!(!late.contains("first") && late.contains("second"), "{late}");
+    let agent = logs(&["--agent", "--since", "1h"]);
+    assert!(agent.contains("the guest is ready") && agent.contains("POST /v1/resize: 200"), "{agent}");
 
     // Whoever sits at a terminal in the guest is told that time is short.
     inside("setsid script -qfc 'sleep 300' /root/terminal </dev/null >/dev/null 2>&1 &");

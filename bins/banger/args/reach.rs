@@ -92,7 +92,7 @@ pub struct Change {
     /// Whether the VM and others of which this holds reach each other (tap only)
     #[arg(long, value_enum, value_name = "SWITCH")]
     pub peer: Option<Switch>,
-    /// Size of the root filesystem, such as 20G; the guest grows it when it starts
+    /// Size of the root filesystem, such as 20G
     #[arg(long, value_name = "SIZE", value_parser = parse_disk_size)]
     pub disk_size: Option<u64>,
     /// Size of the work disk, the guest's /root

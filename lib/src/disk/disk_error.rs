@@ -33,18 +33,6 @@ pub enum DiskError {
         /// Its value, bytes.
         size_bytes: u64,
     },
-    /// A disk would shrink.
-    #[error("the {what} of VM {vm} has {have} bytes, and disks do not shrink to {wanted}")]
-    Shrinks {
-        /// The VM.
-        vm: VmId,
-        /// Which.
-        what: &'static str,
-        /// Its size, bytes.
-        have: u64,
-        /// The size asked for.
-        wanted: u64,
-    },
     /// A file of the image is gone.
     #[error("the image of VM {vm} lacks its file {path:?}")]
     ImageFile {
@@ -228,7 +216,6 @@ impl Coded for DiskError {
             Self::Sync { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 ErrorCode::Denied
             }
-            Self::Shrinks { .. } => ErrorCode::BadInput,
             Self::ImageFile { .. } | Self::KernelFile { .. } | Self::VmFile { .. } => ErrorCode::NotFound,
             Self::Backend { .. } => ErrorCode::Unsupported,
             Self::OtherBackend { .. } | Self::Differs { .. } => ErrorCode::Conflict,

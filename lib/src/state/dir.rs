@@ -159,6 +159,10 @@ impl VmDir {
     pub fn vmm_log(&self) -> PathBuf {
         self.dir.join("vmm.log")
     }
+    /// What was asked of the guest's agent, and what came of it.
+    pub fn agent_log(&self) -> PathBuf {
+        self.dir.join("agent.log")
+    }
     /// How the VM ended, written by its supervisor.
     pub fn exit(&self) -> PathBuf {
         self.dir.join("exit.json")

@@ -11,8 +11,10 @@ use rustix::event::{PollFd, PollFlags};
 use serde_json::Value;
 
 use super::lines::{Line, Lines};
+use super::log::CappedLog;
 use super::monitor::Channel;
 use crate::contract::guest::{AgentReply, AgentRequest, Event, RESIZE_PATH, VSOCK_AGENT_PORT};
+use crate::sys::clock::now_rfc3339;
 use crate::sys::{random, unix};
 
 /// How long the guest may take for a reply.
@@ -59,6 +61,7 @@ pub enum Said {
 struct Request {
     ticket: u64,
     nonce: String,
+    name: String,
     line: Vec<u8>,
     until: Instant,
 }
@@ -124,14 +127,15 @@ pub struct Agent {
     tickets: u64,
     window: Instant,
     read_in_window: usize,
+    log: CappedLog,
 }
 
 impl Agent {
-    /// Speaks over `channel`.
+    /// Speaks over `channel`, and notes in `log` what about.
     ///
     /// # Errors
     /// Its sockets cannot be made non-blocking.
-    pub fn new(channel: Channel) -> io::Result<Self> {
+    pub fn new(channel: Channel, log: CappedLog) -> io::Result<Self> {
         let transport = match channel {
             Channel::Port(socket) => Transport::Port(Some(Stream::new(socket, None)?)),
             Channel::Vsock { events, requests } => {
@@ -140,7 +144,7 @@ impl Agent {
             }
         };
         let (waiting, window) = (VecDeque::new(), Instant::now());
-        Ok(Self { transport, waiting, sent: false, tickets: 0, window, read_in_window: 0 })
+        Ok(Self { transport, waiting, sent: false, tickets: 0, window, read_in_window: 0, log })
     }
 
     /// Queues a request; its answer comes out of [`Self::pump`] with the ticket given here.
@@ -151,7 +155,8 @@ impl Agent {
         let mut line = serde_json::to_vec(&request).expect("three strings are JSON");
         line.push(b'\n');
         let until = Instant::now() + if path == RESIZE_PATH { RESIZE_LIMIT } else { REPLY_LIMIT };
-        self.waiting.push_back(Request { ticket: self.tickets, nonce, line, until });
+        let (ticket, name) = (self.tickets, format!("{method} {path}"));
+        self.waiting.push_back(Request { ticket, nonce, name, line, until });
         self.tickets
     }
 
@@ -225,7 +230,19 @@ impl Agent {
         {
             *outgoing = None;
         }
+        let end = match &answer {
+            Answer::Reply { status, .. } => status.to_string(),
+            Answer::Malformed => "a malformed answer".to_owned(),
+            Answer::Late => "no answer in time".to_owned(),
+            Answer::Unreachable => "not reached".to_owned(),
+        };
+        self.note(&format!("{}: {end}", request.name));
         said.push(Said::Answer(request.ticket, answer));
+    }
+
+    /// A line of the log. What is in it is banger's own word.
+    pub fn note(&mut self, text: &str) {
+        self.log.write(format!("{} {text}\n", now_rfc3339()).as_bytes());
     }
 
     fn send_next(&mut self, said: &mut Vec<Said>) {

@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
+use super::marks::Marks;
+
 /// The largest that a log gets, bytes.
 const MAX: u64 = 4 << 20;
 /// What is always kept of its beginning, bytes.
@@ -27,6 +29,7 @@ pub struct CappedLog {
     size: u64,
     max: u64,
     tail: Vec<u8>,
+    marks: Marks,
 }
 
 impl CappedLog {
@@ -35,11 +38,20 @@ impl CappedLog {
     /// # Errors
     /// The file cannot be made.
     pub fn create(path: &Path, pipe: OwnedFd) -> io::Result<Self> {
+        Ok(Self { pipe: Some(pipe.into()), ..Self::alone(path)? })
+    }
+
+    /// One that only [`Self::write`] fills.
+    ///
+    /// # Errors
+    /// The file cannot be made.
+    pub fn alone(path: &Path) -> io::Result<Self> {
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(true).mode(0o600);
         options.custom_flags(libc::O_NOFOLLOW);
         let file = options.open(path)?;
-        Ok(Self { pipe: Some(pipe.into()), file, size: 0, max: MAX, tail: Vec::new() })
+        let marks = Marks::create(path);
+        Ok(Self { pipe: None, file, size: 0, max: MAX, tail: Vec::new(), marks })
     }
 
     /// What to poll; `None` once the writers have ended.
@@ -70,6 +82,7 @@ impl CappedLog {
         self.tail.extend_from_slice(bytes);
         let excess = self.tail.len().saturating_sub(MEMORY);
         self.tail.drain(..excess);
+        self.marks.note(self.size);
         if self.file.write_all_at(bytes, self.size).is_ok() {
             self.size += bytes.len() as u64;
         }
@@ -81,10 +94,11 @@ impl CappedLog {
     }
 
     /// Moves the tail up to the head; the new size.
-    fn shorten(&self) -> io::Result<u64> {
+    fn shorten(&mut self) -> io::Result<u64> {
         let (head, keep) = (HEAD.min(self.max / 4), TAIL.min(self.max / 4));
         self.file.write_all_at(GAP, head)?;
         let (mut from, mut to) = (self.size - keep, head + GAP.len() as u64);
+        self.marks.moved(head, from, to);
         let mut chunk = [0; CHUNK];
         while from < self.size {
             let n = chunk.len().min(usize::try_from(self.size - from).unwrap_or(CHUNK));

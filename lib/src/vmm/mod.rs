@@ -17,6 +17,7 @@ pub mod agent;
 pub mod counters;
 pub mod lines;
 pub mod log;
+pub mod marks;
 pub mod routes;
 pub mod server;
 pub mod shutdown;

@@ -149,7 +149,8 @@ impl Supervisor {
         let log = CappedLog::create(&dir.vmm_log(), log).map_err(in_dir("write vmm.log"))?;
         let Launch { mut command, inherit, channel, sockets, counters } =
             monitor.launch(&order.machine, dir_fd.as_fd())?;
-        let agent = Agent::new(channel).map_err(setup("open the agent channel"))?;
+        let talk = CappedLog::alone(&dir.agent_log()).map_err(in_dir("write agent.log"))?;
+        let agent = Agent::new(channel, talk).map_err(setup("open the agent channel"))?;
         let kept = inherit.iter().map(AsRawFd::as_raw_fd).chain([lock.as_fd().as_raw_fd()]).collect();
         command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
         child::keep_open(&mut command, kept);
@@ -326,11 +327,13 @@ impl Supervisor {
             Event::Ready { now_us, steps, .. } => {
                 let ready_us = boottime_us();
                 let steps = timings::converted(&steps, now_us, self.spawn_us, ready_us);
+                self.agent.note("the guest is ready");
                 self.phase = Phase::Ready;
                 self.tell(&News::Ready { ready_at: now_rfc3339(), ready_us, steps });
                 None
             }
             Event::Failed { step, message } => {
+                self.agent.note("the guest cannot boot");
                 let cut = |text: String| text.chars().take(300).collect();
                 let (step, message) = (cut(step), cut(message));
                 Some(self.undo(|evidence| BootError::Guest { step, message, evidence }))

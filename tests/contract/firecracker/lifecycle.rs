@@ -105,6 +105,19 @@ fn a_supervisor_gathers_nothing() {
 }
 
 #[test]
+fn a_guest_that_does_not_shut_down_gets_its_keys_pressed_and_is_ended() {
+    let stage = Stage::new(&[("GUEST", "stubborn")]);
+    let started = assert_changed(&stage.run(&["start", ACCEL, "kvm"], &stage.record), true);
+    assert_changed(&stage.run(&["stop", "--deadline", "1"], &started), true);
+    let pressed = ("PUT /actions".to_owned(), json!({ "action_type": "SendCtrlAltDel" }));
+    assert_eq!(stage.requests().last(), Some(&pressed));
+    let asked = stage.events().iter().any(|event| event["agent"]["path"] == "/v1/shutdown");
+    assert!(asked && !alive(&started["vmm"]["pid"]), "{:?}", stage.events());
+    let exit = support::record(&stage.run(&["status"], &started))["vmm"]["exit"].clone();
+    assert_eq!((&exit["reason"], &exit["signal"]), (&json!("stopped"), &json!(15)), "{exit}");
+}
+
+#[test]
 fn kill_ends_a_guest_that_does_not_listen() {
     for guest in ["deaf", "stubborn"] {
         let stage = Stage::new(&[("GUEST", guest)]);
