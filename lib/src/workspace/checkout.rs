@@ -1,12 +1,13 @@
 //! A git checkout on the host: where it is, what git says of it, and which of its files are there as they stand.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
 
 use super::config::Config;
 use super::error::WorkspaceError;
@@ -75,17 +76,35 @@ pub struct Status {
     pub untracked: BTreeSet<PathBuf>,
 }
 
-/// What the index holds.
-#[derive(Debug, Default)]
-pub struct Index {
-    /// Files and symbolic links, and the objects that hold them.
-    pub files: BTreeMap<PathBuf, String>,
-    /// Submodules, and the commits that they are to be at.
-    pub links: BTreeMap<PathBuf, String>,
-    /// Paths that a sparse checkout leaves out (skip-worktree).
-    pub skipped: BTreeSet<PathBuf>,
-    /// Paths that git is told not to look at (assume-unchanged), so that it calls them unchanged, whatever they are.
-    pub assumed: BTreeSet<PathBuf>,
+/// Looks at the files of a working tree, fastest where those of one directory come one after the other.
+#[derive(Debug)]
+pub struct Looker<'a> {
+    checkout: &'a Checkout,
+    /// The directory of the file before; `None` where there is none.
+    parent: Option<(PathBuf, Option<OwnedFd>)>,
+}
+
+impl Looker<'_> {
+    /// Looks at `path`: a file or a symbolic link of the working tree, not reached through another link. `None` where nothing
+    /// of that kind is there, which git calls deleted.
+    pub fn look(&mut self, path: &Path) -> Result<Option<Entry>, WorkspaceError> {
+        let error = || WorkspaceError::io("look at", self.checkout.root.join(path));
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
+        if self.parent.as_ref().is_none_or(|(known, _)| known.as_os_str() != parent.as_os_str()) {
+            let flags = OFlags::PATH | OFlags::DIRECTORY;
+            let place = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            let opened = self.checkout.open_beneath(place, flags).map_err(error())?;
+            self.parent = Some((parent.to_owned(), opened));
+        }
+        let Some((_, Some(parent))) = &self.parent else { return Ok(None) };
+        let stat = match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+            other => other.map_err(|errno| error()(errno.into()))?,
+        };
+        let counts =
+            matches!(FileType::from_raw_mode(stat.st_mode), FileType::RegularFile | FileType::Symlink);
+        Ok(counts.then(|| Entry { path: path.to_owned(), stat, object: None }))
+    }
 }
 
 impl Checkout {
@@ -112,7 +131,13 @@ impl Checkout {
             "info/sparse-checkout",
             "--show-object-format",
         ];
-        let said = Git::at(&dir).run(args).map_err(|source| {
+        let git = Git::at(&dir);
+        // Beside each other: a process costs more than what it does here.
+        let (said, listed) = std::thread::scope(|scope| {
+            let listed = scope.spawn(|| git.run(["config", "-z", "--list"]));
+            (git.run(args), listed.join().expect("running git does not panic"))
+        });
+        let said = said.map_err(|source| {
             let bare = Git::at(&dir).run(["rev-parse", "--is-bare-repository"]);
             match bare {
                 Ok(bare) if git::line(&bare) == "true" => WorkspaceError::Bare(dir.clone()),
@@ -140,7 +165,7 @@ impl Checkout {
             dir: handle,
             root,
         };
-        checkout.read_config()?;
+        checkout.take_config(&listed.map_err(checkout.git_error())?);
         Ok(checkout)
     }
 
@@ -155,18 +180,16 @@ impl Checkout {
         move |source| WorkspaceError::Git { root: root.clone(), source }
     }
 
-    /// Reads the configuration, and turns off every filter driver in it: the bytes travel as they stand in the working tree,
+    /// Takes the configuration, and turns off every filter driver in it: the bytes travel as they stand in the working tree,
     /// and reading a checkout must not run a program that the checkout names.
-    fn read_config(&mut self) -> Result<(), WorkspaceError> {
-        let listed = self.git.run(["config", "-z", "--list"]).map_err(self.git_error())?;
-        self.config = Config::parse(&listed);
+    fn take_config(&mut self, listed: &[u8]) {
+        self.config = Config::parse(listed);
         let drivers: Vec<String> = self.config.subsections("filter").into_iter().map(str::to_owned).collect();
         for driver in drivers {
             for (name, value) in [("clean", ""), ("smudge", ""), ("process", ""), ("required", "false")] {
                 self.git.setting(format!("filter.{driver}.{name}"), value);
             }
         }
-        Ok(())
     }
 
     /// A configuration value as a path, `~` expanded by git.
@@ -176,30 +199,8 @@ impl Checkout {
         git::split_nul(&said).next().map(git::path)
     }
 
-    /// What the index that `git` points at holds.
-    pub fn indexed(&self, git: &Git) -> Result<Index, WorkspaceError> {
-        let listed = git.run(["ls-files", "-z", "--stage", "-v"]).map_err(self.git_error())?;
-        let mut index = Index::default();
-        for line in git::split_nul(&listed) {
-            // TAG MODE OBJECT STAGE<tab>PATH (git-ls-files(1)).
-            let Some(tab) = line.iter().position(|b| *b == b'\t') else { continue };
-            let path = git::path(&line[tab + 1..]);
-            let mut fields = line[..tab].split(|b| *b == b' ');
-            let (tag, mode, object) = (fields.next(), fields.next(), fields.next());
-            let tag = tag.and_then(|tag| tag.first()).copied().unwrap_or(b'?');
-            if tag.eq_ignore_ascii_case(&b'S') {
-                index.skipped.insert(path.clone());
-            }
-            if tag.is_ascii_lowercase() {
-                index.assumed.insert(path.clone());
-            }
-            let kind = if mode == Some(b"160000") { &mut index.links } else { &mut index.files };
-            kind.entry(path).or_insert_with(|| git::line(object.unwrap_or_default()));
-        }
-        Ok(index)
-    }
-
-    /// Where HEAD stands and what differs, by `git` that points at an index. Of submodules only their commit counts.
+    /// Where HEAD stands and what differs, by `git` that points at an index. Of submodules only their commit counts. What git finds
+    /// out about files goes into that index where `git` may take locks.
     pub fn status(&self, git: &Git) -> Result<(Head, Status), WorkspaceError> {
         let args = [
             "status",
@@ -272,21 +273,18 @@ impl Checkout {
             || self.config.subsections("remote").into_iter().any(promised)
     }
 
-    /// Looks at `path`: a file or a symbolic link of the working tree, not reached through another link. `None` where nothing
-    /// of that kind is there, which git calls deleted.
+    /// Looks at the files of the working tree.
+    pub fn looker(&self) -> Looker<'_> {
+        Looker { checkout: self, parent: None }
+    }
+
+    /// Looks at one; see [`Looker::look`].
     pub fn look(&self, path: &Path) -> Result<Option<Entry>, WorkspaceError> {
-        let error = WorkspaceError::io("look at", self.root.join(path));
-        let Some(fd) = self.open_beneath(path, OFlags::PATH).map_err(error)? else { return Ok(None) };
-        let stat = rustix::fs::statat(&fd, c"", AtFlags::EMPTY_PATH)
-            .map_err(|e| WorkspaceError::io("look at", self.root.join(path))(e.into()))?;
-        let kind = FileType::from_raw_mode(stat.st_mode);
-        let counts = matches!(kind, FileType::RegularFile | FileType::Symlink);
-        Ok(counts.then(|| Entry { path: path.to_owned(), stat, object: None }))
+        self.looker().look(path)
     }
 
     /// Opens `path` below the root without following any link. `None` where it is not there.
     pub fn open_beneath(&self, path: &Path, flags: OFlags) -> std::io::Result<Option<OwnedFd>> {
-        use rustix::io::Errno;
         // A FIFO must not hold us up; openat2 refuses that flag beside O_PATH, which never blocks.
         let patient = if flags.contains(OFlags::PATH) { OFlags::empty() } else { OFlags::NONBLOCK };
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | patient;

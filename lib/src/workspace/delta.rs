@@ -1,10 +1,11 @@
 //! What differs between a checkout and what a guest was given of it, and the stream that carries that.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -12,40 +13,39 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tar::Builder;
 
-use super::checkout::{Checkout, Head};
+use super::checkout::{Entry, Head};
 use super::error::WorkspaceError;
-use super::gitdir;
+use super::index::{self, Index};
 use super::note::{Note, Notes, Stage};
 use super::shipment::{Committed, Part};
-use super::stream;
+use super::staging::PREPARED_REF;
+use super::{fill, gitdir, rewritten, stream};
 use crate::contract::record::WorkspaceMode;
 use crate::sys::exec::Running;
-use crate::sys::git;
 
-/// The file that ends a stream.
-pub const END: &str = "end";
+/// Where what was received waits, from the root of the workspace.
+pub(super) const PLACE: &str = ".git/banger-sync";
 /// How long packing may take.
 const PATIENCE: Duration = Duration::from_secs(3600);
-
-/// Mode, object and stage of a path in an index.
-type State = Vec<(String, String, String)>;
-/// An index: paths and their entries, several where a merge is under way.
-type Listing = BTreeMap<Vec<u8>, State>;
 
 /// What differs.
 #[derive(Debug)]
 pub struct Delta {
     /// What the guest was given.
     pub from: Note,
-    /// Files that are new or different.
+    /// Files that are new or different, sorted.
     pub changed: Vec<Vec<u8>>,
     /// Those of them that the guest was not given before.
     pub fresh: Vec<Vec<u8>>,
-    /// Files that are no more.
+    /// Files that are no more, sorted.
     pub gone: Vec<Vec<u8>>,
-    old_tree: Listing,
-    old_index: Listing,
-    new_index: Listing,
+    /// What was sent, and when, seconds since 1970.
+    old_tree: Index,
+    sent_at: i64,
+    old_index: Index,
+    new_index: Index,
+    /// The objects of large files that the guest makes from the pack.
+    made: Vec<Entry>,
     packing: Mutex<Option<Running>>,
     packs: PathBuf,
 }
@@ -66,55 +66,59 @@ impl Delta {
     pub fn compare(committed: &Committed, from: Note, notes: &Notes) -> Result<Compared, WorkspaceError> {
         let part = committed.survey.root();
         let checkout = &part.checkout;
-        let of = |index: &Path| listing(checkout, index);
-        let (old_tree, old_index) = (of(&notes.tree(Stage::Sent))?, of(&notes.index(Stage::Sent))?);
-        let (new_tree, new_index) = (of(&part.staging.prepared_index())?, of(&part.staging.index())?);
-        let touched: Vec<&Vec<u8>> = old_tree
-            .keys()
-            .chain(new_tree.keys())
-            .filter(|path| old_tree.get(*path) != new_tree.get(*path))
-            .collect::<BTreeSet<_>>()
-            .into_iter()
-            .collect();
-        let is_link = |path: &&Vec<u8>| {
-            let states = [old_tree.get(*path), new_tree.get(*path)];
-            states.into_iter().flatten().flatten().any(|(mode, ..)| mode == "160000")
+        let read = |path: &Path| Index::read(path, &checkout.object_format);
+        let (old_tree, old_index) = (read(&notes.tree(Stage::Sent))?, read(&notes.index(Stage::Sent))?);
+        let (new_tree, new_index) = (&committed.trees[0], read(&part.staging.index())?);
+        let mut touched = old_tree.differing(new_tree, differs);
+        let is_link = |path: &&[u8]| {
+            [&old_tree, new_tree].iter().any(|tree| tree.of(path).iter().any(index::Entry::is_link))
         };
         if touched.iter().any(is_link) {
             return Ok(Compared::Unlike("a submodule is another one"));
         }
+        touched.extend(rewritten::find(part, &old_tree, new_tree)?);
+        touched.sort_unstable();
         let head = &part.selection.head;
         let same_head =
             head.commit == from.head_commit && String::from_utf8_lossy(&gitdir::head_file(head)) == from.head;
-        if touched.is_empty() && old_index == new_index && same_head {
+        let same_index = old_index.differing(&new_index, staged_otherwise).is_empty();
+        if touched.is_empty() && same_index && same_head {
             return Ok(Compared::Same);
         }
-        let present: BTreeSet<&[u8]> =
-            part.selection.entries.iter().map(|entry| entry.path.as_os_str().as_bytes()).collect();
         let (mut changed, mut fresh, mut gone) = (Vec::new(), Vec::new(), Vec::new());
         for path in touched {
-            if !new_tree.contains_key(path) {
-                gone.push(path.clone());
-            } else if present.contains(path.as_slice()) {
-                changed.push(path.clone());
-                if !old_tree.contains_key(path) {
-                    fresh.push(path.clone());
+            match (is_there(old_tree.of(path)), is_there(new_tree.of(path))) {
+                (true, true) => changed.push(path.to_vec()),
+                (false, true) => {
+                    changed.push(path.to_vec());
+                    fresh.push(path.to_vec());
                 }
+                (true, false) => gone.push(path.to_vec()),
+                (false, false) => {}
             }
         }
         let packs = part.staging.objects().join("pack");
-        let known: BTreeSet<&str> = [&old_tree, &old_index]
-            .into_iter()
-            .flat_map(|listing| listing.values().flatten().map(|(_, object, _)| object.as_str()))
-            .collect();
-        let packing = Mutex::new(Some(pack(committed, &from, &known, &new_index)?));
-        let delta = Self { from, changed, fresh, gone, old_tree, old_index, new_index, packing, packs };
+        let packing = Mutex::new(Some(pack(committed, &from, [&old_tree, &old_index], &new_index)?));
+        let sent_at = fs::metadata(notes.tree(Stage::Sent)).map_or(0, |m| m.mtime());
+        let made = made(part, new_tree, &changed)?;
+        let delta = Self {
+            from,
+            changed,
+            fresh,
+            gone,
+            old_tree,
+            sent_at,
+            old_index,
+            new_index,
+            made,
+            packing,
+            packs,
+        };
         Ok(Compared::Differs(Box::new(delta)))
     }
 
-    /// Where a file of the workspace is sent that is needed at another place than it is now: directories that the guest must have
-    /// as such, or not at all.
-    fn directories(&self) -> BTreeSet<&[u8]> {
+    /// Directories that the guest must have as such, or not at all.
+    pub(super) fn directories(&self) -> BTreeSet<&[u8]> {
         let gone: BTreeSet<&[u8]> = self.gone.iter().map(Vec::as_slice).collect();
         let mut directories = BTreeSet::new();
         for path in &self.changed {
@@ -129,44 +133,11 @@ impl Delta {
     }
 
     /// Directories that become files: nothing but what goes may be in them.
-    fn replaced(&self) -> Vec<&[u8]> {
+    pub(super) fn replaced(&self) -> Vec<&[u8]> {
         let below = |dir: &[u8]| {
             self.gone.iter().any(|path| path.starts_with(dir) && path.get(dir.len()) == Some(&b'/'))
         };
         self.fresh.iter().map(Vec::as_slice).filter(|path| below(path)).collect()
-    }
-
-    /// The paths whose entry in the index differs.
-    fn staged(&self) -> Vec<&Vec<u8>> {
-        let all: BTreeSet<&Vec<u8>> = self.old_index.keys().chain(self.new_index.keys()).collect();
-        all.into_iter().filter(|path| self.old_index.get(*path) != self.new_index.get(*path)).collect()
-    }
-
-    /// The lists for the guest's script, by their names.
-    fn lists(&self, head: &Head) -> Vec<(&'static str, Vec<u8>)> {
-        let staged = self.staged();
-        let replaced = self.replaced();
-        let becomes_file: BTreeSet<&[u8]> = replaced.iter().copied().collect();
-        let fresh = self.fresh.iter().map(Vec::as_slice).filter(|path| !becomes_file.contains(path));
-        let known = self.changed.iter().chain(&self.gone).filter(|path| self.old_tree.contains_key(*path));
-        let mut known: Vec<&Vec<u8>> = known.collect();
-        known.sort();
-        vec![
-            // For update-index --index-info: these paths as the guest was given them.
-            ("given", entries(&self.old_tree, known.iter().copied(), None)),
-            ("changed", nul(self.changed.iter().map(Vec::as_slice))),
-            ("fresh", nul(fresh)),
-            ("gone", nul(self.gone.iter().map(Vec::as_slice))),
-            ("directories", nul(self.directories())),
-            ("replaced", nul(replaced)),
-            ("staged", nul(staged.iter().map(|path| path.as_slice()))),
-            // As ls-files -s prints them, before and after.
-            ("staged-before", entries(&self.old_index, staged.iter().copied(), None)),
-            ("staged-after", entries(&self.new_index, staged.iter().copied(), None)),
-            ("index", entries(&self.new_index, staged.iter().copied(), Some(&self.old_index))),
-            ("head-before", self.from.head.clone().into_bytes()),
-            ("head-after", gitdir::head_file(head)),
-        ]
     }
 
     /// Whether HEAD stands elsewhere: on another branch, or at another commit.
@@ -176,65 +147,173 @@ impl Delta {
     }
 
     /// SHA-256 of the index as the guest was given it, as `ls-files -s -z` prints it; hexadecimal.
-    pub fn index_digest(&self) -> String {
-        let text = entries(&self.old_index, self.old_index.keys(), None);
-        Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+    pub(super) fn index_digest(&self) -> String {
+        let mut digest = Sha256::new();
+        self.old_index.entries.iter().for_each(|entry| digest.update(entry.line()));
+        digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Writes the stream: lists, files, packs, and the file that says that it is whole.
-    pub fn write(&self, part: &Part, out: impl Write) -> Result<(), WorkspaceError> {
+    /// The paths whose entry in the index differs.
+    pub(super) fn staged(&self) -> Vec<&[u8]> {
+        self.old_index.differing(&self.new_index, staged_otherwise)
+    }
+
+    /// The lists that belong to `staged`, by their names: as `ls-files -s` prints the entries, before and after, and as update-index
+    /// reads them.
+    fn staged_lists(&self, staged: &[&[u8]]) -> Vec<(&'static str, Vec<u8>)> {
+        let entries = |index: &Index| -> Vec<u8> {
+            staged.iter().flat_map(|path| index.of(path)).flat_map(index::Entry::line).collect()
+        };
+        // What is there before is taken out first: a path may be merged or unmerged, a file or a directory.
+        let taken_out = staged.iter().flat_map(|path| self.old_index.of(path).first());
+        let taken_out = taken_out.flat_map(|entry| {
+            let none = "0".repeat(entry.state.object.to_string().len());
+            [format!("0 {none} 0\t").as_bytes(), &entry.path, b"\0"].concat()
+        });
+        let after = entries(&self.new_index);
+        let flagged = |is: fn(&index::Entry) -> bool| {
+            let there = staged.iter().flat_map(|path| self.new_index.of(path));
+            nul(there.filter(|entry| is(entry)).map(|entry| entry.path.as_slice()))
+        };
+        let has_flags = |index: &Index| {
+            staged.iter().flat_map(|path| index.of(path)).any(|entry| entry.skipped || entry.assumed)
+        };
+        let mut lists = vec![
+            ("staged", nul(staged.iter().copied())),
+            ("staged-before", entries(&self.old_index)),
+            ("index", taken_out.chain(after.clone()).collect()),
+            ("staged-after", after),
+        ];
+        if has_flags(&self.old_index) || has_flags(&self.new_index) {
+            lists.extend([
+                ("skip-worktree", flagged(|entry| entry.skipped)),
+                ("no-skip-worktree", flagged(|entry| !entry.skipped)),
+                ("assume-unchanged", flagged(|entry| entry.assumed)),
+                ("no-assume-unchanged", flagged(|entry| !entry.assumed)),
+            ]);
+        }
+        lists
+    }
+
+    /// Whether the guest makes large files from their objects.
+    pub(super) fn makes_files(&self) -> bool {
+        !self.made.is_empty()
+    }
+
+    /// Writes the stream: what to compare with, lists, files, packs, and the `scripts`, the last of which says that it is whole.
+    pub fn write(
+        &self,
+        part: &Part,
+        base_commit: &str,
+        scripts: [(&str, &[u8]); 2],
+        out: impl Write,
+    ) -> Result<(), WorkspaceError> {
         let mut tar = Builder::new(BufWriter::with_capacity(64 << 10, out));
-        for (name, text) in self.lists(&part.selection.head) {
-            stream::bytes(&mut tar, &Path::new("lists").join(name), &text)?;
-        }
-        if self.old_index != self.new_index {
-            stream::git_file(&mut tar, &part.staging.index(), Path::new("lists/whole-index"))?;
-        }
-        let changed: BTreeSet<&[u8]> = self.changed.iter().map(Vec::as_slice).collect();
-        for entry in &part.selection.entries {
-            if !changed.contains(entry.path.as_os_str().as_bytes()) {
-                continue;
+        let place = |name: &str| Path::new(PLACE).join(name);
+        let given = self.old_tree.cut(self.known());
+        stream::dated(&mut tar, &place("given"), &given, self.sent_at)?;
+        let staged = self.staged();
+        if !staged.is_empty() {
+            for (name, text) in self.staged_lists(&staged) {
+                stream::bytes(&mut tar, &place(name), &text)?;
             }
-            let place = Path::new("files").join(&entry.path);
-            if entry.is_symlink() {
-                stream::link(&mut tar, &part.checkout, entry, &place)?;
-            } else {
-                stream::file(&mut tar, &part.checkout, entry, &place)?;
-            }
+            let index = place("whole/.git/index");
+            stream::git_file(&mut tar, &part.staging.index(), &index)?;
+            stream::hard_link(&mut tar, &index, &place("whole/.git").join(stream::GIVEN_INDEX))?;
         }
+        stream::bytes(&mut tar, &place("gone"), &nul(self.gone.iter().map(Vec::as_slice)))?;
+        stream::bytes(&mut tar, &place("replaced"), &nul(self.replaced()))?;
+        let tree = place("tree");
+        self.write_files(&mut tar, part, &tree)?;
+        self.write_git(&mut tar, part, base_commit, &tree.join(".git"))?;
         let packing = self.packing.lock().unwrap_or_else(PoisonError::into_inner).take();
         packing.map_or(Ok(()), Running::wait).map_err(part.checkout.git_error())?;
         for entry in fs::read_dir(&self.packs).map_err(WorkspaceError::io("read", &self.packs))? {
             let path = entry.map_err(WorkspaceError::io("read", &self.packs))?.path();
             let name = path.file_name().unwrap_or_default();
             if path.extension().is_some_and(|e| e == "pack" || e == "idx") {
-                stream::git_file(&mut tar, &path, &Path::new("pack").join(name))?;
+                stream::git_file(&mut tar, &path, &tree.join(".git/objects/pack").join(name))?;
             }
         }
-        stream::bytes(&mut tar, Path::new(END), b"")?;
+        for (name, text) in scripts {
+            stream::bytes(&mut tar, &place(name), text)?;
+        }
         let sent = tar.into_inner().and_then(|mut out| out.flush());
-        sent.map_err(WorkspaceError::io("send", END))
+        sent.map_err(WorkspaceError::io("send", PLACE))
+    }
+
+    fn write_files(
+        &self,
+        tar: &mut Builder<impl Write>,
+        part: &Part,
+        tree: &Path,
+    ) -> Result<(), WorkspaceError> {
+        let mut entries = part.selection.entries.iter();
+        let mut made = self.made.iter().peekable();
+        for path in &self.changed {
+            let found = entries.find(|entry| entry.path.as_os_str().as_bytes() == path);
+            let Some(entry) = found else { continue };
+            let place = tree.join(&entry.path);
+            if made.next_if(|made| made.path == entry.path).is_some() {
+                stream::unchanged(&part.checkout, entry)?;
+                stream::directory(tar, place.parent().unwrap_or(tree), 0)?;
+            } else if entry.is_symlink() {
+                stream::link(tar, &part.checkout, entry, &place)?;
+            } else {
+                stream::file(tar, &part.checkout, entry, &place)?;
+            }
+        }
+        // From the directory of the files, where their pack is, too.
+        let source =
+            fill::Source { git_dir: "../..".into(), list: "../objects.list".into(), files: Vec::new() };
+        let files =
+            self.made.iter().filter_map(|entry| Some((entry.path.clone(), entry, entry.object.as_deref()?)));
+        let source = fill::Source { files: files.collect(), ..source };
+        let place = |name: &Path| Path::new(PLACE).join(name.strip_prefix("..").unwrap_or(name));
+        fill::script(Path::new("../fill"), &[source])
+            .iter()
+            .try_for_each(|(name, text)| stream::bytes(tar, &place(name), text))
+    }
+
+    /// What is new in the git directory, but for objects and index.
+    fn write_git(
+        &self,
+        tar: &mut Builder<impl Write>,
+        part: &Part,
+        base_commit: &str,
+        git_dir: &Path,
+    ) -> Result<(), WorkspaceError> {
+        let head = &part.selection.head;
+        if self.head_moved(head) {
+            stream::bytes(tar, &git_dir.join("HEAD"), &gitdir::head_file(head))?;
+        }
+        if let Some((name, text)) = gitdir::again(&part.checkout) {
+            stream::bytes(tar, &git_dir.join(name), &text)?;
+        }
+        stream::bytes(tar, &git_dir.join(PREPARED_REF), format!("{base_commit}\n").as_bytes())
+    }
+
+    /// The paths that the guest was given and that differ now, sorted.
+    pub(super) fn known(&self) -> impl Iterator<Item = &[u8]> {
+        let known: BTreeSet<&[u8]> = self.changed.iter().chain(&self.gone).map(Vec::as_slice).collect();
+        known.into_iter().filter(|path| is_there(self.old_tree.of(path)))
     }
 }
 
-/// The entries of an index.
-fn listing(checkout: &Checkout, index: &Path) -> Result<Listing, WorkspaceError> {
-    // git takes an index that is not there for an empty one, and one of no bytes for a broken one.
-    if fs::metadata(index).map_or(true, |metadata| metadata.len() == 0) {
-        return Ok(Listing::new());
-    }
-    let git = checkout.git().clone().env("GIT_INDEX_FILE", index);
-    let said = git.run(["ls-files", "-s", "-z"]).map_err(checkout.git_error())?;
-    let mut listing = Listing::new();
-    for line in git::split_nul(&said) {
-        let Some(tab) = line.iter().position(|byte| *byte == b'\t') else { continue };
-        let words = String::from_utf8_lossy(&line[..tab]).into_owned();
-        let mut words = words.split(' ').map(str::to_owned);
-        if let (Some(mode), Some(object), Some(stage)) = (words.next(), words.next(), words.next()) {
-            listing.entry(line[tab + 1..].to_vec()).or_default().push((mode, object, stage));
-        }
-    }
-    Ok(listing)
+/// Whether there is a file of it.
+fn is_there(entries: &[index::Entry]) -> bool {
+    entries.iter().any(|entry| !entry.skipped)
+}
+
+/// Whether a file is another one, or is there or not.
+fn differs(one: &[index::Entry], other: &[index::Entry]) -> bool {
+    index::differ(one, other) || is_there(one) != is_there(other)
+}
+
+/// Whether an index says something else of a path.
+fn staged_otherwise(one: &[index::Entry], other: &[index::Entry]) -> bool {
+    let flags = |entries: &[index::Entry]| entries.first().map(|entry| (entry.skipped, entry.assumed));
+    index::differ(one, other) || flags(one) != flags(other)
 }
 
 /// `paths`, each with a NUL behind it.
@@ -242,29 +321,20 @@ fn nul<'a>(paths: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
     paths.into_iter().flat_map(|path| path.iter().copied().chain([0])).collect()
 }
 
-/// The entries of `paths` as `ls-files -s -z` prints them and `update-index --index-info` reads them. Those that are in `before`
-/// are taken out first: a path may be merged or unmerged, a file or a directory.
-fn entries<'a>(
-    listing: &Listing,
-    paths: impl Iterator<Item = &'a Vec<u8>> + Clone,
-    before: Option<&Listing>,
-) -> Vec<u8> {
-    let mut text = Vec::new();
-    for path in paths.clone().filter(|path| before.is_some_and(|before| before.contains_key(*path))) {
-        let length = listing.values().chain(before.into_iter().flat_map(|b| b.values())).flatten().next();
-        let zero = "0".repeat(length.map_or(40, |(_, object, _)| object.len()));
-        text.extend_from_slice(format!("0 {zero} 0\t").as_bytes());
-        text.extend_from_slice(path);
-        text.push(0);
-    }
-    for path in paths {
-        for (mode, object, stage) in listing.get(path).into_iter().flatten() {
-            text.extend_from_slice(format!("{mode} {object} {stage}\t").as_bytes());
-            text.extend_from_slice(path);
-            text.push(0);
-        }
-    }
-    text
+/// The large ones of the `changed` files, which the guest makes from the objects that hold the same bytes.
+fn made(part: &Part, tree: &Index, changed: &[Vec<u8>]) -> Result<Vec<Entry>, WorkspaceError> {
+    let mut entries = part.selection.entries.iter();
+    let large = changed.iter().filter_map(|path| {
+        entries
+            .find(|entry| entry.path.as_os_str().as_bytes() == path)
+            .filter(|entry| fill::is_worth_it(entry))
+    });
+    let mut large: Vec<Entry> = large.cloned().collect();
+    fill::choose(&mut large, tree);
+    let git = part.staging.git(&part.checkout, &part.staging.index());
+    fill::keep_equal(&part.checkout, &git, &mut large)?;
+    large.retain(|entry| entry.object.is_some());
+    Ok(large)
 }
 
 /// Starts to pack what the guest lacks: what is reachable from the prepared commit and the index but neither from where HEAD was nor
@@ -272,44 +342,49 @@ fn entries<'a>(
 fn pack(
     committed: &Committed,
     from: &Note,
-    known: &BTreeSet<&str>,
-    index: &Listing,
+    known: [&Index; 2],
+    index: &Index,
 ) -> Result<Running, WorkspaceError> {
     let part = committed.survey.root();
-    let (checkout, staging) = (&part.checkout, &part.staging);
+    let (checkout, staging, head) = (&part.checkout, &part.staging, &part.selection.head);
     let mut git = staging.git(checkout, &staging.index());
     for (key, value) in super::pack::SETTINGS {
         git.setting(key, value);
     }
     if committed.survey.choice.mode == WorkspaceMode::Shallow {
         let file = staging.path().join("shallow");
-        let text = gitdir::shallow(checkout, &part.selection.head, WorkspaceMode::Shallow);
+        let text = gitdir::shallow(checkout, head, WorkspaceMode::Shallow);
         fs::write(&file, text).map_err(WorkspaceError::io("write", &file))?;
         git = git.env("GIT_SHALLOW_FILE", &file);
     }
-    let mut args = vec!["rev-list", "--objects", "--no-object-names", committed.base_commit()];
-    let before = from.head_commit.as_ref().map(|commit| format!("^{commit}"));
-    let there = from
-        .head_commit
-        .as_ref()
-        .is_some_and(|commit| git.run(["cat-file", "-e", &format!("{commit}^{{commit}}")]).is_ok());
-    args.extend(before.as_deref().filter(|_| there));
-    let said = git.run(args).map_err(checkout.git_error())?;
-    let mut wanted: BTreeSet<String> = String::from_utf8_lossy(&said)
-        .lines()
-        .filter(|object| !known.contains(object))
-        .map(str::to_owned)
-        .collect();
-    let staged = index
-        .values()
-        .flatten()
-        .filter(|(mode, object, _)| mode != "160000" && !known.contains(object.as_str()));
-    wanted.extend(staged.map(|(_, object, _)| object.clone()));
-    let list: Vec<u8> = wanted.iter().flat_map(|object| object.bytes().chain([b'\n'])).collect();
+    let mut lines = format!("{}\n", committed.base_commit());
+    let is_there = |commit: &str| {
+        head.commit.as_deref() == Some(commit)
+            || git.run(["cat-file", "-e", &format!("{commit}^{{commit}}")]).is_ok()
+    };
+    if let Some(commit) = from.head_commit.as_deref().filter(|commit| is_there(commit)) {
+        lines += &format!("^{commit}\n");
+    }
+    // Where HEAD, index and working tree are one they are packed by way of HEAD, or are there.
+    for path in &part.selection.status.changed {
+        let path = path.as_os_str().as_bytes();
+        let is_known =
+            |object| known.iter().any(|tree| tree.of(path).iter().any(|entry| entry.state.object == object));
+        let of_tree = committed.trees[0].of(path).iter().map(|entry| (entry, true));
+        for (entry, is_reached) in of_tree.chain(index.of(path).iter().map(|entry| (entry, false))) {
+            let object = entry.state.object;
+            match is_known(object) {
+                _ if entry.is_link() => {}
+                true => lines += &format!("^{object}\n"),
+                false if !is_reached => lines += &format!("{object}\n"),
+                false => {}
+            }
+        }
+    }
     let stem = staging.objects().join("pack/pack");
-    let words = ["pack-objects", "-q", "--non-empty", "--delta-base-offset"].map(OsStr::new);
-    let exec = git.exec(words.into_iter().chain([stem.as_os_str()])).deadline(PATIENCE).stdin(list);
-    exec.start().map_err(checkout.git_error())
+    let words = ["pack-objects", "-q", "--revs", "--non-empty", "--delta-base-offset", "--honor-pack-keep"];
+    let exec = git.exec(words.iter().map(OsStr::new).chain([stem.as_os_str()])).deadline(PATIENCE);
+    exec.stdin(lines).start().map_err(checkout.git_error())
 }
 
 /// Whether an error of a sender is only that nobody reads any more.

@@ -23,17 +23,31 @@ const MAX_SAID: u64 = 64 << 20;
 /// How much a list of names may take, bytes.
 const MAX_NAMES: u64 = 64 << 20;
 
-/// Compares the workspace with the base. A copy of the guest's own index takes everything that `git add -A` finds (a new one would
-/// lose files that were added with -f), and new objects go beside that copy, so that the guest's repository stays as it is. Each
-/// process costs an emulated guest tens of milliseconds, hence install(1), which makes the directory and copies, and a
-/// directory outside of the workspace, whose removal nobody needs to wait for; what lives for a second is neither compressed nor
-/// flushed. Where there are submodules, their state goes before the patch.
+/// Compares the workspace with the base. Each process costs an emulated guest tens of milliseconds, so two are the rule: one that
+/// looks for files that git does not know, and, where there are none, one that compares the working tree.
+///
+/// Else a copy of the guest's own index takes everything that `git add -A` finds (a new one would lose files that were added with -f),
+/// and new objects go beside that copy, so that the guest's repository stays as it is; hence install(1), which makes the
+/// directory and copies, and a directory outside of the workspace, whose removal nobody needs to wait for; what lives for a second
+/// is neither compressed nor flushed. So it is in a merge, with submodules, whose state goes before the patch, and in a sparse checkout.
 const COMPARE: &str = r#"
 g=.git
 if ! cd @PATH@; then say missing; exit 0; fi
 if [ -f .git ] && IFS= read -r g <.git; then g=${g#gitdir: }; fi
 if [ ! -f "$g/HEAD" ]; then say missing; exit 0; fi
 if [ -f "$g/banger-sync/go" ]; then say cut; exit 0; fi
+export GIT_OPTIONAL_LOCKS=0 GIT_LITERAL_PATHSPECS=1
+own() {
+    git -c core.hooksPath=/dev/null -c core.fsmonitor=false -c core.splitIndex=false -c core.safecrlf=false "$@"
+}
+if [ ! -d "$g/modules" ] && [ ! -f "$g/info/sparse-checkout" ] && [ ! -f "$g/MERGE_HEAD" ] &&
+    new=$(own ls-files -o -u --exclude-standard 2>&1) && [ -z "$new" ]; then
+    say ready
+    say patch
+    own -c diff.suppressBlankEmpty=false -c core.quotePath=true -c core.compression=1 -c diff.autoRefreshIndex=true \
+        diff --ignore-submodules=dirty @FORMAT@ @BASE@ -- @ONLY@ && say done >&2
+    exit
+fi
 t=/var/tmp/banger-export.@TAG@
 for old in "$t".*; do if [ -d "$old" ]; then rm -rf "$old"; fi; done
 t=$t.$$
@@ -43,13 +57,11 @@ umask 077
 if [ -f "$g/index" ]; then install -D -p -m 600 "$g/index" "$t/o/index"; else mkdir -p "$t/o"; fi || { say failed; exit 0; }
 case $g in *:*) a="\"$g/objects\"";; *) a=$g/objects;; esac
 export GIT_INDEX_FILE="$t/o/index" GIT_OBJECT_DIRECTORY="$t/o" GIT_ALTERNATE_OBJECT_DIRECTORIES="$a"
-export GIT_OPTIONAL_LOCKS=0 GIT_LITERAL_PATHSPECS=1
 # Files may be made outside of what a sparse checkout takes in; those that it leaves out are not deleted.
 s=
 if [ -f "$g/info/sparse-checkout" ]; then s=--sparse; fi
 add() {
-    git -c core.hooksPath=/dev/null -c core.fsmonitor=false -c core.splitIndex=false -c core.safecrlf=false \
-        -c core.looseCompression=0 -c core.fsync=none -c advice.addEmbeddedRepo=false add -A $s "$@"
+    own -c core.looseCompression=0 -c core.fsync=none -c advice.addEmbeddedRepo=false add -A $s "$@"
 }
 # A repository without a commit cannot be added, and holds nothing that a patch could; all else that fails is a failure.
 if ! add; then

@@ -1,4 +1,4 @@
-//! Large files that are as they were committed travel once, in the pack, and the guest makes them from there: encrypting and
+//! Large files that are byte for byte an object of git's travel once, in the pack, and the guest makes them from there: encrypting and
 //! receiving the same bytes twice costs more than copying them, most of all in an emulated guest.
 
 use std::collections::BTreeMap;
@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::checkout::{Checkout, Entry};
 use super::error::WorkspaceError;
+use super::index::Index;
 use super::shipment::Shipment;
 use crate::sys::git::{self, Git};
 
@@ -27,7 +28,17 @@ pub fn is_worth_it(entry: &Entry) -> bool {
     entry.stat.st_size >= MIN_SIZE && !entry.is_symlink()
 }
 
-/// Drops the objects of those `entries`, all of them unchanged to git, that are not byte for byte the file: where git converts.
+/// Gives the large ones of `entries` the objects that git has made of them, by the `tree` of the prepared commit.
+pub fn choose(entries: &mut [Entry], tree: &Index) {
+    for entry in entries.iter_mut().filter(|entry| is_worth_it(entry)) {
+        let known = tree.of(entry.path.as_os_str().as_bytes()).first();
+        // Of a file that git is told not to look at nobody knows whether it is its object.
+        let known = known.filter(|known| !known.assumed && !known.is_link());
+        entry.object = known.map(|known| known.state.object.to_string());
+    }
+}
+
+/// Drops the objects of those `entries` that are not byte for byte the file: where git converts.
 /// Line endings and keywords change the size with the content; an encoding may not.
 pub fn keep_equal(checkout: &Checkout, git: &Git, entries: &mut [Entry]) -> Result<(), WorkspaceError> {
     let objects: Vec<u8> =
@@ -41,9 +52,13 @@ pub fn keep_equal(checkout: &Checkout, git: &Git, entries: &mut [Entry]) -> Resu
         .flat_map(|e| e.path.as_os_str().as_bytes().iter().copied().chain([0]))
         .collect();
     let sizes = git.exec(["cat-file", "--batch-check=%(objectsize)"]).stdin(objects);
-    let sizes = sizes.run().map_err(checkout.git_error())?;
     let attributes = git.exec(["check-attr", "-z", "--stdin", "working-tree-encoding"]).stdin(paths);
-    let attributes = attributes.run().map_err(checkout.git_error())?;
+    let (sizes, attributes) = std::thread::scope(|scope| {
+        let attributes = scope.spawn(|| attributes.run());
+        (sizes.run(), attributes.join().expect("running git does not panic"))
+    });
+    let sizes = sizes.map_err(checkout.git_error())?;
+    let attributes = attributes.map_err(checkout.git_error())?;
     // PATH<nul>ATTRIBUTE<nul>VALUE<nul> each.
     let pieces: Vec<&[u8]> = attributes.split(|b| *b == 0).collect();
     let mut encodings = pieces.chunks_exact(3).map(|piece| piece[2]);
@@ -59,7 +74,7 @@ pub fn keep_equal(checkout: &Checkout, git: &Git, entries: &mut [Entry]) -> Resu
 }
 
 /// `path` as a word of a shell that is not taken for an option.
-fn word(path: &Path) -> Vec<u8> {
+pub fn word(path: &Path) -> Vec<u8> {
     let mut out = b"'./".to_vec();
     for byte in path.as_os_str().as_bytes() {
         match byte {
@@ -71,15 +86,38 @@ fn word(path: &Path) -> Vec<u8> {
     out
 }
 
-/// The script that makes the files, its place first, and the lists that it reads; nothing where there are none.
+/// Files that are made from the objects of one repository.
+#[derive(Debug)]
+pub struct Source<'a> {
+    /// Its git directory, from where the script runs.
+    pub git_dir: PathBuf,
+    /// Where the list of the objects is to be.
+    pub list: PathBuf,
+    /// The places of the files, the files as they stand on the host, and their objects.
+    pub files: Vec<(PathBuf, &'a Entry, &'a str)>,
+}
+
+/// The script that makes the files of a shipment, its place first, and the lists that it reads; nothing where there are none.
 pub fn files(shipment: &Shipment) -> Vec<(PathBuf, Vec<u8>)> {
+    let sources = shipment.survey.parts.iter().zip(&shipment.repositories).map(|(part, repository)| {
+        let made = part.selection.entries.iter().filter_map(|e| Some((e, e.object.as_deref()?)));
+        Source {
+            git_dir: repository.git_dir.clone(),
+            list: repository.git_dir.join(LIST),
+            files: made.map(|(entry, object)| (part.prefix.join(&entry.path), entry, object)).collect(),
+        }
+    });
+    script(Path::new(SCRIPT), &sources.collect::<Vec<_>>())
+}
+
+/// The script at `place` that makes the files of `sources` and then removes itself and the lists; they come with it.
+pub fn script(place: &Path, sources: &[Source<'_>]) -> Vec<(PathBuf, Vec<u8>)> {
     let (mut script, mut lists) = (FUNCTION.to_vec(), Vec::new());
     let mut modes: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
-    for (part, repository) in shipment.survey.parts.iter().zip(&shipment.repositories) {
-        let made = part.selection.entries.iter().filter_map(|e| e.object.as_ref().map(|object| (e, object)));
+    for source in sources.iter().filter(|source| !source.files.is_empty()) {
         let (mut list, mut calls) = (Vec::new(), Vec::new());
-        for (entry, object) in made {
-            let word = word(&part.prefix.join(&entry.path));
+        for (place, entry, object) in &source.files {
+            let word = word(place);
             list.extend_from_slice(format!("{object}\n").as_bytes());
             calls.extend_from_slice(b"f ");
             calls.extend_from_slice(&word);
@@ -89,21 +127,17 @@ pub fn files(shipment: &Shipment) -> Vec<(PathBuf, Vec<u8>)> {
             let time = format!("touch -d @{}", entry.stat.st_mtime.max(0));
             modes.entry(time).or_default().push(word);
         }
-        if list.is_empty() {
-            continue;
-        }
-        let place = repository.git_dir.join(LIST);
         script.extend_from_slice(b"git --git-dir=");
-        script.extend(word(&repository.git_dir));
+        script.extend(word(&source.git_dir));
         // Large ones are to stream.
         script.extend_from_slice(b" -c core.bigFileThreshold=1m cat-file --batch <");
-        script.extend(word(&place));
+        script.extend(word(&source.list));
         script.extend_from_slice(b" | {\n");
         script.extend(calls);
         script.extend_from_slice(b":\n} && rm -f ");
-        script.extend(word(&place));
+        script.extend(word(&source.list));
         script.extend_from_slice(b" &&\n");
-        lists.push((place, list));
+        lists.push((source.list.clone(), list));
     }
     if lists.is_empty() {
         return Vec::new();
@@ -116,13 +150,16 @@ pub fn files(shipment: &Shipment) -> Vec<(PathBuf, Vec<u8>)> {
         }
     }
     script.extend_from_slice(b"rm -f ");
-    script.extend(word(Path::new(SCRIPT)));
+    script.extend(word(place));
     script.push(b'\n');
-    std::iter::once((SCRIPT.into(), script)).chain(lists).collect()
+    std::iter::once((place.to_owned(), script)).chain(lists).collect()
 }
 
 /// `words` in pieces that fit a command line.
-fn batches(words: &[Vec<u8>]) -> Vec<&[Vec<u8>]> {
+pub fn batches(words: &[Vec<u8>]) -> Vec<&[Vec<u8>]> {
+    if words.is_empty() {
+        return Vec::new();
+    }
     let (mut out, mut start, mut length) = (Vec::new(), 0, 0);
     for (at, word) in words.iter().enumerate() {
         if length > MAX_WORDS {

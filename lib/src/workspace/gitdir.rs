@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 
 use super::checkout::{Checkout, Head};
 use super::config::{Writer, without_credentials};
-use super::staging::PREPARED_REF;
 use crate::contract::record::WorkspaceMode;
 use crate::sys::git;
 
@@ -41,11 +40,13 @@ const OF_A_REMOTE: [&str; 5] = ["url", "pushurl", "fetch", "promisor", "partialc
 /// What of a submodule's configuration travels.
 const OF_A_SUBMODULE: [&str; 4] = ["url", "active", "ignore", "branch"];
 
-/// The files, by their names in the git directory. `worktree` is where the working tree is from there, unless it is the parent.
+/// What a sparse checkout takes in, in the git directory.
+const SPARSE: &str = "info/sparse-checkout";
+
+/// The files, by their names in the git directory, but for the ref of the prepared commit. `worktree` is where the working tree is from there, unless it is the parent.
 pub fn files(
     checkout: &Checkout,
     head: &Head,
-    prepared: &str,
     mode: WorkspaceMode,
     worktree: Option<&Path>,
 ) -> Vec<(PathBuf, Vec<u8>)> {
@@ -55,7 +56,7 @@ pub fn files(
         .filter(|(_, commit)| mode == WorkspaceMode::Full || head.commit.as_deref() == Some(commit.as_str()));
     let mut files = vec![
         ("HEAD".into(), head_file(head)),
-        ("packed-refs".into(), packed_refs(head, upstream, prepared)),
+        ("packed-refs".into(), packed_refs(head, upstream)),
         ("config".into(), config_file(checkout, head, worktree)),
     ];
     let defaults = xdg_dir(checkout);
@@ -68,10 +69,22 @@ pub fn files(
         text.extend(read_small(&checkout.info.join(name)));
         files.push((Path::new("info").join(name), text));
     }
-    files.push(("info/sparse-checkout".into(), read_small(&checkout.sparse)));
+    files.push((SPARSE.into(), read_small(&checkout.sparse)));
     files.push(("shallow".into(), shallow(checkout, head, mode)));
     files.retain(|(_, text)| !text.is_empty());
     files
+}
+
+/// The files of those that a second copy brings along: what the checkout takes in may be less or more by then.
+pub(super) fn again(checkout: &Checkout) -> Option<(PathBuf, Vec<u8>)> {
+    let text = read_small(&checkout.sparse);
+    (!text.is_empty()).then(|| (SPARSE.into(), text))
+}
+
+/// The settings of a sparse checkout, as `git config` takes them.
+pub(super) fn sparse(checkout: &Checkout) -> Vec<(String, String)> {
+    let names = ["core.sparsecheckout", "core.sparsecheckoutcone"];
+    names.map(|name| (name.to_owned(), checkout.config.is_true(name).to_string())).into()
 }
 
 /// The commits whose parents do not travel.
@@ -118,8 +131,8 @@ pub(super) fn head_file(head: &Head) -> Vec<u8> {
     text
 }
 
-fn packed_refs(head: &Head, upstream: Option<&(Vec<u8>, String)>, prepared: &str) -> Vec<u8> {
-    // "fully-peeled": no ref is a tag, so nothing is to peel; "sorted": banger < heads < remotes (git-pack-refs(1)).
+fn packed_refs(head: &Head, upstream: Option<&(Vec<u8>, String)>) -> Vec<u8> {
+    // "fully-peeled": no ref is a tag, so nothing is to peel; "sorted": heads < remotes (git-pack-refs(1)).
     let mut text = b"# pack-refs with: peeled fully-peeled sorted \n".to_vec();
     let mut add = |commit: &str, name: &[&[u8]]| {
         text.extend_from_slice(commit.as_bytes());
@@ -127,7 +140,6 @@ fn packed_refs(head: &Head, upstream: Option<&(Vec<u8>, String)>, prepared: &str
         name.iter().for_each(|piece| text.extend_from_slice(piece));
         text.push(b'\n');
     };
-    add(prepared, &[PREPARED_REF.as_bytes()]);
     if let (Some(branch), Some(commit)) = (&head.branch, &head.commit) {
         add(commit, &[b"refs/heads/", branch.as_bytes()]);
     }

@@ -5,6 +5,7 @@
 //! | what the checkout holds | [`checkout`] |
 //! | which of its submodules are there | [`submodule`] |
 //! | git's configuration, read and written | [`config`] |
+//! | git's index, read and cut | [`index`] |
 //! | what of a checkout travels, and the commit that holds it | [`staging`] |
 //! | all that travels, submodules included | [`shipment`] |
 //! | the git directory made for the guest | [`gitdir`] |
@@ -15,7 +16,7 @@
 //! | the connection, and what a remote script says | [`guest`] |
 //! | where the command's streams end | `marks` |
 //! | prepare | [`transfer`] |
-//! | prepare again: what the guest was given, what differs, how it gets there | [`note`], [`delta`], [`resync`] |
+//! | prepare again: what the guest was given, what differs, how it gets there | [`note`], [`delta`], [`rewritten`], [`resync`] |
 //! | exec | [`command`] |
 //! | export | [`export`] |
 //! | whether a patch may be handed on, and what it does | [`patch`] |
@@ -41,12 +42,14 @@ pub mod fill;
 pub mod flags;
 pub mod gitdir;
 pub mod guest;
+pub mod index;
 mod marks;
 pub mod note;
 pub mod pack;
 pub mod patch;
 pub mod resync;
 pub mod reuse;
+pub mod rewritten;
 pub mod shipment;
 pub mod staging;
 pub mod stream;

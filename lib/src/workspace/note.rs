@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::WorkspaceError;
 use super::gitdir;
+use super::index::Index;
 use super::shipment::{Part, Survey};
 use crate::contract::record::WorkspaceMode;
 use crate::state::dir::VmDir;
@@ -54,6 +55,8 @@ pub struct Note {
     pub head_commit: Option<String>,
     /// The text of `.git/HEAD`. Bytes that are not UTF-8 are replaced.
     pub head: String,
+    /// The settings of a sparse checkout, names and values.
+    pub sparse: Vec<(String, String)>,
     /// Whether the differences to it can be sent: it is one repository, and all of it is there.
     pub is_plain: bool,
 }
@@ -69,13 +72,11 @@ impl Note {
             mode: survey.choice.mode,
             head_commit: part.selection.head.commit.clone(),
             head: String::from_utf8_lossy(&gitdir::head_file(&part.selection.head)).into_owned(),
+            sparse: gitdir::sparse(&part.checkout),
             is_plain: survey.choice.mode != WorkspaceMode::Files
                 && survey.parts.len() == 1
                 && !part.checkout.is_partial()
                 && !part.checkout.shallow.exists()
-                // What a sparse checkout leaves out is in its trees all the same.
-                && part.selection.skipped == 0
-                && !part.checkout.sparse.exists()
                 && part.selection.head.branch.as_ref().is_none_or(|branch| branch.to_str().is_some()),
         }
     }
@@ -102,7 +103,7 @@ impl Notes {
         self.path(stage, "index")
     }
 
-    /// The index of the prepared commit's tree.
+    /// The index of the prepared commit's tree, with what the files were when they were sent.
     pub fn tree(&self, stage: Stage) -> PathBuf {
         self.path(stage, "tree")
     }
@@ -116,26 +117,19 @@ impl Notes {
         serde_json::from_slice(&note).ok().filter(|_| whole)
     }
 
-    /// Keeps `note` with the two indexes of `part`. The note itself comes last: without it the rest is nothing.
+    /// Keeps `note` with the index of `part` and that of the prepared commit, `tree`. The note itself comes last: without it the rest
+    /// is nothing.
     ///
     /// # Errors
     /// Those of the files.
-    pub fn save(&self, stage: Stage, note: &Note, part: &Part) -> Result<(), WorkspaceError> {
+    pub fn save(&self, stage: Stage, note: &Note, part: &Part, tree: &Index) -> Result<(), WorkspaceError> {
         let error = |what: &'static str, path: &Path| WorkspaceError::io(what, path.to_owned());
         DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).map_err(error("make", &self.dir))?;
         self.forget(stage)?;
-        for (from, to) in
-            [(part.staging.index(), self.index(stage)), (part.staging.prepared_index(), self.tree(stage))]
-        {
-            // A checkout on an unborn branch may have no index at all.
-            match fs::copy(&from, &to) {
-                Err(source) if source.kind() == io::ErrorKind::NotFound => {
-                    fs::write(&to, b"").map_err(error("write", &to))?
-                }
-                Err(source) => return Err(error("write", &to)(source)),
-                Ok(_) => {}
-            }
-        }
+        let (from, to) = (part.staging.index(), self.index(stage));
+        fs::copy(&from, &to).map_err(error("write", &to))?;
+        let to = self.tree(stage);
+        fs::write(&to, tree.to_bytes()).map_err(error("write", &to))?;
         let json = serde_json::to_vec(note).expect("a note has string keys only");
         let path = self.path(stage, "json");
         atomic::write(&path, &json, 0o600).map_err(|source| error("write", &path)(io::Error::other(source)))

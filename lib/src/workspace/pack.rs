@@ -84,7 +84,10 @@ impl Packing {
         let dir = staging.objects().join("pack");
         let stem = dir.join("pack");
         let pack = |how: &[&str]| {
-            let words = ["pack-objects", "-q", "--delta-base-offset"].iter().chain(how).map(OsStr::new);
+            let words = ["pack-objects", "-q", "--delta-base-offset", "--honor-pack-keep"]
+                .iter()
+                .chain(how)
+                .map(OsStr::new);
             git.exec(words.chain([stem.as_os_str()])).deadline(PATIENCE)
         };
         let partial = checkout.is_partial();

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use super::checkout::Checkout;
 use super::error::WorkspaceError;
+use super::index::Index;
 use super::pack::Packing;
-use super::staging::{Selection, Staging};
-use super::{gitdir, submodule};
+use super::staging::{PREPARED_REF, Selection, Staging};
+use super::{fill, gitdir, rewritten, submodule};
 use crate::contract::record::WorkspaceMode;
 
 /// How deep submodules may lie in submodules.
@@ -64,17 +65,13 @@ impl Survey {
         depth: usize,
     ) -> Result<(), WorkspaceError> {
         let staging = Staging::new(scratch, &checkout)?;
-        let mut selection = match staging.select(&checkout, self.choice.include_untracked) {
+        let selection = match staging.select(&checkout, self.choice.include_untracked) {
             // A submodule without a commit is to git as one that is not checked out.
             Err(WorkspaceError::Empty(_)) if depth > 0 => return Ok(()),
             other => other?,
         };
         if depth > 0 && selection.head.commit.is_none() {
             return Ok(());
-        }
-        // Without git in the guest, or with a part of its objects, there is nothing to make files from.
-        if self.choice.mode == WorkspaceMode::Files || checkout.is_partial() {
-            selection.entries.iter_mut().for_each(|entry| entry.object = None);
         }
         // A git directory inside another one, but for where that keeps its own submodules, would be part of both.
         let inside = |a: &Path, b: &Path| a.starts_with(b) && !a.starts_with(b.join("modules"));
@@ -149,12 +146,31 @@ pub struct Committed {
     pub survey: Survey,
     /// The prepared commits of its parts.
     pub prepared: Vec<String>,
+    /// Their trees, and what the files were when they were looked at.
+    pub trees: Vec<Index>,
+    /// The small files of the git directories; none in the mode `files`.
+    files: Vec<Vec<(PathBuf, Vec<u8>)>>,
 }
 
 impl Committed {
     /// Makes the prepared commits.
     pub fn new(survey: Survey) -> Result<Self, WorkspaceError> {
-        Ok(Self { prepared: commit(&survey)?, survey })
+        let with_git = survey.choice.mode != WorkspaceMode::Files;
+        let (prepared, files) = std::thread::scope(|scope| {
+            let files =
+                || survey.parts.iter().filter(|_| with_git).map(|part| git_files(part, &survey)).collect();
+            let files = scope.spawn(files);
+            (commit(&survey), files.join().expect("reading a configuration does not panic"))
+        });
+        let (prepared, mut trees) = (prepared?, Vec::new());
+        for part in &survey.parts {
+            let mut tree = Index::read(&part.staging.prepared_index(), &part.checkout.object_format)?;
+            tree.stamp(&part.selection.entries);
+            rewritten::see(part, &mut tree)?;
+            trees.push(tree);
+            part.staging.keep_packs()?;
+        }
+        Ok(Self { prepared, survey, trees, files })
     }
 
     /// The prepared commit of the checkout. It names the submodules' own, and the mode where that is not `full`, so two with the
@@ -171,6 +187,8 @@ pub struct Shipment {
     pub survey: Survey,
     /// See [`Committed::base_commit`].
     pub base_commit: String,
+    /// The trees of the prepared commits; see [`Committed::trees`].
+    pub trees: Vec<Index>,
     /// The git directories, the checkout's first; none in the mode `files`.
     pub repositories: Vec<Repository>,
 }
@@ -178,14 +196,20 @@ pub struct Shipment {
 impl Shipment {
     /// Starts to pack, or, with `hold`, gets ready to: what is sent may be less than all.
     pub fn new(committed: Committed, hold: bool) -> Result<Self, WorkspaceError> {
-        let Committed { survey, prepared } = committed;
+        let Committed { mut survey, prepared, trees, files } = committed;
         let mut repositories = Vec::new();
-        if survey.choice.mode != WorkspaceMode::Files {
-            for (part, prepared) in survey.parts.iter().zip(&prepared) {
-                repositories.push(repository(part, prepared, survey.choice.mode, hold)?);
+        let mode = survey.choice.mode;
+        let parts = survey.parts.iter_mut().zip(&trees).zip(&prepared).zip(files);
+        for (((part, tree), prepared), files) in parts {
+            let Part { checkout, selection, staging, .. } = &mut *part;
+            // Where less than all is sent, most likely, whether a file is byte for byte its object is not worth asking git.
+            if !hold && !checkout.is_partial() {
+                fill::choose(&mut selection.entries, tree);
+                fill::keep_equal(checkout, &staging.git(checkout, &staging.index()), &mut selection.entries)?;
             }
+            repositories.push(repository(part, prepared, mode, hold, files)?);
         }
-        Ok(Self { base_commit: prepared[0].clone(), survey, repositories })
+        Ok(Self { base_commit: prepared[0].clone(), survey, trees, repositories })
     }
 
     /// The files that are in no repository of the host's: the submodules' `.git`.
@@ -227,6 +251,7 @@ fn repository(
     prepared: &str,
     mode: WorkspaceMode,
     hold: bool,
+    mut files: Vec<(PathBuf, Vec<u8>)>,
 ) -> Result<Repository, WorkspaceError> {
     let (checkout, staging, head) = (&part.checkout, &part.staging, &part.selection.head);
     let packing = Packing::start(checkout, staging, head, prepared, mode, hold)?;
@@ -234,9 +259,7 @@ fn repository(
         // One at a time beside the checkout's own: memory is bounded by the number of packs that are being made.
         packing.wait()?;
     }
-    let away = part.git_dir.parent() != Some(&part.prefix);
-    let worktree = away.then(|| submodule::relative(&part.git_dir, &part.prefix));
-    let files = gitdir::files(checkout, head, prepared, mode, worktree.as_deref());
+    files.push((PREPARED_REF.into(), format!("{prepared}\n").into_bytes()));
     Ok(Repository {
         git_dir: part.git_dir.clone(),
         prepared: prepared.to_owned(),
@@ -244,4 +267,11 @@ fn repository(
         index: staging.index(),
         packing,
     })
+}
+
+/// The small files of the part's git directory.
+fn git_files(part: &Part, survey: &Survey) -> Vec<(PathBuf, Vec<u8>)> {
+    let away = part.git_dir.parent() != Some(&part.prefix);
+    let worktree = away.then(|| submodule::relative(&part.git_dir, &part.prefix));
+    gitdir::files(&part.checkout, &part.selection.head, survey.choice.mode, worktree.as_deref())
 }

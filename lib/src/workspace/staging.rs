@@ -12,7 +12,7 @@ use rustix::fs::OFlags;
 
 use super::checkout::{Checkout, Entry, Head, Status};
 use super::error::WorkspaceError;
-use super::fill;
+use super::index::Index;
 use crate::sys::git::{self, Git};
 
 /// The ref in the guest that holds what was sent.
@@ -25,7 +25,7 @@ const MAX_LFS_POINTER: i64 = 1024;
 /// What of one checkout travels, by name.
 #[derive(Debug)]
 pub struct Selection {
-    /// The files, sorted by path.
+    /// The files, sorted by the bytes of their paths.
     pub entries: Vec<Entry>,
     /// Submodules whose directory is there, and the commits that the index has them at.
     pub links: BTreeMap<PathBuf, String>,
@@ -101,8 +101,19 @@ impl Staging {
         checkout.git().clone().env("GIT_OBJECT_DIRECTORY", self.objects()).env("GIT_INDEX_FILE", index)
     }
 
-    /// Copies the host's index, its time included: by it git tells which entries it must not believe (racy-git.adoc). Then lets
-    /// git refresh it and write it whole, without the extensions that point at files or processes of this host.
+    /// Marks the packs that git has made of large files: they travel as they are, and are in no other one.
+    pub fn keep_packs(&self) -> Result<(), WorkspaceError> {
+        let dir = self.objects().join("pack");
+        for entry in fs::read_dir(&dir).map_err(WorkspaceError::io("read", &dir))? {
+            let path = entry.map_err(WorkspaceError::io("read", &dir))?.path();
+            if path.extension().is_some_and(|extension| extension == "pack") {
+                write(&path.with_extension("keep"), b"")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies the host's index, its time included: by it git tells which entries it must not believe (racy-git.adoc).
     fn copy_index(&self, checkout: &Checkout) -> Result<(), WorkspaceError> {
         let index = self.index();
         if checkout.index.exists() {
@@ -112,6 +123,17 @@ impl Staging {
                 File::options().write(true).open(path)?.set_times(FileTimes::new().set_modified(modified))
             };
             stamp(&index).map_err(WorkspaceError::io("copy", &checkout.index))?;
+        }
+        Ok(())
+    }
+
+    /// Reads the copy once git has refreshed it. One that is not there, or that points at files or processes of this host, is
+    /// written anew.
+    fn read_index(&self, checkout: &Checkout) -> Result<Index, WorkspaceError> {
+        let path = self.index();
+        let index = Index::read(&path, &checkout.object_format)?;
+        if !index.is_foreign && path.exists() {
+            return Ok(index);
         }
         let args = [
             "update-index",
@@ -124,56 +146,48 @@ impl Staging {
             "--force-write-index",
             "--refresh",
         ];
-        self.git(checkout, &index).run(args).map_err(checkout.git_error())?;
-        Ok(())
+        self.git(checkout, &path).run(args).map_err(checkout.git_error())?;
+        Index::read(&path, &checkout.object_format)
     }
 
     /// Looks at everything that travels.
     pub fn select(&self, checkout: &Checkout, include_untracked: bool) -> Result<Selection, WorkspaceError> {
-        let git = self.git(checkout, &self.index());
-        let indexed = checkout.indexed(&git)?;
+        let git = self.git(checkout, &self.index()).env("GIT_OPTIONAL_LOCKS", "1");
         let (head, status) = checkout.status(&git)?;
-        let mut paths = indexed.files;
+        let index = self.read_index(checkout)?;
         let nothing_loose = !include_untracked || status.untracked.is_empty();
-        if paths.is_empty() && indexed.links.is_empty() && head.commit.is_none() && nothing_loose {
+        if index.entries.is_empty() && head.commit.is_none() && nothing_loose {
             return Err(WorkspaceError::Empty(checkout.root.clone()));
+        }
+        let mut looker = checkout.looker();
+        let (mut links, mut gone_links) = (BTreeMap::new(), Vec::new());
+        let (mut entries, mut skipped) = (Vec::with_capacity(index.entries.len()), 0);
+        for of_path in index.entries.chunk_by(|one, next| one.path == next.path) {
+            let first = &of_path[0];
+            let path = git::path(&first.path);
+            if first.is_link() && checkout.has_dir(&path) {
+                links.insert(path, first.state.object.to_string());
+                continue;
+            }
+            let found = looker.look(&path)?;
+            if let Some(entry) = found {
+                entries.push(entry);
+            } else if first.is_link() && !first.skipped {
+                gone_links.push(path);
+            } else if first.skipped {
+                skipped += usize::from(!first.is_link());
+            }
         }
         let mut left_behind = status.untracked.len();
         if include_untracked {
             // A repository inside the checkout that is no submodule shows as a directory; it stays behind.
-            let files = status.untracked.iter().filter(|p| !p.as_os_str().as_bytes().ends_with(b"/"));
-            paths.extend(files.map(|path| (path.clone(), String::new())));
-            left_behind =
-                status.untracked.iter().filter(|p| p.as_os_str().as_bytes().ends_with(b"/")).count();
-        }
-        let (mut links, mut gone_links) = (BTreeMap::new(), Vec::new());
-        for (path, commit) in indexed.links {
-            if checkout.has_dir(&path) {
-                links.insert(path, commit);
-            } else if checkout.look(&path)?.is_some() {
-                // A file stands where the submodule was.
-                paths.insert(path, commit);
-            } else if !indexed.skipped.contains(&path) {
-                gone_links.push(path);
+            let is_dir = |path: &&PathBuf| path.as_os_str().as_bytes().ends_with(b"/");
+            for path in status.untracked.iter().filter(|path| !is_dir(path)) {
+                entries.extend(looker.look(path)?);
             }
+            left_behind = status.untracked.iter().filter(is_dir).count();
+            entries.sort_unstable_by(|a, b| a.path.as_os_str().as_bytes().cmp(b.path.as_os_str().as_bytes()));
         }
-        let mut entries = Vec::with_capacity(paths.len());
-        let mut skipped = 0;
-        let doubtful = |path: &Path| {
-            let sets = [&status.changed, &status.untracked, &indexed.skipped, &indexed.assumed];
-            sets.iter().any(|set| set.contains(path))
-        };
-        for (path, object) in paths {
-            match checkout.look(&path)? {
-                Some(mut entry) => {
-                    entry.object = (fill::is_worth_it(&entry) && !doubtful(&path)).then_some(object);
-                    entries.push(entry);
-                }
-                None if indexed.skipped.contains(&path) => skipped += 1,
-                None => {}
-            }
-        }
-        fill::keep_equal(checkout, &git, &mut entries)?;
         let lfs_pointers = count_lfs_pointers(checkout, &entries);
         Ok(Selection { entries, links, gone_links, head, status, left_behind, skipped, lfs_pointers })
     }

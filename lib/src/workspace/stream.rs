@@ -15,6 +15,8 @@ use super::fill;
 use super::pack::Source;
 use super::shipment::{Repository, Shipment};
 
+/// The index that the guest was given, as long as git there has not written another one in its place.
+pub const GIVEN_INDEX: &str = "banger-index";
 /// The file that ends a stream without git: what it is in never holds a file of a checkout's.
 pub const END: &str = ".git/end";
 
@@ -58,7 +60,9 @@ pub fn write(out: impl Write, shipment: &Shipment) -> Result<(), WorkspaceError>
 fn git_directory(tar: &mut Builder<impl Write>, repository: &Repository) -> Result<(), WorkspaceError> {
     let place = |name: &Path| repository.git_dir.join(name);
     directory(tar, &place(Path::new("refs/heads")), 0)?;
-    git_file(tar, &repository.index, &place(Path::new("index")))?;
+    let index = place(Path::new("index"));
+    git_file(tar, &repository.index, &index)?;
+    hard_link(tar, &index, &place(Path::new(GIVEN_INDEX)))?;
     let packing = &repository.packing;
     for (name, source) in packing.whole()? {
         pack_file(tar, source, &place(&name))?;
@@ -83,14 +87,37 @@ fn header(kind: EntryType, mode: u32, mtime: i64, size: u64) -> Header {
     header
 }
 
-fn directory(tar: &mut Builder<impl Write>, path: &Path, mtime: i64) -> Result<(), WorkspaceError> {
+pub(super) fn directory(
+    tar: &mut Builder<impl Write>,
+    path: &Path,
+    mtime: i64,
+) -> Result<(), WorkspaceError> {
     let mut header = header(EntryType::Directory, 0o755, mtime, 0);
     tar.append_data(&mut header, path, io::empty()).map_err(WorkspaceError::io("send", path))
 }
 
 pub(super) fn bytes(tar: &mut Builder<impl Write>, place: &Path, text: &[u8]) -> Result<(), WorkspaceError> {
-    let mut header = header(EntryType::Regular, 0o644, 0, text.len() as u64);
+    dated(tar, place, text, 0)
+}
+
+pub(super) fn dated(
+    tar: &mut Builder<impl Write>,
+    place: &Path,
+    text: &[u8],
+    mtime: i64,
+) -> Result<(), WorkspaceError> {
+    let mut header = header(EntryType::Regular, 0o644, mtime, text.len() as u64);
     tar.append_data(&mut header, place, text).map_err(WorkspaceError::io("send", place))
+}
+
+/// Another name for the file at `first`, which has been sent.
+pub(super) fn hard_link(
+    tar: &mut Builder<impl Write>,
+    first: &Path,
+    place: &Path,
+) -> Result<(), WorkspaceError> {
+    let mut header = header(EntryType::Link, 0o644, 0, 0);
+    tar.append_link(&mut header, place, first).map_err(WorkspaceError::io("send", place))
 }
 
 fn pack_file(tar: &mut Builder<impl Write>, from: Source, place: &Path) -> Result<(), WorkspaceError> {
@@ -120,7 +147,7 @@ fn opened(tar: &mut Builder<impl Write>, file: &File, place: &Path) -> io::Resul
 }
 
 /// Fails where the file of `entry` is no longer the one that was looked at.
-fn unchanged(checkout: &Checkout, entry: &Entry) -> Result<(), WorkspaceError> {
+pub(super) fn unchanged(checkout: &Checkout, entry: &Entry) -> Result<(), WorkspaceError> {
     let now = checkout.look(&entry.path)?;
     if now.is_some_and(|now| is_same(&entry.stat, &now.stat)) {
         return Ok(());

@@ -76,10 +76,11 @@ impl Guest {
         fs::create_dir_all("/run/sshd").unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let conf = temp.path().join("sshd_config");
+        // With SHLVL bash does not read the .bashrc of the user who runs the tests, whatever that starts.
         let text = format!(
             "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\n\
              PidFile none\nPasswordAuthentication no\nPermitRootLogin yes\n\
-             SetEnv PATH={}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin {variable}\n",
+             SetEnv PATH={}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin SHLVL=1 {variable}\n",
             vm.join("host_key").display(),
             temp.path().join("state/ssh/id_ed25519.pub").display(),
             temp.path().join("bin").display()

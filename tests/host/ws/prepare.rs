@@ -30,7 +30,10 @@ fn a_clean_checkout_travels_and_a_patch_comes_back() {
     assert_eq!(record["x-mine"], 1);
     let steps: Vec<&str> =
         record["timings"].as_array().unwrap().iter().map(|t| t["step"].as_str().unwrap()).collect();
-    assert_eq!(steps, ["inspect", "commit", "confine", "connect", "pack", "unpack", "command", "export"]);
+    assert_eq!(
+        steps,
+        ["inspect", "commit", "plan", "confine", "connect", "pack", "unpack", "command", "export"]
+    );
     git(&guest.path("guest"), &["fsck", "--strict"]);
     let left: Vec<_> =
         fs::read_dir(guest.path("state/vms").join(ID)).unwrap().map(|e| e.unwrap().file_name()).collect();

@@ -49,7 +49,7 @@ fn fresh(guest: &Guest, repo: &Path) -> PathBuf {
 fn known(place: &Path) -> Vec<String> {
     let all: [&[&str]; 4] = [
         &["status", "--porcelain=v2", "--branch", "-z"],
-        &["ls-files", "-s", "-t", "-z"],
+        &["ls-files", "-s", "-v", "-z"],
         &["log", "--format=%H %s", "HEAD", "--"],
         &["rev-parse", "refs/banger/prepared"],
     ];
@@ -252,13 +252,14 @@ fn a_copy_that_is_cut_off_anywhere_is_completed_or_has_not_been() {
     fs::create_dir_all(&bin).unwrap();
     let calls = [
         ("tar", "-xpf"),
+        ("git", "diff"),
         ("git", "rev-parse"),
         ("git", "update-index"),
         ("git", "update-ref"),
-        ("cp", "-al"),
-        ("mv", "-f"),
+        ("sync", "-f"),
+        ("cp", "-RPlf"),
+        ("rm", "-f"),
         ("rm", "-rf"),
-        ("xargs", "rm"),
     ];
     let mut halves = 0;
     for (at, (program, word)) in calls.into_iter().enumerate() {
@@ -266,8 +267,13 @@ fn a_copy_that_is_cut_off_anywhere_is_completed_or_has_not_been() {
         drop(fs::remove_dir_all(guest.path("state/vms").join(ID).join("sent")));
         prepared(&guest, &repo, &[]);
         fs::write(repo.join("README.md"), format!("round {at}\n")).unwrap();
+        script_in(&repo, "git rm -qf --ignore-unmatch LICENSE 'new*'");
         fs::write(repo.join(format!("new{at}")), "new\n").unwrap();
-        script_in(&repo, "git rm -qf LICENSE; git add -A; git commit -qm next");
+        script_in(&repo, "git add -A; git commit -qm next");
+        // An index that the guest has changed is changed on, one that it has not is replaced.
+        if word == "update-index" {
+            script_in(&place, "echo own >own; git add own");
+        }
         let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
         let kill = format!("case \" $* \" in *' {word} '*) kill -KILL $PPID; exit 1;; esac");
         let text = format!("#!/bin/sh\n{kill}\n{path}; export PATH; exec {program} \"$@\"\n");
@@ -295,6 +301,7 @@ fn a_copy_that_is_cut_off_anywhere_is_completed_or_has_not_been() {
             support::assert_error(&again, 4, "busy");
             prepared(&guest, &repo, &[]);
         }
+        script_in(&place, "git rm -qf own");
         let wanted = fresh(&guest, &repo);
         assert_eq!(tree(&place), tree(&wanted), "{program} {word}");
         assert_eq!(known(&place), known(&wanted), "{program} {word}");
@@ -305,18 +312,116 @@ fn a_copy_that_is_cut_off_anywhere_is_completed_or_has_not_been() {
 }
 
 #[test]
-fn a_sparse_checkout_that_grows_is_sent_anew() {
+fn a_sparse_checkout_that_grows_and_shrinks_is_followed() {
     let Some(guest) = Guest::new() else { return };
-    let repo = guest.repo();
-    script_in(
-        &repo,
-        "mkdir deep; echo x >deep/x; git add -A; git commit -qm deep; git sparse-checkout set src",
-    );
+    let (repo, place) = (guest.repo(), guest.path("guest"));
+    script_in(&repo, "mkdir deep more; echo x >deep/x; echo y >more/y; git add -A; git commit -qm deep");
+    git(&repo, &["sparse-checkout", "set", "src"]);
     assert!(!repo.join("deep").exists());
     prepared(&guest, &repo, &[]);
-    script_in(&repo, "git sparse-checkout add deep");
-    fs::write(repo.join("src/a.c"), "int c;\n").unwrap();
-    support::assert_error(&prepare(&guest, &repo, &[]), 1, "conflict");
-    prepared(&guest, &repo, &["--force"]);
-    assert_eq!(tree(&guest.path("guest")), tree(&fresh(&guest, &repo)));
+    let steps = [
+        "git sparse-checkout add deep; echo 'int c;' >src/a.c",
+        "git sparse-checkout set more",
+        "echo z >more/z; git add more/z; git sparse-checkout set --no-cone /src /README.md",
+        "git sparse-checkout disable; git commit -qm z",
+        "git sparse-checkout set --cone deep",
+    ];
+    for (at, step) in steps.into_iter().enumerate() {
+        script_in(&repo, step);
+        // An index that the guest has changed is not replaced, and must get the flags all the same.
+        if at % 2 == 1 {
+            script_in(&place, "echo own >own; git add --sparse own");
+        }
+        prepared(&guest, &repo, &[]);
+        script_in(&place, "git rm -qf --sparse own");
+        assert_same(&guest, &repo, step);
+        let list = |dir: &Path| {
+            support::run(support::command("git").arg("-C").arg(dir).args(["sparse-checkout", "list"]), b"")
+        };
+        assert_eq!(list(&place).stdout, list(&repo).stdout, "{step}");
+    }
+    // What is left out is none of the guest's: a file of its own there is in the way.
+    script_in(&place, "mkdir -p more; echo guest >more/y");
+    git(&repo, &["sparse-checkout", "add", "more"]);
+    let error = support::assert_error(&prepare(&guest, &repo, &[]), 1, "conflict");
+    assert_eq!(error["error"]["details"]["paths"], serde_json::json!(["more/y"]));
+}
+
+/// The second copy is as a first one.
+#[track_caller]
+fn assert_same(guest: &Guest, repo: &Path, story: &str) {
+    let wanted = fresh(guest, repo);
+    assert_eq!(tree(&guest.path("guest")), tree(&wanted), "{story}");
+    assert_eq!(known(&guest.path("guest")), known(&wanted), "{story}");
+}
+
+#[test]
+fn bytes_that_git_calls_the_same_arrive() {
+    let Some(guest) = Guest::new() else { return };
+    let (repo, place) = (guest.repo(), guest.path("guest"));
+    script_in(
+        &repo,
+        "printf '*.txt text\\n*.id ident\\n*.u16 text working-tree-encoding=UTF-16LE\\n' >.gitattributes
+         printf 'a\\nb\\nc\\n' >lines.txt; printf 'a\\nb\\n' >mixed.txt; printf 'plain\\n' >plain
+         printf '$Id$\\n' >key.id; printf 'h\\0i\\0\\n\\0' >wide.u16; echo one >assumed
+         git add -A; git commit -qm attributes; git update-index --assume-unchanged assumed",
+    );
+    prepared(&guest, &repo, &[]);
+    for step in [
+        "printf 'a\\r\\nb\\r\\nc\\r\\n' >lines.txt",
+        "printf 'a\\r\\nb\\n' >mixed.txt",
+        "printf 'a\\nb\\r\\n' >mixed.txt",
+        "printf '$Id: 0123 $\\n' >key.id",
+        "printf '$Id: 4567 $\\n' >key.id",
+        "echo two >assumed",
+        "echo more >>assumed; git checkout lines.txt; rm lines.txt; git checkout lines.txt",
+        "touch -d '2001-02-03' plain lines.txt mixed.txt; git update-index --refresh",
+    ] {
+        script_in(&repo, step);
+        prepared(&guest, &repo, &[]);
+        assert_eq!(tree(&place), tree(&fresh(&guest, &repo)), "{step}");
+    }
+    // What was only written again on the host is no reason to ask about what the guest has made of it.
+    script_in(&place, "echo guest >plain; printf 'guest\\n' >lines.txt");
+    script_in(&repo, "touch plain lines.txt; echo 'int d;' >src/a.c");
+    prepared(&guest, &repo, &[]);
+    assert_eq!(fs::read(place.join("plain")).unwrap(), b"guest\n");
+    assert_eq!(fs::read(place.join("lines.txt")).unwrap(), b"guest\n");
+    // But what has other bytes is.
+    script_in(&repo, "printf 'a\\r\\nb\\r\\nc\\r\\n' >lines.txt");
+    let error = support::assert_error(&prepare(&guest, &repo, &[]), 1, "conflict");
+    assert_eq!(error["error"]["details"]["paths"], serde_json::json!(["lines.txt"]));
+}
+
+/// What people do to a checkout that git sees little of: sparse checkouts, line endings, and files that it is not to look at.
+fn twist(dice: &mut Dice) -> String {
+    let path = ["a", "README.md", "src/a.c", "src/b.c", "d/e/f", "run.sh"][dice.roll(6)];
+    match dice.roll(9) {
+        0 => format!("git sparse-checkout set {}", ["src", "d", "src/deep"][dice.roll(3)]),
+        1 => "git sparse-checkout disable".into(),
+        2 => format!("git sparse-checkout set --no-cone '/{path}' '!/d/'"),
+        3 => format!("[ ! -f {path} ] || sed -i 's/$/\\r/' {path}"),
+        4 => format!("[ ! -f {path} ] || sed -i 's/\\r*$//' {path}"),
+        5 => "printf '* text=auto\\n' >.gitattributes; git add .gitattributes".into(),
+        6 => format!("git update-index --assume-unchanged {path}; echo assumed >>{path}"),
+        7 => format!("git update-index --no-assume-unchanged {path}"),
+        _ => format!("touch {path}; git update-index -q --refresh"),
+    }
+}
+
+#[test]
+fn random_changes_that_git_hardly_sees_arrive() {
+    let Some(guest) = Guest::new() else { return };
+    for seed in seeds(200..220) {
+        let (repo, mut dice) = random_checkout(&guest, seed);
+        let mut story = format!("BANGER_TEST_SEED={seed}");
+        for _ in 0..5 {
+            let change = [twist(&mut dice), twist(&mut dice), script(&mut dice)].join("\n");
+            story += &format!("\n--\n{change}");
+            script_in(&repo, &change);
+            let output = prepare(&guest, &repo, &[]);
+            assert!(output.status.success(), "{story}: {}", said(&output));
+            assert_same(&guest, &repo, &story);
+        }
+    }
 }

@@ -26,10 +26,8 @@ use crate::workspace::transfer::{self, Sent};
 /// A checkout that is about to be sent.
 pub(super) struct Staged {
     shipment: Shipment,
-    /// What differs from what the guest was given, where that is known.
-    delta: Option<Box<Delta>>,
-    /// Why it is not.
-    unlike: Option<&'static str>,
+    /// What differs from what the guest was given.
+    compared: Option<Compared>,
     notes: Notes,
     force: bool,
     pub(super) guest_path: String,
@@ -47,8 +45,15 @@ impl Staged {
         let guest_path = source.guest_path.clone().unwrap_or_else(|| format!("/root/{}", checkout.name()));
         transfer::check_guest_path(&guest_path)?;
         let notes = Notes::of(&job.dir());
-        let (shipment, delta, unlike) = job.timeline.step("commit", || load(survey, &notes, &guest_path))?;
-        Ok(Self { shipment, delta, unlike, notes, force: source.force, guest_path })
+        let (shipment, compared) = load(survey, &notes, &guest_path, &mut job.timeline)?;
+        Ok(Self { shipment, compared, notes, force: source.force, guest_path })
+    }
+
+    fn delta(&self) -> Option<&Delta> {
+        match &self.compared {
+            Some(Compared::Differs(delta)) => Some(delta),
+            _ => None,
+        }
     }
 
     fn survey(&self) -> &Survey {
@@ -61,7 +66,7 @@ impl Staged {
 
     /// Whether the command can be part of what unpacks the checkout.
     pub(super) fn can_take_along(&self) -> bool {
-        self.delta.is_none()
+        self.delta().is_none()
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -101,9 +106,13 @@ impl Staged {
     ) -> Result<Sent, WorkspaceError> {
         let part = self.survey().root();
         self.complete(guest)?;
+        if command.is_none() && self.is_there(guest, timeline)? {
+            let ending = Ending { exit: Exit::Status(0), timed_out: false };
+            return Ok(Sent { changed: false, ending });
+        }
         let note = Note::new(self.survey(), self.base_commit(), &self.guest_path);
-        self.notes.save(Stage::Sending, &note, part)?;
-        let resynced = match &self.delta {
+        self.notes.save(Stage::Sending, &note, part, &self.shipment.trees[0])?;
+        let resynced = match self.delta() {
             Some(delta) => self.resync(guest, delta, timeline)?,
             None => false,
         };
@@ -129,10 +138,21 @@ impl Staged {
         Ok(sent)
     }
 
+    /// Whether nothing differs from what the guest was given and still has.
+    fn is_there(&self, guest: &Guest<'_>, timeline: &mut Timeline) -> Result<bool, WorkspaceError> {
+        if !matches!(self.compared, Some(Compared::Same)) {
+            return Ok(false);
+        }
+        match timeline.step("look", || resync::complete(guest, &self.guest_path)) {
+            Err(WorkspaceError::NotPrepared { .. }) => Ok(false),
+            found => Ok(found? == self.base_commit()),
+        }
+    }
+
     /// A copy that was cut off may be in the guest all the same, which is what the next one is to be compared with.
     fn complete(&self, guest: &Guest<'_>) -> Result<(), WorkspaceError> {
         let Some(pending) = self.notes.load(Stage::Sending) else { return Ok(()) };
-        let plain = pending.guest_path == self.guest_path && self.delta.is_some();
+        let plain = pending.guest_path == self.guest_path && self.delta().is_some();
         if plain && resync::complete(guest, &self.guest_path)? == pending.base_commit {
             self.notes.arrived()?;
             return Err(WorkspaceError::Completed { guest_path: self.guest_path.clone() });
@@ -169,8 +189,10 @@ impl Staged {
 
     /// Says why what is there was not only brought up to date.
     fn explain(&self, error: WorkspaceError) -> WorkspaceError {
-        match (error, self.unlike) {
-            (WorkspaceError::Occupied { guest_path }, Some(why)) => WorkspaceError::Whole { guest_path, why },
+        match (error, &self.compared) {
+            (WorkspaceError::Occupied { guest_path }, Some(Compared::Unlike(why))) => {
+                WorkspaceError::Whole { guest_path, why }
+            }
             (error, _) => error,
         }
     }
@@ -198,29 +220,26 @@ impl<F: FnOnce()> Output for Noting<'_, F> {
 }
 
 /// What is sent: all of `survey`, or the difference to what the guest was given, where there is a note of that and it is of its kind.
-#[expect(clippy::type_complexity, reason = "taken apart at once by the one caller")]
 fn load(
     survey: Survey,
     notes: &Notes,
     guest_path: &str,
-) -> Result<(Shipment, Option<Box<Delta>>, Option<&'static str>), WorkspaceError> {
-    let committed = Committed::new(survey)?;
+    timeline: &mut Timeline,
+) -> Result<(Shipment, Option<Compared>), WorkspaceError> {
+    let committed = timeline.step("commit", || Committed::new(survey))?;
     let now = Note::new(&committed.survey, committed.base_commit(), guest_path);
     let same_place = |note: &Note| note.guest_path == now.guest_path && note.host_path == now.host_path;
     let compared = match notes.load(Stage::Sent).filter(same_place) {
-        None => Compared::Same,
-        Some(given) if given.mode != now.mode => Compared::Unlike("it was sent with another --mode"),
-        Some(given) if !given.is_plain || !now.is_plain => Compared::Unlike(
-            "submodules, sparse checkouts, parts of a history and files without git are not compared",
-        ),
-        Some(given) => Delta::compare(&committed, given, notes)?,
+        None => None,
+        Some(given) if given.mode != now.mode => Some(Compared::Unlike("it was sent with another --mode")),
+        Some(given) if !given.is_plain || !now.is_plain => {
+            Some(Compared::Unlike("submodules, parts of a history and files without git are not compared"))
+        }
+        Some(given) => Some(timeline.step("compare", || Delta::compare(&committed, given, notes))?),
     };
-    let (delta, unlike) = match compared {
-        Compared::Same => (None, None),
-        Compared::Differs(delta) => (Some(delta), None),
-        Compared::Unlike(why) => (None, Some(why)),
-    };
-    Ok((Shipment::new(committed, delta.is_some())?, delta, unlike))
+    let hold = matches!(compared, Some(Compared::Differs(_) | Compared::Same));
+    let shipment = timeline.step("plan", || Shipment::new(committed, hold))?;
+    Ok((shipment, compared))
 }
 
 fn record_workspace(job: &mut Job, workspace: &Workspace) -> Result<(), Failure> {
