@@ -9,6 +9,7 @@ pub mod config;
 pub mod dns;
 pub mod document;
 pub mod error;
+pub mod frames;
 pub mod guest;
 pub mod image;
 pub mod inside;

@@ -44,6 +44,7 @@ pub fn rebuild(dir: &VmDir) -> Option<Vmm> {
         vmm_log: text(dir.vmm_log()),
         state: VmmState::Running,
         exit: None,
+        agent_exec: None,
         agent_reachable: None,
     })
 }

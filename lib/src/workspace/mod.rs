@@ -52,3 +52,4 @@ pub mod staging;
 pub mod stream;
 pub mod submodule;
 pub mod transfer;
+pub mod transport;
