@@ -100,7 +100,11 @@ fn is_sys(file: &str) -> bool {
 fn starts_programs(file: &str) -> bool {
     matches!(
         file,
-        "lib/src/sys/exec.rs" | "bins/banger-guest/src/sshd.rs" | "bins/banger-guest/src/command.rs"
+        "lib/src/sys/exec.rs"
+            | "bins/banger-guest/src/sshd.rs"
+            | "bins/banger-guest/src/command.rs"
+            | "bins/banger-guest/src/login.rs"
+            | "bins/banger-guest/src/serve.rs"
     )
 }
 

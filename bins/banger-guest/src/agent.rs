@@ -8,7 +8,7 @@ use crate::channel::Channel;
 use crate::clock::{Steps, now_us};
 use crate::disks::Disk;
 use crate::protocol::{AgentReply, AgentRequest, EXPIRES_PATH, Event, RESIZE_PATH};
-use crate::{halt, inspect, notice};
+use crate::{halt, inspect, notice, serve};
 
 /// What the agent knows of its VM.
 pub struct Agent {
@@ -29,7 +29,12 @@ impl Agent {
             Err(error) => return halt::say(&error.to_string()),
         };
         steps.add("ready", start_us);
-        let event = Event::Ready { kernel: inspect::kernel(), steps: steps.into_list(), now_us: now_us() };
+        let exec = serve::has_streams();
+        if exec {
+            serve::keep();
+        }
+        let (kernel, steps) = (inspect::kernel(), steps.into_list());
+        let event = Event::Ready { kernel, steps, now_us: now_us(), exec };
         if let Err(error) = channel.push(&event) {
             halt::say(&error.to_string());
         }

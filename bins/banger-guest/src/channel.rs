@@ -151,7 +151,8 @@ fn exchange(connection: OwnedFd, reply_to: &mut impl FnMut(&[u8]) -> Option<Vec<
     Ok(())
 }
 
-fn vsock_socket() -> nix::Result<OwnedFd> {
+/// A socket of the family.
+pub fn vsock_socket() -> nix::Result<OwnedFd> {
     socket(AddressFamily::Vsock, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
 }
 

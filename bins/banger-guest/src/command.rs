@@ -1,4 +1,4 @@
-//! A command that came over SSH: run, waited for, and its end told apart from that of the streams, which background processes may
+//! A command of the host's: run, waited for, and its end told apart from that of the streams, which background processes may
 //! hold. See [`crate::protocol`], "Commands".
 
 use std::ffi::{OsStr, OsString};
@@ -16,7 +16,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{AccessFlags, Pid, access};
 
 use crate::protocol::{NO_SUCH_COMMAND_STATUS, NOT_EXECUTABLE_STATUS, TIMEOUT_GRACE, mark_start};
-use crate::sys;
+use crate::{serve, sys};
 
 /// Where programs are looked for if nobody says.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -39,6 +39,12 @@ struct Call {
 
 /// Runs what the arguments say.
 pub fn main() -> ExitCode {
+    let words: Vec<_> = std::env::args_os().skip(1).take(3).collect();
+    match words.iter().map(|word| word.to_str().unwrap_or_default()).collect::<Vec<_>>()[..] {
+        ["serve"] => return serve::main(false),
+        ["serve", "-"] => return serve::main(true),
+        _ => {}
+    }
     let Some(call) = parse(std::env::args_os().skip(1)) else {
         say("this is the init of banger's VMs, and what runs commands in them; it does nothing else");
         return ExitCode::from(USAGE_STATUS);

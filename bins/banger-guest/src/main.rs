@@ -2,7 +2,7 @@
 //! the host.
 //!
 //! [`boot`] is the way from the kernel's hand-over to the image's root; [`init`] (lean) and [`systemd`] are the two ways on
-//! from there; [`agent`] answers the host; [`command`] is what a command that comes over SSH is run by. `sys` holds everything that
+//! from there; [`agent`] answers the host; [`serve`] takes its commands, [`command`] runs one. `sys` holds everything that
 //! is unsafe.
 
 mod agent;
@@ -10,13 +10,17 @@ mod boot;
 mod channel;
 mod clock;
 mod command;
+mod conversation;
 mod disks;
 mod error;
 mod files;
+#[path = "../../../lib/src/contract/frames.rs"]
+mod frames;
 mod halt;
 mod home;
 mod init;
 mod inspect;
+mod login;
 mod modules;
 mod mounts;
 mod network;
@@ -24,6 +28,7 @@ mod notice;
 #[path = "../../../lib/src/contract/guest.rs"]
 #[expect(dead_code, reason = "the host uses the rest")]
 mod protocol;
+mod serve;
 mod sshd;
 mod sys;
 mod systemd;

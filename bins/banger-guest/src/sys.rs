@@ -164,6 +164,27 @@ pub fn exec(program: &CStr) -> io::Error {
     }
 }
 
+/// A descriptor of a child that was not waited for: readable once it has ended.
+pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: the call touches no memory.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    // SAFETY: the kernel has just opened it, close-on-exec, and nothing else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
+}
+
+/// Lets `command` lead a session and a process group of its own, with no signal blocked and the usual umask.
+pub fn begin_session(command: &mut Command) {
+    let begin = || {
+        SigSet::empty().thread_set_mask()?;
+        nix::unistd::setsid()?;
+        nix::sys::stat::umask(nix::sys::stat::Mode::S_IWGRP | nix::sys::stat::Mode::S_IWOTH);
+        Ok(())
+    };
+    // SAFETY: between fork and exec only sigprocmask(2), setsid(2) and umask(2) are called, on memory of its own; signal-safety(7)
+    // allows them there.
+    unsafe { command.pre_exec(begin) };
+}
+
 /// Lets `command` begin with no signal blocked. The standard library hands down the caller's mask, which execve(2) keeps.
 pub fn unblock_signals(command: &mut Command) {
     // SAFETY: between fork and exec only sigprocmask(2) is called, on memory of its own; signal-safety(7) allows it there.

@@ -17,6 +17,11 @@
 //!
 //! # Commands
 //!
+//! The host runs commands in the guest over streams of their own, in the words of [`super::frames`]: over vsock a connection to
+//! [`VSOCK_EXEC_PORT`] each, over virtio-serial one of [`EXEC_PORTS`] ports, which are named [`EXEC_PORT_PREFIX`] and a number from 0 on.
+//! banger-guest serves them as a process of its own (`serve`) and says so when it is ready ([`Event::Ready`]). A guest that does not is
+//! reached over SSH.
+//!
 //! A running guest holds banger-guest once more, at [`HELPER_PATH`]. `exec --nonce N -- COMMAND…` runs a command, waits for it
 //! and then ends its own stdout with [`mark_start`] and `end\n`, its stderr with [`mark_start`] and how the command ended: `exit STATUS\n`
 //! or `signal NUMBER\n`, with ` timeout` before the newline where `--timeout-ms` had passed. So the end is told from what background
@@ -43,7 +48,7 @@ pub const DIGEST_PATH: &str = "banger/digest";
 pub const HOST_KEY_PATH: &str = "etc/ssh/ssh_host_ed25519_key";
 /// The keys that may log in as root, relative to `/`: the tar of files brings them, mode 0600 below a directory of mode 0700.
 pub const AUTHORIZED_KEYS_PATH: &str = "root/.ssh/authorized_keys";
-/// banger-guest in the running guest, root's alone: it runs the commands that come over SSH.
+/// banger-guest in the running guest, root's alone: it runs the host's commands.
 pub const HELPER_PATH: &str = "/run/banger/guest";
 /// The status where a command cannot be executed, as the shell's.
 pub const NOT_EXECUTABLE_STATUS: u8 = 126;
@@ -58,6 +63,12 @@ pub const HALT_PARAMETER: &str = "banger.halt";
 pub const MAX_VM_SEGMENT_BYTES: u64 = 32 << 20;
 /// The name of the virtio-serial port: `/sys/class/virtio-ports/*/name` in the guest.
 pub const PORT_NAME: &str = "org.banger.agent";
+/// How the names of the virtio-serial ports for commands begin; their number follows.
+pub const EXEC_PORT_PREFIX: &str = "org.banger.exec.";
+/// How many of them there are.
+pub const EXEC_PORTS: usize = 4;
+/// The vsock port on which commands are taken in the guest.
+pub const VSOCK_EXEC_PORT: u32 = 1026;
 /// The vsock port on which the agent listens in the guest.
 pub const VSOCK_AGENT_PORT: u32 = 1024;
 /// The vsock port on the host (CID 2) to which the guest pushes its events.
@@ -129,6 +140,9 @@ pub enum Event {
         kernel: String,
         /// What the boot cost.
         steps: Vec<GuestStep>,
+        /// Whether commands are taken over streams of their own.
+        #[serde(default)]
+        exec: bool,
     },
     /// The boot cannot go on; the guest powers off.
     Failed {

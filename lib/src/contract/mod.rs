@@ -11,6 +11,7 @@ pub mod dns;
 pub mod document;
 pub mod error;
 pub mod file_sync;
+pub mod frames;
 pub mod guest;
 pub mod image;
 pub mod inside;

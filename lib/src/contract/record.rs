@@ -297,6 +297,9 @@ pub struct Vmm {
     pub net_rate_bytes_s: Option<u64>,
     /// How it ended.
     pub exit: Option<VmmExit>,
+    /// Whether the guest takes commands over its agent's channel; else they go over SSH.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_exec: Option<bool>,
     /// Whether the guest's agent answers. Written by `status` alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_reachable: Option<bool>,

@@ -20,8 +20,8 @@ pub mod kernel_import;
 pub mod modules;
 pub mod oci;
 pub mod registry;
-pub mod update;
 pub mod seed;
+pub mod update;
 
 mod build_error;
 mod disk_error;

@@ -2,7 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::contract::guest::EXEC_PORTS;
 use crate::types::{ImageName, KernelName, VmId};
+
+/// The sockets of the guest's ports for commands, file names in a VM's directory.
+pub const EXEC_SOCKETS: [&str; EXEC_PORTS] = ["exec0.sock", "exec1.sock", "exec2.sock", "exec3.sock"];
 
 /// A state directory by its root; only paths, nothing is touched.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,6 +154,18 @@ impl VmDir {
     /// The supervisor's client-facing socket.
     pub fn agent_socket(&self) -> PathBuf {
         self.dir.join("agent.sock")
+    }
+    /// Where QEMU takes a connection to the guest's port for commands with this number.
+    pub fn exec_socket(&self, number: usize) -> PathBuf {
+        self.dir.join(EXEC_SOCKETS[number % EXEC_PORTS])
+    }
+    /// Held by who is connected to that port.
+    pub fn exec_lock(&self, number: usize) -> PathBuf {
+        self.dir.join(format!("exec{number}.lock"))
+    }
+    /// Where Firecracker takes connections to the guest's vsock.
+    pub fn vsock_socket(&self) -> PathBuf {
+        self.dir.join("vsock.sock")
     }
     /// The guest's console.
     pub fn console_log(&self) -> PathBuf {

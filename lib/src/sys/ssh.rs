@@ -3,33 +3,26 @@
 //!
 //! The peer is hostile. libssh2 parses its packets (see facts about versions in `Cargo.toml`); everything above is bounded here.
 
-mod duplex;
-mod exit;
 mod guard;
+mod streams;
 
 use std::fmt;
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, sockopt};
 use ssh2::{BlockDirections, MethodType};
-use thiserror::Error;
 
+use super::remote::duplex::Duplex;
+use super::remote::{Exit, Receiver, RemoteError, START, Watch, wait};
 use super::signal::Interrupts;
-use duplex::Duplex;
-pub use exit::Exit;
+use streams::{Streams, close};
 
-/// How often a wait looks at deadlines and at whether the peer still lives.
-const TICK: Duration = Duration::from_millis(500);
-/// How long sshd may take to start a command.
-const START: Duration = Duration::from_secs(60);
-/// How long the peer may take to see that a command is done with.
-const CLOSE: Duration = Duration::from_secs(10);
 /// libssh2's "would block" (LIBSSH2_ERROR_EAGAIN).
 const EAGAIN: i32 = -37;
 
@@ -43,67 +36,6 @@ const METHODS: [(MethodType, &str); 2] = [
 const WITH_AES: &str = "aes128-gcm@openssh.com,chacha20-poly1305@openssh.com,aes128-ctr";
 /// The ciphers, best first, for a peer whose processor has to imitate AES instructions.
 const WITHOUT_AES: &str = "chacha20-poly1305@openssh.com,aes128-gcm@openssh.com,aes128-ctr";
-
-/// Why there is no connection, or why it broke.
-#[derive(Debug, Error)]
-pub enum SshError {
-    /// A key file cannot be read or is no ed25519 key.
-    #[error("cannot use the SSH key {path:?}")]
-    Key {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// There is no TCP connection.
-    #[error("cannot connect to sshd at {address}")]
-    Connect {
-        /// Where.
-        address: SocketAddrV4,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// Something answers that is no sshd.
-    #[error("what answers at {0} does not speak SSH")]
-    NoSsh(SocketAddrV4),
-    /// The host key is another one than the pinned one.
-    #[error("the host key of sshd at {0} is not the one made for this VM")]
-    HostKey(SocketAddrV4),
-    /// The protocol failed.
-    #[error("SSH failed ({step})")]
-    Protocol {
-        /// What was going on.
-        step: &'static str,
-        /// Why.
-        #[source]
-        source: ssh2::Error,
-    },
-    /// The peer closed the connection, or is gone.
-    #[error("the guest closed the SSH connection ({step})")]
-    Closed {
-        /// What was going on.
-        step: &'static str,
-    },
-    /// A deadline passed.
-    #[error("the guest did not answer within {} s ({step})", .limit.as_secs())]
-    Deadline {
-        /// What was going on.
-        step: &'static str,
-        /// How long it may take.
-        limit: Duration,
-    },
-    /// The command should have been ended by now, and nothing says that it was.
-    #[error("the command is over its time, and the guest does not end it")]
-    Overdue,
-    /// A signal came.
-    #[error("interrupted by signal {0}")]
-    Interrupted(i32),
-    /// What the command said could not be passed on, or its input could not be read.
-    #[error("cannot pass on the command's streams")]
-    Stream(#[source] io::Error),
-}
 
 /// Whom to connect to, and as whom.
 #[derive(Debug, Clone)]
@@ -128,44 +60,6 @@ impl Target {
     }
 }
 
-/// What ends a wait beside its own event.
-pub struct Watch<'a> {
-    /// Signals; `None` where none is to end it.
-    pub interrupts: Option<&'a Interrupts>,
-    /// Whether the peer's machine still lives; asked twice a second while nothing happens.
-    pub alive: &'a dyn Fn() -> bool,
-}
-
-impl fmt::Debug for Watch<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watch").field("interrupts", &self.interrupts).finish_non_exhaustive()
-    }
-}
-
-/// Takes what a remote command says.
-pub trait Receiver {
-    /// Takes a piece of its stdout.
-    fn stdout(&mut self, bytes: &[u8]) -> Result<(), SshError>;
-    /// Takes a piece of its stderr.
-    fn stderr(&mut self, bytes: &[u8]) -> Result<(), SshError>;
-    /// How long the command may now be silent, and take nothing of its input; `None`: for ever.
-    fn patience(&self) -> Option<Duration>;
-    /// Whether it still wants its input; once it does not, the input is closed.
-    fn wants_input(&self) -> bool;
-    /// Whether the peer waits for our input, so that its silence says nothing while there is none.
-    fn awaits_input(&self) -> bool {
-        false
-    }
-    /// Whether it has all that it wants, though the command's streams may go on.
-    fn is_done(&self) -> bool {
-        false
-    }
-    /// When the command should have ended, whatever it says; `None`: never.
-    fn deadline(&self) -> Option<Instant> {
-        None
-    }
-}
-
 /// The keys of a connection.
 #[derive(Debug)]
 pub struct Keys {
@@ -175,17 +69,17 @@ pub struct Keys {
 
 impl Keys {
     /// Reads the keys of `target`.
-    pub fn read(target: &Target) -> Result<Self, SshError> {
+    pub fn read(target: &Target) -> Result<Self, RemoteError> {
         let text = |path: &Path| {
             let read = std::fs::File::open(path).and_then(|file| {
                 let mut text = String::new();
                 file.take(1 << 16).read_to_string(&mut text).map(|_| text)
             });
-            read.map_err(|e| SshError::Key { path: path.to_owned(), source: e.into() })
+            read.map_err(|e| RemoteError::Key { path: path.to_owned(), source: e.into() })
         };
         let host = ssh_key::PublicKey::from_openssh(text(&target.host_key_pub)?.trim())
             .and_then(|key| key.to_bytes())
-            .map_err(|e| SshError::Key { path: target.host_key_pub.clone(), source: e.into() })?;
+            .map_err(|e| RemoteError::Key { path: target.host_key_pub.clone(), source: e.into() })?;
         Ok(Self { host, client: text(&target.client_key)? })
     }
 }
@@ -211,59 +105,19 @@ impl fmt::Debug for Session {
     }
 }
 
-/// Waits for `fds` until `timeout`; true when something came.
-fn wait(fds: &mut [PollFd<'_>], timeout: Duration) -> io::Result<bool> {
-    let timeout =
-        Timespec { tv_sec: timeout.as_secs().cast_signed(), tv_nsec: timeout.subsec_nanos().into() };
-    match poll(fds, Some(&timeout)) {
-        Ok(count) => Ok(count > 0),
-        Err(rustix::io::Errno::INTR) => Ok(false),
-        Err(errno) => Err(errno.into()),
-    }
-}
-
 impl Watch<'_> {
     /// Does `work` with a guard beside it, which needs at most a quarter of a minute more than `until` or a signal allow.
     fn guard<T>(
         &self,
         socket: &OwnedFd,
         until: Option<Instant>,
-        work: impl FnOnce() -> Result<T, SshError>,
-    ) -> Result<T, SshError> {
+        work: impl FnOnce() -> Result<T, RemoteError>,
+    ) -> Result<T, RemoteError> {
         let signals = self.interrupts.map(AsFd::as_fd);
-        let done = guard::beside(socket, until, signals, work).map_err(SshError::Stream)?;
+        let done = guard::beside(socket, until, signals, work).map_err(RemoteError::Stream)?;
         // What the guard does looks like the peer's doing.
         let signal = self.interrupts.and_then(Interrupts::pending).filter(|_| done.is_err());
-        signal.map_or(done, |signal| Err(SshError::Interrupted(signal)))
-    }
-
-    /// An error where a signal came.
-    fn check(&self) -> Result<(), SshError> {
-        self.interrupts
-            .and_then(Interrupts::pending)
-            .map_or(Ok(()), |signal| Err(SshError::Interrupted(signal)))
-    }
-
-    /// Waits for an event of `socket` or on `input`, a signal, or one tick.
-    fn tick(
-        &self,
-        socket: BorrowedFd<'_>,
-        events: PollFlags,
-        input: Option<BorrowedFd<'_>>,
-        step: &'static str,
-    ) -> Result<(), SshError> {
-        // sshd leaves Nagle's algorithm on where there is no terminal, so a small answer waits for our acknowledgement of the one
-        // before, which the kernel delays by 40 ms unless told otherwise each time (tcp(7), TCP_QUICKACK).
-        let _ = sockopt::set_tcp_quickack(socket, true);
-        let mut fds = vec![PollFd::from_borrowed_fd(socket, events)];
-        fds.extend(self.interrupts.map(|signals| PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)));
-        fds.extend(input.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-        let happened = wait(&mut fds, TICK).map_err(SshError::Stream)?;
-        self.check()?;
-        if !happened && !(self.alive)() {
-            return Err(SshError::Closed { step });
-        }
-        Ok(())
+        signal.map_or(done, |signal| Err(RemoteError::Interrupted(signal)))
     }
 }
 
@@ -273,9 +127,9 @@ fn connect_tcp(
     until: Instant,
     limit: Duration,
     watch: &Watch<'_>,
-) -> Result<OwnedFd, SshError> {
+) -> Result<OwnedFd, RemoteError> {
     let step = "connecting";
-    let error = |source: io::Error| SshError::Connect { address, source };
+    let error = |source: io::Error| RemoteError::Connect { address, source };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)
         .map_err(|e| error(e.into()))?;
@@ -283,7 +137,7 @@ fn connect_tcp(
         Ok(()) => {}
         Err(rustix::io::Errno::INPROGRESS) => loop {
             if Instant::now() >= until {
-                return Err(SshError::Deadline { step, limit });
+                return Err(RemoteError::Deadline { step, limit });
             }
             watch.tick(socket.as_fd(), PollFlags::OUT, None, step)?;
             let mut fds = [PollFd::new(&socket, PollFlags::OUT)];
@@ -305,22 +159,24 @@ fn await_greeting(
     address: SocketAddrV4,
     (until, limit): (Instant, Duration),
     watch: &Watch<'_>,
-) -> Result<(), SshError> {
+) -> Result<(), RemoteError> {
     const GREETING: &[u8] = b"SSH-";
     let step = "waiting for a greeting";
     loop {
         let mut begin = [0; GREETING.len()];
         match rustix::net::recv(socket, &mut begin, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
-            Ok((_, 0)) => return Err(SshError::Closed { step }),
-            Ok((_, count)) if !GREETING.starts_with(&begin[..count]) => return Err(SshError::NoSsh(address)),
+            Ok((_, 0)) => return Err(RemoteError::Closed { step }),
+            Ok((_, count)) if !GREETING.starts_with(&begin[..count]) => {
+                return Err(RemoteError::NoSsh(address));
+            }
             Ok((_, count)) if count == GREETING.len() => return Ok(()),
             // Part of it: poll(2) would say at once that there is something.
             Ok(_) => std::thread::sleep(Duration::from_millis(1)),
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(SshError::Connect { address, source: errno.into() }),
+            Err(errno) => return Err(RemoteError::Connect { address, source: errno.into() }),
         }
         if Instant::now() >= until {
-            return Err(SshError::Deadline { step, limit });
+            return Err(RemoteError::Deadline { step, limit });
         }
         watch.tick(socket.as_fd(), PollFlags::IN, None, step)?;
     }
@@ -343,11 +199,11 @@ impl Session {
         keys: &Keys,
         limit: Duration,
         watch: &Watch<'_>,
-    ) -> Result<Self, SshError> {
+    ) -> Result<Self, RemoteError> {
         let until = Instant::now() + limit;
         let socket = Rc::new(connect_tcp(target.address, until, limit, watch)?);
         await_greeting(&socket, target.address, (until, limit), watch)?;
-        let protocol = |source| SshError::Protocol { step: "setting up", source };
+        let protocol = |source| RemoteError::Protocol { step: "setting up", source };
         let inner = ssh2::Session::new().map_err(protocol)?;
         let ciphers = if target.emulated { WITHOUT_AES } else { WITH_AES };
         let ciphers = [(MethodType::CryptCs, ciphers), (MethodType::CryptSc, ciphers)];
@@ -368,11 +224,11 @@ impl Session {
         keys: &Keys,
         limit: (Instant, Duration),
         watch: &Watch<'_>,
-    ) -> Result<(), SshError> {
+    ) -> Result<(), RemoteError> {
         let mut handle = self.inner.clone();
         self.complete("key exchange", Some(limit), watch, || handle.handshake())?;
         if self.inner.host_key().is_none_or(|(key, _)| key != keys.host) {
-            return Err(SshError::HostKey(target.address));
+            return Err(RemoteError::HostKey(target.address));
         }
         self.complete("authentication", Some(limit), watch, || {
             self.inner.userauth_pubkey_memory(&target.user, None, &keys.client, None)
@@ -395,7 +251,7 @@ impl Session {
         until: Option<(Instant, Duration)>,
         watch: &Watch<'_>,
         mut attempt: impl FnMut() -> Result<T, ssh2::Error>,
-    ) -> Result<T, SshError> {
+    ) -> Result<T, RemoteError> {
         loop {
             match attempt() {
                 Ok(value) => return Ok(value),
@@ -405,7 +261,7 @@ impl Session {
             if let Some((until, limit)) = until
                 && Instant::now() >= until
             {
-                return Err(SshError::Deadline { step, limit });
+                return Err(RemoteError::Deadline { step, limit });
             }
             watch.tick(self.socket.as_fd(), self.wanted(), None, step)?;
         }
@@ -420,8 +276,8 @@ impl Session {
         }
     }
 
-    fn broken(&self, step: &'static str, source: ssh2::Error) -> SshError {
-        if self.is_closed() { SshError::Closed { step } } else { SshError::Protocol { step, source } }
+    fn broken(&self, step: &'static str, source: ssh2::Error) -> RemoteError {
+        if self.is_closed() { RemoteError::Closed { step } } else { RemoteError::Protocol { step, source } }
     }
 
     /// Runs `command` by the user's login shell, feeds it `input` (any descriptor, left in the mode that it is in; nothing where it is
@@ -432,7 +288,7 @@ impl Session {
         input: Option<OwnedFd>,
         receiver: &mut dyn Receiver,
         watch: &Watch<'_>,
-    ) -> Result<Option<Exit>, SshError> {
+    ) -> Result<Option<Exit>, RemoteError> {
         // Where no signal counts, time does.
         let brief = || Instant::now() + receiver.patience().unwrap_or(START);
         let until = watch.interrupts.is_none().then(brief);
@@ -445,34 +301,35 @@ impl Session {
         input: Option<OwnedFd>,
         receiver: &mut dyn Receiver,
         watch: &Watch<'_>,
-    ) -> Result<Option<Exit>, SshError> {
+    ) -> Result<Option<Exit>, RemoteError> {
         let limit = receiver.patience().map_or(START, |patience| patience.min(START));
         let until = Some((Instant::now() + limit, limit));
         let mut channel =
             self.complete("opening a channel", until, watch, || self.inner.channel_session())?;
         self.complete("starting the command", until, watch, || channel.exec(command))?;
-        let mut duplex = Duplex::new(self, channel, input);
+        let mut duplex = Duplex::new(Streams::new(self, channel), input);
         let ran = duplex.run(receiver, watch);
-        if receiver.is_done() || matches!(ran, Err(SshError::Interrupted(_))) {
+        if receiver.is_done() || matches!(ran, Err(RemoteError::Interrupted(_))) {
             // After it others can use the connection, to end a command that was left alone for one.
-            duplex.close(watch)?;
+            close(duplex, watch)?;
             return ran.map(|()| None);
         }
         ran?;
-        let mut channel = duplex.into_channel();
+        let mut channel = duplex.carrier.into_channel();
         let step = "waiting for the command's end";
         self.complete(step, None, watch, || channel.wait_close())?;
         // libssh2 also ends that wait without an error when the connection is gone, and then has 0 for a status.
         if self.is_closed() {
-            return Err(SshError::Closed { step });
+            return Err(RemoteError::Closed { step });
         }
         let step = "asking how the command ended";
-        let signal = channel.exit_signal().map_err(|source| SshError::Protocol { step, source })?.exit_signal;
+        let signal =
+            channel.exit_signal().map_err(|source| RemoteError::Protocol { step, source })?.exit_signal;
         // The signal first: libssh2 has 0 for the status of what a signal ended.
         if let Some(name) = signal {
             return Ok(Some(Exit::Signal(name.chars().take(32).collect())));
         }
-        let status = channel.exit_status().map_err(|source| SshError::Protocol { step, source })?;
+        let status = channel.exit_status().map_err(|source| RemoteError::Protocol { step, source })?;
         Ok(Some(Exit::Status(status as u8)))
     }
 }

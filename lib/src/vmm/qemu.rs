@@ -12,16 +12,18 @@ use thiserror::Error;
 
 use super::arch;
 use super::monitor::{Change, Channel, Launch, Machine, Monitor, MonitorError, Process};
-use crate::contract::guest::PORT_NAME;
+use crate::contract::guest::{EXEC_PORT_PREFIX, EXEC_PORTS, PORT_NAME};
 use crate::contract::inside::DiskIo;
 use crate::contract::policy::EgressPolicy;
 use crate::contract::record::{Accel, NetMode, Protocol, VmmKind};
 use crate::contract::{Coded, ErrorCode};
-use crate::state::dir::VmDir;
+use crate::state::dir::{EXEC_SOCKETS, VmDir};
 use crate::sys::exec::{Exec, ExecError};
 use crate::sys::qmp::{Qmp, QmpError};
 use crate::sys::{kvm, unix};
 
+/// How many virtio-serial ports there can be: the console's, which the kernel has to have, the agent's, those for commands.
+const SERIAL_PORTS: usize = 2 + EXEC_PORTS;
 /// The QMP socket in the VM's directory.
 const API_SOCKET: &str = "api.sock";
 
@@ -160,21 +162,19 @@ impl Monitor for Qemu {
         let listener: OwnedFd = unix::bind(dir, API_SOCKET).map_err(socket)?.into();
         let (ours, theirs) = UnixStream::pair().map_err(socket)?;
         let theirs = OwnedFd::from(theirs);
+        let exec = EXEC_SOCKETS.map(|name| unix::bind(dir, name).map(OwnedFd::from));
+        let exec = exec.into_iter().collect::<io::Result<Vec<_>>>().map_err(socket)?;
         let command = Exec::new(arch::QEMU)
             .args(machine_args(machine))
             .args(disk_args(machine))
             .args(net_args(machine))
             .args(channel_args(listener.as_raw_fd(), theirs.as_raw_fd()))
+            .args(exec_args(&exec))
             .command()
             .map_err(|e| Box::new(QemuError::Program(e)) as MonitorError)?;
-        let inherit = vec![listener, theirs];
-        Ok(Launch {
-            command,
-            inherit,
-            channel: Channel::Port(ours),
-            sockets: vec![API_SOCKET],
-            counters: None,
-        })
+        let inherit = [listener, theirs].into_iter().chain(exec).collect();
+        let sockets = std::iter::once(API_SOCKET).chain(EXEC_SOCKETS).collect();
+        Ok(Launch { command, inherit, channel: Channel::Port(ours), sockets, counters: None })
     }
 
     fn boot(&self, _: &Machine, process: Process<'_>, until: Instant) -> Result<String, MonitorError> {
@@ -435,11 +435,26 @@ fn channel_args(qmp: i32, agent: i32) -> Vec<String> {
         "-chardev",
         &format!("socket,id=agent,fd={agent}"),
         "-device",
-        "virtio-serial-pci",
+        // With as many vectors as queues each has its own, and the kernel need not look at all of them for every interrupt.
+        &format!("virtio-serial-pci,max_ports={SERIAL_PORTS},vectors={}", 2 * SERIAL_PORTS + 4),
         "-device",
         &format!("virtserialport,chardev=agent,name={PORT_NAME}"),
     ];
     args.map(str::to_owned).into()
+}
+
+/// The ports for commands, one connection at a time each, on the listening sockets `sockets`.
+fn exec_args(sockets: &[OwnedFd]) -> Vec<String> {
+    let port = |(number, socket): (usize, &OwnedFd)| {
+        let fd = socket.as_raw_fd();
+        [
+            "-chardev".to_owned(),
+            format!("socket,id=exec{number},fd={fd},server=on,wait=off"),
+            "-device".to_owned(),
+            format!("virtserialport,chardev=exec{number},name={EXEC_PORT_PREFIX}{number}"),
+        ]
+    };
+    sockets.iter().enumerate().flat_map(port).collect()
 }
 
 #[cfg(test)]

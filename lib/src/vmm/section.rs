@@ -36,6 +36,7 @@ impl Running {
             disk_rate_bytes_s: vm.and_then(|vm| vm.disk_rate_bytes_s),
             net_rate_bytes_s: vm.and_then(|vm| vm.net_rate_bytes_s),
             exit: None,
+            agent_exec: None,
             agent_reachable: None,
         }
     }

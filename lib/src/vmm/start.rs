@@ -117,10 +117,11 @@ impl Startup {
         };
         timeline.note("spawn", spawn_us, boot_us.saturating_sub(spawn_us));
         let ready = self.news()?;
-        let News::Ready { ready_at, ready_us, steps } = ready else { return Err(self.failure(ready)) };
+        let News::Ready { ready_at, ready_us, steps, exec } = ready else { return Err(self.failure(ready)) };
         timeline.note("boot", boot_us, ready_us.saturating_sub(boot_us));
         steps.into_iter().for_each(|timing| timeline.push(timing));
-        let vmm = self.section(pid, version, started_at, ready_at, expires_at);
+        let vmm =
+            Vmm { agent_exec: Some(exec), ..self.section(pid, version, started_at, ready_at, expires_at) };
         self.record(&vmm)?;
         self.socket.write_all(KEEP).map_err(|source| failed(&self.order.machine, source))?;
         // It may have ended since it was ready.

@@ -5,14 +5,17 @@ use std::time::{Duration, Instant};
 use super::error::VmmError;
 use super::routes::StopRequest;
 use super::shutdown::Deadlines;
-use crate::state::dir::VmDir;
+use crate::state::dir::{EXEC_SOCKETS, VmDir};
 use crate::state::handles::Handles;
 use crate::state::lock::{VmLock, is_alive};
 use crate::sys::holders::{self, Holder};
 use crate::sys::{http, unix};
 
 /// Every socket that a VM's processes may have made.
-pub const SOCKETS: [&str; 4] = ["agent.sock", "api.sock", "vsock.sock", "vsock.sock_1025"];
+pub const SOCKETS: [&str; 4 + EXEC_SOCKETS.len()] = {
+    let [a, b, c, d] = EXEC_SOCKETS;
+    ["agent.sock", "api.sock", "vsock.sock", "vsock.sock_1025", a, b, c, d]
+};
 
 /// How long the supervisor may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);

@@ -21,6 +21,7 @@ use super::monitor::{Launch, Monitor, Process};
 use super::routes::{Ending, Routes};
 use super::server::{Request, Server};
 use super::shutdown::{Deadlines, Shutdown, Step};
+use super::stop::SOCKETS;
 use super::talk::{KEEP, News, Order, TtlRequest};
 use super::timings;
 use super::ttl::{Due, Ttl};
@@ -139,8 +140,8 @@ impl Supervisor {
         let in_dir = |what: &str| setup(format!("{what} in {:?}", dir.path()));
         let interrupts = Interrupts::catch().map_err(setup("catch signals"))?;
         let dir_fd = unix::open_dir(dir.path()).map_err(in_dir("work"))?;
-        let stale = [AGENT_SOCKET, "api.sock", "vsock.sock", "vsock.sock_1025", "exit.json"];
-        unix::remove(dir.path(), &stale).map_err(in_dir("remove an old socket"))?;
+        unix::remove(dir.path(), &[&SOCKETS[..], &["exit.json"]].concat())
+            .map_err(in_dir("remove an old socket"))?;
         let listener = unix::bind(dir_fd.as_fd(), AGENT_SOCKET).map_err(in_dir("listen on agent.sock"))?;
         let server = Server::new(listener).map_err(in_dir("listen on agent.sock"))?;
         let (console, stdout) = log_pipe().map_err(setup("make a pipe"))?;
@@ -324,12 +325,12 @@ impl Supervisor {
     fn take_event(&mut self, event: Event) -> Option<End> {
         let Phase::Booting(_) = self.phase else { return None };
         match event {
-            Event::Ready { now_us, steps, .. } => {
+            Event::Ready { now_us, steps, exec, .. } => {
                 let ready_us = boottime_us();
                 let steps = timings::converted(&steps, now_us, self.spawn_us, ready_us);
                 self.agent.note("the guest is ready");
                 self.phase = Phase::Ready;
-                self.tell(&News::Ready { ready_at: now_rfc3339(), ready_us, steps });
+                self.tell(&News::Ready { ready_at: now_rfc3339(), ready_us, steps, exec });
                 None
             }
             Event::Failed { step, message } => {

@@ -57,6 +57,8 @@ pub enum News {
         ready_us: u64,
         /// What the guest says its boot cost, converted to the host's clock.
         steps: Vec<Timing>,
+        /// Whether it takes commands over the agent's channel.
+        exec: bool,
     },
     /// [`KEEP`] was heard: from here on the VM lives until it is ended.
     Kept,

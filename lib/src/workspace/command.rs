@@ -10,7 +10,7 @@ use super::transfer::failed;
 use crate::contract::guest::{HELPER_PATH, NO_SUCH_COMMAND_STATUS, TIMEOUT_GRACE};
 use crate::contract::record::WorkspaceMode;
 use crate::sys::clock::{Timeline, boottime_us};
-use crate::sys::ssh::Exit;
+use crate::sys::remote::Exit;
 
 /// The status of a command that was over its time, as timeout(1) has it.
 pub const TIMEOUT_STATUS: u8 = 124;

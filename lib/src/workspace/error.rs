@@ -9,7 +9,7 @@ use thiserror::Error;
 use super::patch::PatchError;
 use crate::contract::{Coded, ErrorCode};
 use crate::sys::exec::ExecError;
-use crate::sys::ssh::SshError;
+use crate::sys::remote::RemoteError;
 
 /// A workspace operation that failed.
 #[derive(Debug, Error)]
@@ -141,7 +141,7 @@ pub enum WorkspaceError {
         stopped: bool,
         /// Why.
         #[source]
-        source: SshError,
+        source: RemoteError,
     },
     /// The guest's patch cannot be handed on.
     #[error("the guest's patch is refused")]
@@ -165,11 +165,13 @@ impl WorkspaceError {
     }
 }
 
-fn ssh_code(error: &SshError) -> ErrorCode {
+fn ssh_code(error: &RemoteError) -> ErrorCode {
     match error {
-        SshError::Interrupted(_) => ErrorCode::Interrupted,
-        SshError::Deadline { .. } | SshError::Overdue => ErrorCode::Timeout,
-        SshError::HostKey(_) => ErrorCode::Denied,
+        RemoteError::Interrupted(_) => ErrorCode::Interrupted,
+        RemoteError::Deadline { .. } | RemoteError::Overdue => ErrorCode::Timeout,
+        RemoteError::HostKey(_) => ErrorCode::Denied,
+        RemoteError::NoService => ErrorCode::Unsupported,
+        RemoteError::Taken => ErrorCode::Busy,
         _ => ErrorCode::Failed,
     }
 }
@@ -195,7 +197,7 @@ impl Coded for WorkspaceError {
             | Self::Whole { .. }
             | Self::Cut { .. } => ErrorCode::Conflict,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => ErrorCode::Denied,
-            Self::Ssh { source: SshError::Interrupted(_), .. } => ErrorCode::Interrupted,
+            Self::Ssh { source: RemoteError::Interrupted(_), .. } => ErrorCode::Interrupted,
             Self::Ssh { stopped: true, .. } => ErrorCode::VmStopped,
             Self::Ssh { source, .. } => ssh_code(source),
             Self::Git { .. } | Self::Io { .. } | Self::Guest { .. } | Self::Patch(_) => ErrorCode::Failed,

@@ -12,7 +12,7 @@ use super::guest::{Guest, Output, fill, quote};
 use super::patch::{PatchError, Scanned, Scanner};
 use super::transfer::failed;
 use crate::contract::error::escape_controls;
-use crate::sys::ssh::Exit;
+use crate::sys::remote::Exit;
 
 /// How long `git` in the guest may say nothing while it looks for changes.
 const EXPORT_SILENCE: Duration = Duration::from_secs(600);

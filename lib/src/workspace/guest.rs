@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::error::WorkspaceError;
 use super::marks::{self, Marked};
+use super::transport::{Service, Session, Transport};
 use crate::contract::error::escape_controls;
 use crate::contract::guest::{TIMEOUT_GRACE, mark_start};
 use crate::contract::record::{Accel, Net, Vm, Vmm};
@@ -19,8 +20,9 @@ use crate::state::dir::{StateDir, VmDir};
 use crate::state::lock::is_alive;
 use crate::sys::clock::boottime_us;
 use crate::sys::random;
+use crate::sys::remote::{Exit, Receiver, RemoteError, Watch};
 use crate::sys::signal::Interrupts;
-use crate::sys::ssh::{Exit, Keys, Receiver, Session, SshError, Target, Watch};
+use crate::sys::ssh::{self, Keys, Target};
 
 /// How long connecting may take: an emulated guest needs seconds for a key exchange.
 const CONNECT: Duration = Duration::from_secs(90);
@@ -42,21 +44,30 @@ const MAX_SAID: usize = 4 << 10;
 pub struct Endpoint {
     target: Target,
     keys: Keys,
+    service: Option<Service>,
+    transport: Transport,
     dir: VmDir,
     /// Whether there was a run lock to ask. A VM that was never started here has none; one that was deleted has none any more.
     has_lock: bool,
 }
 
 impl Endpoint {
-    /// Of the VM `vm` with the network `net`, run by `vmm`.
-    pub fn of(state: &StateDir, vm: &Vm, net: &Net, vmm: Option<&Vmm>) -> Result<Self, WorkspaceError> {
+    /// Of the VM `vm` with the network `net`, run by `vmm`, to be reached over `transport`.
+    pub fn of(
+        state: &StateDir,
+        vm: &Vm,
+        net: &Net,
+        vmm: Option<&Vmm>,
+        transport: Transport,
+    ) -> Result<Self, WorkspaceError> {
         let dir = VmDir::at(&vm.paths.dir);
         let emulated = vmm.is_some_and(|vmm| vmm.accel == Accel::Tcg);
         let target = Target::root(net.ssh_host, net.ssh_port, dir.host_key_pub(), state.client_key());
         let target = Target { emulated, ..target };
         let keys = Keys::read(&target).map_err(|source| WorkspaceError::Ssh { stopped: false, source })?;
         let has_lock = dir.run_lock().exists();
-        Ok(Self { target, keys, dir, has_lock })
+        let service = Service::of(&dir, vmm).filter(|_| transport != Transport::Ssh);
+        Ok(Self { target, keys, service, transport, dir, has_lock })
     }
 
     /// The TCP port of sshd.
@@ -69,10 +80,30 @@ impl Endpoint {
         !self.has_lock || is_alive(&self.dir)
     }
 
+    /// Opens a way to run commands.
+    fn session(&self, watch: &Watch<'_>) -> Result<Session, RemoteError> {
+        let agent = self.service.as_ref().map(|service| service.connect(watch));
+        match (agent, self.transport) {
+            (Some(Ok(Some(session))), _) => return Ok(Session::Agent(session)),
+            (Some(Err(error @ RemoteError::Interrupted(_))), _) => return Err(error),
+            (Some(Err(error)), Transport::Agent) => return Err(error),
+            (Some(Ok(None)), Transport::Agent) => return Err(RemoteError::Taken),
+            (None, Transport::Agent) => return Err(RemoteError::NoService),
+            // sshd stays for whatever is wrong with the other way.
+            _ => {}
+        }
+        ssh::Session::connect(&self.target, &self.keys, CONNECT, watch).map(Session::Ssh)
+    }
+
     /// What becomes of a connection's `error`: whether the VM is gone is part of it.
-    fn failure(&self, source: SshError) -> WorkspaceError {
-        let may_be_gone =
-            matches!(source, SshError::Closed { .. } | SshError::Connect { .. } | SshError::Protocol { .. });
+    fn failure(&self, source: RemoteError) -> WorkspaceError {
+        let may_be_gone = matches!(
+            source,
+            RemoteError::Closed { .. }
+                | RemoteError::Connect { .. }
+                | RemoteError::Socket { .. }
+                | RemoteError::Protocol { .. }
+        );
         let until = Instant::now() + if may_be_gone { GOING_DOWN } else { Duration::ZERO };
         while self.has_lock && self.lives() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(20));
@@ -147,8 +178,7 @@ impl<'a> Guest<'a> {
     pub fn connect(endpoint: &'a Endpoint, interrupts: &'a Interrupts) -> Result<Self, WorkspaceError> {
         let alive = || endpoint.lives();
         let watch = Watch { interrupts: Some(interrupts), alive: &alive };
-        let session = Session::connect(&endpoint.target, &endpoint.keys, CONNECT, &watch);
-        let session = session.map_err(|source| endpoint.failure(source))?;
+        let session = endpoint.session(&watch).map_err(|source| endpoint.failure(source))?;
         Ok(Self { endpoint, session, interrupts, started: Cell::new(false) })
     }
 
@@ -194,7 +224,7 @@ impl<'a> Guest<'a> {
         let watch = Watch { interrupts: Some(self.interrupts), alive: &alive };
         let exit = self.session.exec(&command, given.input, &mut listener, &watch);
         self.started.set(self.started.get() || (given.is_command && listener.is_ready()));
-        if let (Err(SshError::Interrupted(_)), Some(process)) = (&exit, listener.process) {
+        if let (Err(RemoteError::Interrupted(_)), Some(process)) = (&exit, listener.process) {
             self.end_group(process);
         }
         let exit = exit.map_err(|source| self.endpoint.failure(source))?;
@@ -206,10 +236,10 @@ impl<'a> Guest<'a> {
 struct Brief;
 
 impl Receiver for Brief {
-    fn stdout(&mut self, _: &[u8]) -> Result<(), SshError> {
+    fn stdout(&mut self, _: &[u8]) -> Result<(), RemoteError> {
         Ok(())
     }
-    fn stderr(&mut self, _: &[u8]) -> Result<(), SshError> {
+    fn stderr(&mut self, _: &[u8]) -> Result<(), RemoteError> {
         Ok(())
     }
     fn patience(&self) -> Option<Duration> {
@@ -308,16 +338,16 @@ impl<'a> Listener<'a> {
 
 impl Listener<'_> {
     /// Counts what nobody wants. A guest that says something for ever would otherwise never be silent for too long.
-    fn count_chatter(&mut self, bytes: &[u8]) -> Result<(), SshError> {
+    fn count_chatter(&mut self, bytes: &[u8]) -> Result<(), RemoteError> {
         self.chatter += bytes.len();
         if self.chatter > MAX_CHATTER {
-            return Err(SshError::Stream(io::Error::other("the guest's shell prints without end")));
+            return Err(RemoteError::Stream(io::Error::other("the guest's shell prints without end")));
         }
         Ok(())
     }
 
     /// Takes what is the command's.
-    fn pass_stdout(&mut self, bytes: &[u8]) -> Result<(), SshError> {
+    fn pass_stdout(&mut self, bytes: &[u8]) -> Result<(), RemoteError> {
         if !self.is_ready() {
             return self.count_chatter(bytes);
         }
@@ -329,7 +359,7 @@ impl Listener<'_> {
 }
 
 impl Receiver for Listener<'_> {
-    fn stdout(&mut self, bytes: &[u8]) -> Result<(), SshError> {
+    fn stdout(&mut self, bytes: &[u8]) -> Result<(), RemoteError> {
         if self.verdict.is_some() {
             return self.pass_stdout(bytes);
         }
@@ -337,13 +367,13 @@ impl Receiver for Listener<'_> {
         match self.find_verdict() {
             Some(rest) if !rest.is_empty() => self.pass_stdout(&rest),
             None if self.preamble.len() > MAX_PREAMBLE => {
-                Err(SshError::Stream(io::Error::other("the guest's login shell prints without end")))
+                Err(RemoteError::Stream(io::Error::other("the guest's login shell prints without end")))
             }
             _ => Ok(()),
         }
     }
 
-    fn stderr(&mut self, bytes: &[u8]) -> Result<(), SshError> {
+    fn stderr(&mut self, bytes: &[u8]) -> Result<(), RemoteError> {
         if self.is_ready() {
             let output = &mut *self.output;
             let mut pass = |bytes: &[u8]| output.stderr(bytes);
@@ -383,9 +413,9 @@ impl Receiver for Listener<'_> {
 #[error("interrupted by signal {0}")]
 pub struct OutputInterrupted(pub i32);
 
-fn stream(error: io::Error) -> SshError {
+fn stream(error: io::Error) -> RemoteError {
     let signal = error.get_ref().and_then(|e| e.downcast_ref::<OutputInterrupted>()).map(|e| e.0);
-    signal.map_or(SshError::Stream(error), SshError::Interrupted)
+    signal.map_or(RemoteError::Stream(error), RemoteError::Interrupted)
 }
 
 /// `words` for a POSIX shell, each in single quotes.

@@ -4,7 +4,7 @@
 use std::io;
 
 use crate::contract::guest::mark_start;
-use crate::sys::ssh::Exit;
+use crate::sys::remote::Exit;
 
 /// The longest word of a mark, its newline included, bytes.
 const MAX_WORD: usize = 64;

@@ -55,3 +55,4 @@ pub mod staging;
 pub mod stream;
 pub mod submodule;
 pub mod transfer;
+pub mod transport;

@@ -16,7 +16,7 @@ use crate::cli::plumbing::{Input, UsageError};
 use crate::cli::report::{Live, RecordTo};
 use crate::contract::record::Outcome;
 use crate::state::handles::Handles;
-use crate::sys::ssh::Exit;
+use crate::sys::remote::Exit;
 use crate::workspace::command::{self, Command, Ending};
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::guest::Guest;

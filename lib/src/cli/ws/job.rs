@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::TOOL;
 use crate::cli::Failure;
 use crate::cli::lock::state_of;
-use crate::cli::plumbing::Input;
+use crate::cli::plumbing::{Input, UsageError};
 use crate::cli::report::{RecordTo, directory_of};
 use crate::contract::Document;
 use crate::contract::record::{Outcome, Vm};
@@ -20,6 +20,8 @@ use crate::workspace::guest::Endpoint;
 
 /// The descriptor of the session lock that `banger` hands down: held as long as this program runs.
 pub(super) const SESSION_FD_VARIABLE: &str = "BANGER_SESSION_FD";
+/// Over what guests are reached: `auto`, `agent` or `ssh`.
+const TRANSPORT_VARIABLE: &str = "BANGER_GUEST_TRANSPORT";
 /// Everything that a verb works with.
 pub(super) struct Job {
     pub(super) document: Document,
@@ -42,7 +44,10 @@ impl Job {
         let interrupts =
             Interrupts::catch().map_err(WorkspaceError::io("catch signals in", "this process"))?;
         let state = state_of(&vm)?;
-        let endpoint = Endpoint::of(&state, &vm, &net, document.vmm()?.as_ref())?;
+        let transport = std::env::var(TRANSPORT_VARIABLE).unwrap_or_default();
+        let transport =
+            transport.parse().map_err(|why| UsageError(format!("{TRANSPORT_VARIABLE}: {why}")))?;
+        let endpoint = Endpoint::of(&state, &vm, &net, document.vmm()?.as_ref(), transport)?;
         let timeline = Timeline::new(TOOL, verb);
         Ok(Self { document, timeline, vm, state, interrupts, endpoint, started: false, _session: session })
     }

@@ -13,7 +13,7 @@ use crate::cli::report::{Live, RecordTo};
 use crate::contract::record::{Outcome, Workspace};
 use crate::state::handles::Handles;
 use crate::sys::clock::{Timeline, now_rfc3339};
-use crate::sys::ssh::Exit;
+use crate::sys::remote::Exit;
 use crate::workspace::command::{Command, Ending};
 use crate::workspace::delta::{Compared, Delta};
 use crate::workspace::error::WorkspaceError;

@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::net::{Shutdown, shutdown};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::wait;
+use crate::sys::remote::wait;
 
 /// How long after a deadline or a signal the connection may still be used, as to close a channel.
 const GRACE: Duration = Duration::from_secs(15);

@@ -1,0 +1,98 @@
+//! Root's login shell, as sshd starts it for a command.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command};
+
+use crate::sys;
+
+/// Where programs are looked for if nobody says: what Debian's sshd gives to root.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What /etc/passwd says of root.
+#[derive(Debug, PartialEq, Eq)]
+struct Account {
+    home: String,
+    shell: String,
+}
+
+impl Account {
+    fn of(passwd: &str) -> Self {
+        let line = passwd.lines().find(|line| line.split(':').nth(2) == Some("0")).unwrap_or_default();
+        let field = |at: usize, or: &str| {
+            line.split(':').nth(at).filter(|field| field.starts_with('/')).unwrap_or(or).to_owned()
+        };
+        Self { home: field(5, "/root"), shell: field(6, "/bin/sh") }
+    }
+}
+
+/// The variables of /etc/environment: `NAME=value`, the value perhaps in quotes, as pam_env(8) reads it.
+fn variables(text: &str) -> Vec<(String, String)> {
+    let variable = |line: &str| {
+        let line = line.trim();
+        let (name, value) = line.strip_prefix("export ").unwrap_or(line).split_once('=')?;
+        let is_name = |name: &str| {
+            !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        };
+        let quoted = |quote: char| value.strip_prefix(quote).and_then(|value| value.strip_suffix(quote));
+        let value = quoted('"').or_else(|| quoted('\'')).unwrap_or(value);
+        is_name(name).then(|| (name.to_owned(), value.to_owned()))
+    };
+    text.lines().filter_map(variable).collect()
+}
+
+/// The streams of a command.
+pub struct Streams {
+    /// A socket, as sshd's is: it is what makes bash read root's ~/.bashrc.
+    pub input: OwnedFd,
+    /// Its stdout.
+    pub output: OwnedFd,
+    /// Its stderr.
+    pub errors: OwnedFd,
+}
+
+/// Starts the shell with `line` in a session of its own.
+pub fn start(line: &[u8], streams: Streams) -> io::Result<Child> {
+    let account = Account::of(&fs::read_to_string("/etc/passwd").unwrap_or_default());
+    let shell = Path::new(&account.shell);
+    #[expect(clippy::disallowed_methods, reason = "the host's command: the guest has no deadlines of ours")]
+    let mut command = Command::new(shell);
+    command.arg0(shell.file_name().unwrap_or(shell.as_os_str())).arg("-c").arg(OsStr::from_bytes(line));
+    command.env_clear().env("PATH", DEFAULT_PATH);
+    command.envs(variables(&fs::read_to_string("/etc/environment").unwrap_or_default()));
+    command
+        .env("HOME", &account.home)
+        .env("SHELL", &account.shell)
+        .env("USER", "root")
+        .env("LOGNAME", "root");
+    let home = Path::new(&account.home);
+    command.current_dir(if home.is_dir() { home } else { Path::new("/") });
+    command.stdin(streams.input).stdout(streams.output).stderr(streams.errors);
+    sys::begin_session(&mut command);
+    command.spawn()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_is_who_has_the_number_0() {
+        let account = Account::of("daemon:x:1:1::/d:/bin/false\nroot:x:0:0:root:/home/r:/bin/bash\n");
+        assert_eq!(account, Account { home: "/home/r".into(), shell: "/bin/bash".into() });
+        let default = Account { home: "/root".into(), shell: "/bin/sh".into() };
+        assert_eq!((Account::of("root:x:0:0:::\n"), Account::of("")), (default, Account::of("x")));
+    }
+
+    #[test]
+    fn the_environment_is_read_as_pam_does() {
+        let text = "# PATH=/no\nPATH=\"/a:/b\"\nexport LANG='C'\n A_1=x=y\nno variable\nB C=1\n=x\n";
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(variables(text), [pair("PATH", "/a:/b"), pair("LANG", "C"), pair("A_1", "x=y")]);
+    }
+}
