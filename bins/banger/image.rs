@@ -2,8 +2,11 @@
 
 use std::process::ExitCode;
 
+use banger_lib::cli::Failure;
+use banger_lib::cli::catalog::CatalogSpec;
 use banger_lib::cli::import::ImportSpec;
 use banger_lib::cli::pull::PullSpec;
+use banger_lib::contract::ErrorCode;
 use banger_lib::disk::image::{self, ImageError};
 use banger_lib::disk::seed;
 use banger_lib::types::ImageName;
@@ -20,7 +23,8 @@ const DEFAULT_IMAGE: &str = "debian";
 /// What is said when a build begins.
 const BUILDING: &str = "building the image; this is done once and takes a minute or two";
 
-/// Makes sure that the image is there: the default one is built, any other is the caller's to make.
+/// Makes sure that the image is there: one of the catalog's is got from it, the default one is built else, any other is the caller's
+/// to make.
 pub fn ensure(context: &Context, name: &ImageName) -> Result<()> {
     seed::heal(&context.state, name)?;
     match image::load(&context.state, name) {
@@ -30,7 +34,22 @@ pub fn ensure(context: &Context, name: &ImageName) -> Result<()> {
         Err(ImageError::MissingFile { .. }) if name.as_str() == DEFAULT_IMAGE => {}
         Err(error) => return Err(error.into()),
     }
-    if name.as_str() != DEFAULT_IMAGE {
+    let is_default = name.as_str() == DEFAULT_IMAGE;
+    if let Some(catalog) = &context.config.catalog {
+        let stage = Stage::new("banger-disk", "image").arg("pull").arg(name.as_str());
+        let stage = stage.arg("--state-dir").arg(context.state.root()).arg("--catalog").arg(catalog);
+        match stage.run_long(context, "getting the image from the catalog") {
+            Ok(_) => return Ok(()),
+            // Without the catalog, or without that in it, the default image can be had all the same.
+            Err(Failure::Passed(fault))
+                if is_default && matches!(fault.code, ErrorCode::NotFound | ErrorCode::Failed) =>
+            {
+                context.say(format!("{}; building the image instead", fault.human_line()));
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    if !is_default {
         return Err(ImageError::Unknown(name.clone()).into());
     }
     let build = ImageBuild { name: name.clone(), suite: None, mirror: None, packages: Vec::new() };
@@ -57,7 +76,16 @@ fn import_stage(context: &Context, args: &ImportSpec) -> Stage {
 
 fn pull_stage(context: &Context, args: &PullSpec) -> Stage {
     let stage = Stage::new("banger-disk", "image").arg("pull").arg("--state-dir").arg(context.state.root());
-    args.words().into_iter().fold(stage, Stage::arg)
+    let stage = args.words().into_iter().fold(stage, Stage::arg);
+    with_catalog(context, stage, &args.catalog)
+}
+
+/// The configuration's catalog, where none is named.
+pub fn with_catalog(context: &Context, stage: Stage, spec: &CatalogSpec) -> Stage {
+    match &context.config.catalog {
+        Some(catalog) if spec.catalog.is_none() => stage.arg("--catalog").arg(catalog),
+        _ => stage,
+    }
 }
 
 pub fn dispatch(context: &Context, command: ImageCommand) -> Result<ExitCode> {

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::args::KernelCommand;
 use crate::context::{self, Context, Result};
+use crate::image;
 use crate::stage::Stage;
 use crate::table;
 
@@ -14,6 +15,11 @@ pub fn dispatch(context: &Context, command: KernelCommand) -> Result<ExitCode> {
     let plain = |verb: &str| Stage::new("banger-disk", "kernel").arg(verb);
     let stage = match &command {
         KernelCommand::Import(args) => with_source(plain("import"), &args.source),
+        KernelCommand::Pull(args) => {
+            let stage = plain("pull").arg(args.name.as_str());
+            let stage = args.catalog.words().into_iter().fold(stage, Stage::arg);
+            image::with_catalog(context, stage, &args.catalog)
+        }
         KernelCommand::Ls => plain("ls"),
         KernelCommand::Show(one) => plain("show").arg(one.name.as_str()),
         KernelCommand::Delete(one) => plain("delete").arg(one.name.as_str()),
@@ -24,6 +30,7 @@ pub fn dispatch(context: &Context, command: KernelCommand) -> Result<ExitCode> {
     }
     let answer = match &command {
         KernelCommand::Import(_) => stage.run_long(context, "importing the kernel")?,
+        KernelCommand::Pull(_) => stage.run_long(context, "getting the kernel from the catalog")?,
         _ => stage.run(context, b"", None)?,
     };
     if context.json {
@@ -31,7 +38,9 @@ pub fn dispatch(context: &Context, command: KernelCommand) -> Result<ExitCode> {
     }
     Ok(match command {
         KernelCommand::Ls => context::print(&kernels(&answer)),
-        KernelCommand::Import(_) | KernelCommand::Show(_) => context::print(&table::pretty(&answer)),
+        KernelCommand::Import(_) | KernelCommand::Pull(_) | KernelCommand::Show(_) => {
+            context::print(&table::pretty(&answer))
+        }
         KernelCommand::Delete(one) => {
             context.say(format!("deleted the kernel {}", one.name));
             ExitCode::SUCCESS

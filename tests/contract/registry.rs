@@ -553,7 +553,9 @@ fn without_a_registry_the_alternatives_are_named() {
     let place = Place::new();
     let error = assert_error(&run(&mut place.command("127.0.0.1:1/team/image", &[]), b""), 1, "failed");
     assert!(all_of(&error).contains("image import") && all_of(&error).contains("image build"), "{error}");
-    for bad in ["alpine", "Team/image", "r.example/a:", "http://r.example/a"] {
+    let error = assert_error(&run(&mut place.command("alpine", &[]), b""), 2, "usage");
+    assert!(all_of(&error).contains("--catalog") || all_of(&error).contains("no catalog"), "{error}");
+    for bad in ["Team/image", "r.example/a:", "http://r.example/a"] {
         assert_error(&run(&mut place.command(bad, &[]), b""), 2, "usage");
     }
     let config = "{not json, and a secret";

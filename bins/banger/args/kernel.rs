@@ -1,5 +1,6 @@
 //! The arguments of `banger kernel`.
 
+use banger_lib::cli::catalog::CatalogSpec;
 use banger_lib::cli::kernel::SourceArgs;
 use banger_lib::types::KernelName;
 use clap::{Args, Subcommand};
@@ -14,6 +15,8 @@ pub struct Kernel {
 pub enum KernelCommand {
     /// Import a kernel: from Debian packages, from a vmlinuz and its modules, or from an image
     Import(KernelImport),
+    /// Get a kernel from a catalog
+    Pull(KernelPull),
     /// List kernels
     #[command(visible_alias = "list")]
     Ls,
@@ -28,6 +31,15 @@ pub enum KernelCommand {
 pub struct KernelImport {
     #[command(flatten)]
     pub source: SourceArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct KernelPull {
+    /// The kernel's short name
+    #[arg(value_name = "KERNEL")]
+    pub name: KernelName,
+    #[command(flatten)]
+    pub catalog: CatalogSpec,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use thiserror::Error;
 
+use super::catalog;
 use super::dm::{self, ByPrivilege, DmVerb};
 use super::import::{self, ImportArgs};
 use super::kernel::{self, KernelVerb};
@@ -75,7 +76,7 @@ enum ImageVerb {
     Build(BuildArgs),
     /// Make an image out of a container image, a root filesystem's tar, or an ext4
     Import(Box<ImportArgs>),
-    /// Pull an image from a registry
+    /// Make an image out of one in a registry or a catalog
     Pull(Box<PullArgs>),
     /// List the images
     Ls(StateArgs),
@@ -197,11 +198,12 @@ pub fn main(guest: &'static [u8]) -> ExitCode {
     match arguments.verb {
         Verb::Image(ImageVerb::Build(args)) => value("image build", &|| image_build(&args, guest)),
         Verb::Image(ImageVerb::Import(args)) => value("image import", &|| import::import(&args)),
-        Verb::Image(ImageVerb::Pull(args)) => value("image pull", &|| pull::pull(&args)),
+        Verb::Image(ImageVerb::Pull(args)) => value("image pull", &|| pull::pull(&args, guest)),
         Verb::Image(ImageVerb::Ls(args)) => value("image ls", &|| image_ls(&args)),
         Verb::Image(ImageVerb::Show(args)) => value("image show", &|| image_show(&args)),
         Verb::Image(ImageVerb::Delete(args)) => value("image delete", &|| image_delete(&args)),
         Verb::Kernel(KernelVerb::Import(args)) => value("kernel import", &|| kernel::import(&args, guest)),
+        Verb::Kernel(KernelVerb::Pull(args)) => value("kernel pull", &|| catalog::kernel_pull(&args, guest)),
         Verb::Kernel(KernelVerb::Ls(args)) => value("kernel ls", &|| kernel::ls(&args)),
         Verb::Kernel(KernelVerb::Show(args)) => value("kernel show", &|| kernel::show(&args)),
         Verb::Kernel(KernelVerb::Delete(args)) => value("kernel delete", &|| kernel::delete(&args)),

@@ -15,10 +15,10 @@ use super::progress::ProgressArgs;
 use crate::contract::{Coded, ErrorCode};
 use crate::disk::build;
 use crate::disk::flatten::Limits;
-use crate::disk::import::{self, Format, ImportRequest, Source};
+use crate::disk::import::{self, Format, ImportRequest, KernelFrom, Source};
 use crate::disk::oci::{Platform, Select};
 use crate::sys::signal::Interrupts;
-use crate::types::ImageName;
+use crate::types::{ImageName, KernelName};
 
 /// What `image import` takes; `banger image import` takes the same.
 #[derive(Debug, Clone, Args)]
@@ -46,9 +46,12 @@ pub struct ImportSpec {
 /// How an image is made of layers, wherever they come from.
 #[derive(Debug, Clone, Args)]
 pub struct MakeSpec {
-    /// The image whose kernel, modules and initrd it gets [default: the newest]
+    /// The image whose kernel, modules and initrd it gets [default: the newest that is there]
     #[arg(long, value_name = "IMAGE")]
     pub kernel_from: Option<ImageName>,
+    /// The kernel it gets, one that is no part of an image [default: the newest that is there]
+    #[arg(long, value_name = "KERNEL", conflicts_with = "kernel_from")]
+    pub kernel: Option<KernelName>,
     /// How large a VM's root and work disk are by default
     #[arg(long = "size", value_name = "BYTES", default_value_t = build::DEFAULT_SIZE_BYTES)]
     pub size_bytes: u64,
@@ -155,6 +158,9 @@ impl MakeSpec {
         if let Some(image) = &self.kernel_from {
             option("kernel-from", image.to_string());
         }
+        if let Some(kernel) = &self.kernel {
+            option("kernel", kernel.to_string());
+        }
         option("size", self.size_bytes.to_string());
         for (key, value) in &self.labels {
             option("label", format!("{key}={value}"));
@@ -165,13 +171,19 @@ impl MakeSpec {
         words
     }
 
+    /// Whose kernel it gets, where that is said.
+    pub(super) fn kernel_from(&self) -> Option<KernelFrom> {
+        let image = self.kernel_from.clone().map(KernelFrom::Image);
+        image.or_else(|| self.kernel.clone().map(KernelFrom::Kernel))
+    }
+
     /// What is to be made: the image `name` of what `select` says of `origin`.
     pub(super) fn request(&self, name: ImageName, origin: String, select: Select) -> ImportRequest {
         ImportRequest {
             name,
             origin,
             select,
-            kernel_from: self.kernel_from.clone(),
+            kernel_from: self.kernel_from(),
             labels: self.labels.iter().cloned().collect::<BTreeMap<_, _>>(),
             size_bytes: self.size_bytes,
             limits: Limits {

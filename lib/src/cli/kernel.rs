@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 
 use super::Failure;
+use super::catalog::KernelPullArgs;
 use super::disk::{SignalsError, StateArgs, to_value};
 use super::progress::ProgressArgs;
 use crate::contract::kernel::{KERNELS_SCHEMA, KernelList};
@@ -25,6 +26,8 @@ use crate::types::{ImageName, KernelName, VmName};
 pub(super) enum KernelVerb {
     /// Import a kernel: from Debian packages, from a vmlinuz and its modules, or from an image
     Import(ImportArgs),
+    /// Get a kernel from a catalog
+    Pull(KernelPullArgs),
     /// List the kernels
     Ls(StateArgs),
     /// Show one kernel
@@ -146,7 +149,7 @@ fn source_of(args: &SourceArgs) -> Result<Source<'_>, FilesError> {
 }
 
 /// The VMs that boot from a kernel that is no part of their image, each with that.
-fn booted(state: &StateDir) -> Result<Vec<(VmName, KernelName)>, StoreError> {
+pub(super) fn booted(state: &StateDir) -> Result<Vec<(VmName, KernelName)>, StoreError> {
     let Some(store) = Store::open_existing(state)? else { return Ok(Vec::new()) };
     let rows = store.vms()?;
     Ok(rows.into_iter().filter_map(|row| Some((row.vm.name, row.vm.kernel?))).collect())

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 
 use super::Failure;
+use super::catalog::{self, CatalogSpec};
 use super::disk::{SignalsError, StateArgs, to_value, users_of};
 use super::import::{MakeSpec, parse_platform};
 use super::progress::ProgressArgs;
@@ -25,10 +26,10 @@ use crate::types::{ImageName, ParseNameError};
 /// What `image pull` takes; `banger image pull` takes the same.
 #[derive(Debug, Clone, Args)]
 pub struct PullSpec {
-    /// The image: REGISTRY/REPOSITORY[:TAG][@sha256:DIGEST]
-    #[arg(value_name = "REF", value_parser = parse_reference)]
-    pub reference: Reference,
-    /// What to call the image [default: after its repository and tag]
+    /// The image: REGISTRY/REPOSITORY[:TAG][@sha256:DIGEST], or a short name of the catalog's
+    #[arg(value_name = "REF", value_parser = parse_wanted)]
+    pub wanted: Wanted,
+    /// What to call the image [default: the short name, or after its repository and tag]
     #[arg(value_name = "NAME", conflicts_with = "layout")]
     pub name: Option<ImageName>,
     /// Which platform of several [default: linux on this host's processor]
@@ -40,9 +41,9 @@ pub struct PullSpec {
     /// Refuse to download more than this
     #[arg(long, value_name = "BYTES", default_value_t = registry::DEFAULT_MAX_BYTES)]
     pub max_download: u64,
-    /// Take it without encryption from a registry that has none; localhost needs no such leave
-    #[arg(long)]
-    pub insecure: bool,
+    /// Where short names are looked up.
+    #[command(flatten)]
+    pub catalog: CatalogSpec,
     /// How it is made.
     #[command(flatten)]
     pub make: MakeSpec,
@@ -76,8 +77,24 @@ impl Coded for NameError {
     }
 }
 
-fn parse_reference(text: &str) -> Result<Reference, registry::ParseReferenceError> {
-    text.parse()
+/// What is pulled, and from where.
+#[derive(Debug, Clone)]
+pub enum Wanted {
+    /// An image in a registry.
+    Registry(Reference),
+    /// A short name of the catalog's.
+    Catalog(ImageName),
+}
+
+fn parse_wanted(text: &str) -> Result<Wanted, String> {
+    // Whatever names a registry has a '/' behind it.
+    if text.contains('/') {
+        return text
+            .parse()
+            .map(Wanted::Registry)
+            .map_err(|error: registry::ParseReferenceError| error.to_string());
+    }
+    text.parse().map(Wanted::Catalog).map_err(|error: ParseNameError| error.to_string())
 }
 
 impl PullSpec {
@@ -91,20 +108,21 @@ impl PullSpec {
             words.extend(["--layout".into(), layout.clone().into_os_string()]);
         }
         words.push(format!("--max-download={}", self.max_download).into());
-        if self.insecure {
-            words.push("--insecure".into());
-        }
-        words.push(self.reference.to_string().into());
+        words.extend(self.catalog.words());
+        words.push(match &self.wanted {
+            Wanted::Registry(reference) => reference.to_string().into(),
+            Wanted::Catalog(name) => name.to_string().into(),
+        });
         words.extend(self.name.as_ref().map(|name| name.to_string().into()));
         words
     }
 
-    fn name(&self) -> Result<ImageName, NameError> {
+    fn name(&self, reference: &Reference) -> Result<ImageName, NameError> {
         if let Some(name) = &self.name {
             return Ok(name.clone());
         }
-        let text = self.reference.suggested_name();
-        text.parse().map_err(|source| NameError { reference: self.reference.to_string(), source })
+        let text = reference.suggested_name();
+        text.parse().map_err(|source| NameError { reference: reference.to_string(), source })
     }
 
     fn platform(&self) -> Platform {
@@ -124,31 +142,38 @@ fn docker_config() -> Option<PathBuf> {
     named.or_else(home).filter(|dir| dir.is_absolute()).map(|dir| dir.join("config.json"))
 }
 
-pub(super) fn pull(args: &PullArgs) -> Result<Value, Failure> {
+pub(super) fn pull(args: &PullArgs, guest: &[u8]) -> Result<Value, Failure> {
     let spec = &args.spec;
     let mut progress = args.progress.open()?;
     let mut tell = |step: &str, message: &str| progress.tell(step, message);
+    let reference = match &spec.wanted {
+        Wanted::Registry(reference) => reference,
+        Wanted::Catalog(name) => {
+            let place = (&args.state, guest);
+            return catalog::image(&spec.catalog, name, spec.name.as_ref(), &spec.make, place, &mut tell);
+        }
+    };
     if let Some(layout) = &spec.layout {
         let layout =
             std::path::absolute(layout).map_err(|source| PullError::File { path: layout.clone(), source })?;
-        let pulled = download(spec, &layout, &mut tell)?;
+        let pulled = download(spec, reference, &layout, &mut tell)?;
         return Ok(json!({
             "schema": "banger.layout/1", "layout": layout, "reference": pulled.pinned.to_string(),
             "digest": pulled.digest, "layers": pulled.layers, "size_bytes": pulled.size_bytes,
         }));
     }
-    let name = spec.name()?;
+    let name = spec.name(reference)?;
     let state = args.state.made()?;
     // Before a long download: whether what comes after it can be done.
     if let Ok(Some(_)) = image::load(&state, &name) {
         return Err(BuildError::Exists(name).into());
     }
-    import::check_kernel(&state, &name, spec.make.kernel_from.as_ref())?;
+    import::check_kernel(&state, &name, spec.make.kernel_from().as_ref())?;
     delete::refuse_in_use(&name, &users_of(&state, &name)?)?;
     let _cache = CacheLock::acquire(&state, "banger-disk image pull")?;
     let layout = state.layouts();
     // A signal ends the download as it stands: the next one goes on there.
-    let pulled = download(spec, &layout, &mut tell)?;
+    let pulled = download(spec, reference, &layout, &mut tell)?;
     let lock = ImagesLock::acquire(&state, "banger-disk image pull")?;
     // From here on one removes what was made.
     let interrupts = Interrupts::catch().map_err(SignalsError)?;
@@ -164,12 +189,13 @@ pub(super) fn pull(args: &PullArgs) -> Result<Value, Failure> {
 
 fn download(
     spec: &PullSpec,
+    reference: &Reference,
     layout: &Path,
     tell: &mut dyn FnMut(&str, &str),
 ) -> Result<Pulled, registry::PullError> {
-    let (web, config) = (web_options(spec.insecure), docker_config());
+    let (web, config) = (web_options(spec.catalog.insecure), docker_config());
     let request = Pull {
-        reference: &spec.reference,
+        reference,
         platform: &spec.platform(),
         layout,
         web: &web,

@@ -6,6 +6,7 @@
 //! [`image`] what an image is, [`inside`] what a running VM uses, [`kernel`] what a kernel is, [`names`] which VMs the resolver knows,
 //! [`policy`] who reaches whom, [`reply`] what verbs without a record answer. Nothing here touches the host.
 
+pub mod catalog;
 pub mod config;
 pub mod dns;
 pub mod document;

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde_json::{Map, Value, json};
 
+use super::catalog::Catalog;
 use super::error::ErrorRecord;
 use super::image::{ImageList, ImageRecord};
 use super::kernel::{KernelList, KernelRecord};
@@ -15,6 +16,7 @@ pub fn all() -> Vec<(&'static str, Value)> {
         ("banger.error.1.json", schemars::schema_for!(ErrorRecord).to_value()),
         ("banger.image.1.json", schemars::schema_for!(ImageRecord).to_value()),
         ("banger.images.1.json", schemars::schema_for!(ImageList).to_value()),
+        ("banger.catalog.1.json", schemars::schema_for!(Catalog).to_value()),
         ("banger.kernel.1.json", schemars::schema_for!(KernelRecord).to_value()),
         ("banger.kernels.1.json", schemars::schema_for!(KernelList).to_value()),
         ("banger.vms.1.json", vms()),

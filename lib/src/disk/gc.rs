@@ -64,8 +64,8 @@ fn unfinished(state: &StateDir, collected: &mut Collected) {
 
 /// What downloads left, unless one is under way.
 fn downloads(state: &StateDir, collected: &mut Collected) {
-    let layouts = state.layouts();
-    if !layouts.is_dir() {
+    let directories = [state.layouts(), state.downloads()];
+    if !directories.iter().any(|directory| directory.is_dir()) {
         return;
     }
     let _lock = match CacheLock::acquire(state, "banger-disk gc") {
@@ -73,10 +73,12 @@ fn downloads(state: &StateDir, collected: &mut Collected) {
         Err(LockError::Busy { .. }) => return,
         Err(error) => return collected.errors.push(Box::new(error)),
     };
-    match registry::remove(&layouts) {
-        Ok(true) => collected.removed.push(layouts.to_string_lossy().into_owned()),
-        Ok(false) => {}
-        Err(error) => collected.errors.push(Box::new(error)),
+    for directory in directories {
+        match registry::remove(&directory) {
+            Ok(true) => collected.removed.push(directory.to_string_lossy().into_owned()),
+            Ok(false) => {}
+            Err(error) => collected.errors.push(Box::new(error)),
+        }
     }
 }
 

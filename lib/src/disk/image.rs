@@ -160,7 +160,9 @@ impl Coded for ImageError {
     }
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Unknown(name) => Some(format!("make it with: banger image build {name}")),
+            Self::Unknown(name) => Some(format!(
+                "make it with: banger image build {name}, or get it with banger image pull or banger image import"
+            )),
             Self::MissingFile { name, .. } => Some(format!("make it again with: banger image build {name}")),
             Self::Manifest { name, .. } => Some(format!("remove it with: banger image delete {name}")),
             Self::Read { .. } => None,

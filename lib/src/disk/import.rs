@@ -11,9 +11,11 @@ use std::path::{Path, PathBuf};
 use super::build::{self, BuildError, Progress};
 use super::flatten::{FlattenError, Flattener, Limits, Meaning};
 use super::image::{self, Image, ImageError};
+use super::kernel::{self, Kernel, KernelError};
 use super::oci::{self, OciImage, Select, Store};
 use super::{arch, boot_set, delete, rootfs};
 use crate::contract::image::{IMAGE_SCHEMA, Manifest};
+use crate::contract::kernel::KernelManifest;
 use crate::contract::record::Init;
 use crate::state::dir::StateDir;
 use crate::state::lock::ImagesLock;
@@ -22,7 +24,7 @@ use crate::sys::digest::Digesting;
 use crate::sys::ext4::{self, Shape, Writer};
 use crate::sys::pump::{Pump, Stopped};
 use crate::sys::{clock, random, reflink, tar};
-use crate::types::{ImageName, VmName};
+use crate::types::{ImageName, KernelName, VmName};
 
 pub use super::import_error::ImportError;
 
@@ -53,6 +55,39 @@ pub enum Format {
     Ext4,
 }
 
+/// Whose kernel an image gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KernelFrom {
+    /// An image's.
+    Image(ImageName),
+    /// One that is no part of an image.
+    Kernel(KernelName),
+}
+
+/// A kernel that is there.
+struct Boot {
+    version: String,
+    created_at: String,
+    /// For people.
+    of: String,
+    dir: PathBuf,
+}
+
+impl From<Image> for Boot {
+    fn from(image: Image) -> Self {
+        let of = format!(" of the image {}", image.name());
+        let Manifest { kernel_version: version, created_at, .. } = image.manifest;
+        Self { version, created_at, of, dir: image.dir }
+    }
+}
+
+impl From<Kernel> for Boot {
+    fn from(kernel: Kernel) -> Self {
+        let KernelManifest { version, created_at, .. } = kernel.manifest;
+        Self { version, created_at, of: String::new(), dir: kernel.dir }
+    }
+}
+
 /// What is to be made.
 #[derive(Debug)]
 pub struct ImportRequest {
@@ -62,8 +97,8 @@ pub struct ImportRequest {
     pub origin: String,
     /// Which image of several.
     pub select: Select,
-    /// The image whose kernel it gets; `None`: the newest image that has one.
-    pub kernel_from: Option<ImageName>,
+    /// The kernel it gets; `None`: the newest that is there, an image's or one of its own.
+    pub kernel_from: Option<KernelFrom>,
     /// Labels, beside those of the OCI image.
     pub labels: BTreeMap<String, String>,
     /// Default size of a VM's root and work disk, bytes.
@@ -108,10 +143,7 @@ pub fn import(
     let tmp = build::unfinished(state)?;
     let work = Work { dir: tmp.path(), request, interrupted };
     let facts = work.root(source, progress)?;
-    progress(
-        "kernel",
-        &format!("taking the kernel {} of the image {}", kernel.manifest.kernel_version, kernel.name()),
-    );
+    progress("kernel", &format!("taking the kernel {}{}", kernel.version, kernel.of));
     work.boot_set(&kernel)?;
     progress("manifest", "computing digests");
     let manifest = Manifest {
@@ -124,7 +156,7 @@ pub fn import(
         distribution: facts.distribution,
         suite: facts.suite,
         packages: Vec::new(),
-        kernel_version: kernel.manifest.kernel_version.clone(),
+        kernel_version: kernel.version.clone(),
         arch: arch::NAME.to_owned(),
         init: Init::Lean,
         default_rootfs_size_bytes: request.size_bytes,
@@ -141,19 +173,34 @@ pub fn import(
 ///
 /// # Errors
 /// [`ImportError`] where it would not.
-pub fn check_kernel(state: &StateDir, name: &ImageName, from: Option<&ImageName>) -> Result<(), ImportError> {
+pub fn check_kernel(
+    state: &StateDir,
+    name: &ImageName,
+    from: Option<&KernelFrom>,
+) -> Result<(), ImportError> {
     kernel_of(state, name, from).map(drop)
 }
 
-/// The image whose kernel the image `new` gets.
-fn kernel_of(state: &StateDir, new: &ImageName, from: Option<&ImageName>) -> Result<Image, ImportError> {
-    if let Some(name) = from {
-        return image::load(state, name)?.ok_or_else(|| ImageError::Unknown(name.clone()).into());
+/// The kernel that the image `new` gets.
+fn kernel_of(state: &StateDir, new: &ImageName, from: Option<&KernelFrom>) -> Result<Boot, ImportError> {
+    match from {
+        Some(KernelFrom::Image(name)) => {
+            return image::load(state, name)?
+                .map(Boot::from)
+                .ok_or_else(|| ImageError::Unknown(name.clone()).into());
+        }
+        Some(KernelFrom::Kernel(name)) => {
+            let kernel = kernel::load(state, name)?.ok_or_else(|| KernelError::Unknown(name.clone()))?;
+            return Ok(kernel.into());
+        }
+        None => {}
     }
     let mut images = image::list(state)?;
     images.retain(|image| image.missing().is_empty() && image.name() != new);
-    images.sort_by(|a, b| a.manifest.created_at.cmp(&b.manifest.created_at));
-    images.pop().ok_or(ImportError::NoKernel)
+    let mut kernels = kernel::list(state)?;
+    kernels.retain(|kernel| kernel.missing().is_empty());
+    let all = images.into_iter().map(Boot::from).chain(kernels.into_iter().map(Boot::from));
+    all.max_by(|a, b| a.created_at.cmp(&b.created_at)).ok_or(ImportError::NoKernel)
 }
 
 /// An import under way, in its directory.
@@ -307,15 +354,11 @@ impl Work<'_> {
     }
 
     /// The files beside root and work seed.
-    fn boot_set(&self, kernel: &Image) -> Result<(), ImportError> {
-        for (name, path) in [
-            (image::KERNEL, &kernel.kernel),
-            (image::KERNEL_ELF, &kernel.kernel_elf),
-            (image::INITRD, &kernel.initrd),
-        ] {
-            let target = self.dir.join(name);
+    fn boot_set(&self, kernel: &Boot) -> Result<(), ImportError> {
+        for name in boot_set::KERNEL_FILES {
+            let (path, target) = (kernel.dir.join(name), self.dir.join(name));
             // Nobody writes these files, so that two images can have one; each owns it by its own name.
-            let placed = fs::hard_link(path, &target).or_else(|_| fs::copy(path, &target).map(drop));
+            let placed = fs::hard_link(&path, &target).or_else(|_| fs::copy(&path, &target).map(drop));
             placed.map_err(|source| BuildError::File { path: target, source })?;
         }
         let upper = self.seed(image::UPPER_SEED)?;

@@ -8,6 +8,7 @@ use thiserror::Error;
 use super::build_error::BuildError;
 use super::flatten::FlattenError;
 use super::image::ImageError;
+use super::kernel::KernelError;
 use super::oci::OciError;
 use crate::contract::{Coded, ErrorCode};
 use crate::sys::ext4::Ext4Error;
@@ -21,8 +22,11 @@ pub enum ImportError {
     /// Another image.
     #[error("cannot make the image")]
     Image(#[from] ImageError),
+    /// A kernel that is no part of an image.
+    #[error("cannot make the image")]
+    Kernel(#[from] KernelError),
     /// There is no kernel for it.
-    #[error("there is no image whose kernel it could have")]
+    #[error("there is no kernel that it could have, neither an image's nor one of its own")]
     NoKernel,
     /// The source.
     #[error("cannot read {path:?}")]
@@ -65,6 +69,7 @@ impl Coded for ImportError {
         match self {
             Self::Build(error) => error.code(),
             Self::Image(error) => error.code(),
+            Self::Kernel(error) => error.code(),
             Self::NoKernel => ErrorCode::NotFound,
             Self::Source { source, .. } if source.kind() == io::ErrorKind::NotFound => ErrorCode::NotFound,
             Self::Oci(error) => error.code(),
@@ -77,7 +82,10 @@ impl Coded for ImportError {
         match self {
             Self::Build(error) => error.hint(),
             Self::Image(error) => error.hint(),
-            Self::NoKernel => Some("build one first: banger image build debian".into()),
+            Self::Kernel(error) => error.hint(),
+            Self::NoKernel => Some(
+                "build an image that has one: banger image build debian; or: banger kernel import".into(),
+            ),
             Self::Oci(error) => error.hint(),
             Self::Flatten(error) => error.hint(),
             _ => None,

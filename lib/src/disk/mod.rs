@@ -4,6 +4,7 @@ pub mod arch;
 pub mod attach;
 pub mod boot_set;
 pub mod build;
+pub mod catalog;
 pub mod check;
 pub mod debian;
 pub mod delete;

@@ -86,6 +86,10 @@ impl StateDir {
     pub fn cache(&self) -> PathBuf {
         self.root.join("cache")
     }
+    /// What is being downloaded from catalogs.
+    pub fn downloads(&self) -> PathBuf {
+        self.root.join("cache/files")
+    }
     /// What is being downloaded from registries, an OCI image layout.
     pub fn layouts(&self) -> PathBuf {
         self.root.join("cache/oci")

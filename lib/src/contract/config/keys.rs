@@ -54,7 +54,7 @@ impl Key {
 }
 
 /// Everything that can stand in the file.
-pub const KEYS: [Key; 21] = [
+pub const KEYS: [Key; 22] = [
     Key {
         name: "vm.image",
         help: "The image that a new VM boots.",
@@ -258,6 +258,17 @@ pub const KEYS: [Key; 21] = [
         set: |config, value| text(value).filter(is_subnet).map(|subnet| config.subnet = Some(subnet)),
         get: |config| json!(config.subnet),
     },
+    Key {
+        name: "images.catalog",
+        help: "The catalog of images and kernels by short names. An image that is asked for and not there is taken from it.",
+        allowed: "an address that begins with https:// or http://",
+        otherwise: "none: nobody is asked",
+        variable: Some("BANGER_CATALOG"),
+        set: |config, value| {
+            text(value).filter(|url: &String| is_address(url)).map(|url| config.catalog = Some(url))
+        },
+        get: |config| json!(config.catalog),
+    },
 ];
 
 const TIMEOUT: &str = "a time from \"1s\" to \"24h\"";
@@ -285,6 +296,12 @@ fn disk_bytes(value: &DeValue<'_>) -> Option<u64> {
 fn timeout(value: &DeValue<'_>) -> Option<u64> {
     let text = value.as_str()?;
     text.parse().ok().or_else(|| seconds(text)).filter(|seconds| (1..=MAX_TIMEOUT_S).contains(seconds))
+}
+
+/// Whoever asks there parses all of it.
+fn is_address(text: &str) -> bool {
+    (text.starts_with("https://") || text.starts_with("http://"))
+        && text.chars().all(|c| c.is_ascii_graphic())
 }
 
 /// As `banger-netd` wants it: within RFC 1918, with room for a gateway and a guest.
