@@ -332,9 +332,7 @@ pub(super) fn undo(error: NetError, request: &TapRequest, made: &Made) -> NetErr
         note(firewall::remove_tables(&names.state));
         note(remove_bridge(names));
     } else if made.rules && !matches!(error, NetError::AddressTaken(_)) {
-        let removed =
-            Tables::read(&names.table).and_then(|tables| tables.remove_guest(&names.table, &names.vm));
-        note(removed.map(drop).map_err(Into::into));
+        note(rules::remove_guest(&names.table, &names.vm).map(drop));
     }
     // Without nft there are no rules to take back, and the failure itself says so.
     let nft_is_missing = matches!(&error, NetError::Nft(e) if e.is_missing_program());

@@ -1,7 +1,7 @@
 //! Detaching: the inverse of [`super::attach`], from names alone, whatever a crash left.
 //!
-//! The kernel takes its time to let go of a link, and `nft` its own: they are waited for side by side. The tap is down before
-//! its rules go, so here, too, there is no instant at which a guest's frame meets no rules.
+//! The kernel takes its time to let go of a link, and of rules: they are waited for side by side. The tap is down before its rules go,
+//! so here, too, there is no instant at which a guest's frame meets no rules. No program is started, `nft` included.
 
 use super::NetError;
 use super::attach::{LOCK, PATIENCE, timed};
@@ -10,7 +10,7 @@ use super::firewall;
 use super::host::Host;
 use super::pool;
 use super::request::{Names, dummy_name};
-use super::rules::Tables;
+use super::rules::remove_guest;
 use crate::sys::clock::Timeline;
 use crate::sys::link::{self, Link};
 use crate::sys::rootlock::RootLock;
@@ -57,21 +57,14 @@ pub fn detach(names: &Names, caller: &Caller, timeline: &mut Timeline) -> Result
 /// The VM's rules, or both tables where no other VM is there. Gives whether there were any, as far as `any_links` leaves that
 /// open: it says that there is something to remove in any case.
 fn remove_rules(names: &Names, others: bool, any_links: bool) -> Result<bool, NetError> {
-    let removed = match (others, any_links) {
-        (false, true) => firewall::remove_tables(&names.state).map(|()| true),
-        (true, _) => Tables::read(&names.table)
-            .and_then(|tables| tables.remove_guest(&names.table, &names.vm))
-            .map_err(Into::into),
-        (false, false) => Tables::read(&names.table).map_err(Into::into).and_then(|tables| {
-            let exist = tables.exist();
-            if exist { firewall::remove_tables(&names.state).map(|()| true) } else { Ok(false) }
-        }),
-    };
-    match removed {
-        // Where there is no nft there are no rules of ours.
-        Err(NetError::Nft(error)) if error.is_missing_program() => Ok(false),
-        other => other,
+    if others {
+        return remove_guest(&names.table, &names.vm);
     }
+    let there = any_links || firewall::has_tables(&names.state)?;
+    if there {
+        firewall::remove_tables(&names.state)?;
+    }
+    Ok(there)
 }
 
 /// The bridge of `state` and its dummy port, each where it is there and `ours`.

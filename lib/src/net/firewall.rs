@@ -335,6 +335,12 @@ fn notes(state: &StateId) -> Result<Vec<String>, NetError> {
     Ok(ours.map(|chain| chain.name).collect())
 }
 
+/// Whether there is a table of `state` with anything in it.
+pub(super) fn has_tables(state: &StateId) -> Result<bool, NetError> {
+    let table = state.nft_table();
+    Ok(chains()?.iter().any(|chain| chain.table == table))
+}
+
 /// Removes both tables of `state`, and before them what was opened for it in other firewalls.
 ///
 /// # Errors

@@ -10,7 +10,7 @@ use super::firewall;
 use super::host::Host;
 use super::pool;
 use super::request::dummy_name;
-use super::rules::Tables;
+use super::rules::{Tables, remove_guest};
 use super::tag::Tag;
 use crate::sys::link::{self, Link};
 use crate::sys::rootlock::RootLock;
@@ -110,7 +110,7 @@ fn collect_rules(state: &StateId, keep: &BTreeSet<VmId>, used: bool, collected: 
         return collected.note(format!("nftables tables {table}"), result);
     }
     for vm in tables.guests().into_iter().filter(|vm| !keep.contains(vm)) {
-        let result = tables.remove_guest(&table, &vm).map(drop).map_err(Into::into);
+        let result = remove_guest(&table, &vm).map(drop);
         collected.note(format!("rules of {} in {table}", vm.tap()), result);
     }
 }

@@ -13,7 +13,7 @@ use std::net::Ipv4Addr;
 use super::policy::{self, GUESTS, PUBLISH, PUBLISHED, SETS};
 use super::request::TapRequest;
 use super::{NetError, dns};
-use crate::sys::nf_tables;
+use crate::sys::nf_tables::{self, Removal};
 use crate::sys::nft::{self, Element, NftError, Rule, Table};
 use crate::types::VmId;
 
@@ -233,19 +233,8 @@ impl Tables {
         self.inet.elements(name)
     }
 
-    /// Removes the chains of `vm` and what leads to them, in one transaction; `false` where there are none.
-    ///
-    /// # Errors
-    /// `nft` refuses.
-    pub fn remove_guest(&self, table: &str, vm: &VmId) -> Result<bool, NftError> {
-        let script = self.removal_of(table, vm, None);
-        if script.is_empty() {
-            return Ok(false);
-        }
-        nft::apply(table, &script).map(|()| true)
-    }
-
-    /// The script that does so. `address` is the VM's, where it is known; the map of guests tells it as well.
+    /// The script that removes what [`remove_guest`] does, in front of what comes instead. `address` is the VM's, which the map of guests
+    /// may not tell any more.
     fn removal_of(&self, table: &str, vm: &VmId, address: Option<Ipv4Addr>) -> String {
         let (tap, published) = (vm.tap(), published_chain(vm));
         let (tap, published) = (tap.as_str(), published.as_str());
@@ -368,6 +357,47 @@ impl Tables {
         }
         found
     }
+}
+
+/// Removes the chains of `vm` and what leads to them, in one transaction; `false` where there are none.
+///
+/// # Errors
+/// The kernel refuses, or shows no rules.
+pub fn remove_guest(table: &str, vm: &VmId) -> Result<bool, NetError> {
+    let (tap, published) = (vm.tap(), published_chain(vm));
+    let own = |name: &str| [tap.as_str(), published.as_str()].contains(&name);
+    let removals = (|| {
+        let mut removals = Vec::new();
+        let mut addresses: Vec<Vec<u8>> = Vec::new();
+        for family in FAMILIES {
+            for element in nf_tables::elements(family, table, GUESTS)? {
+                if element.target.as_deref().is_some_and(own) {
+                    addresses.push(element.key.clone());
+                    removals.push(Removal::Element(family, GUESTS, element.key));
+                }
+            }
+        }
+        for map in PUBLISHED {
+            let elements = nf_tables::elements("inet", table, map)?.into_iter();
+            let leads = elements.filter(|e| e.target.as_deref().is_some_and(own));
+            removals.extend(leads.map(|e| Removal::Element("inet", map, e.key)));
+        }
+        for set in SETS {
+            let elements = nf_tables::elements("inet", table, set)?.into_iter();
+            // The address is the key's first part.
+            let of_vm = elements.filter(|e| e.key.get(..4).is_some_and(|a| addresses.iter().any(|b| b == a)));
+            removals.extend(of_vm.map(|e| Removal::Element("inet", set, e.key)));
+        }
+        let chains = nf_tables::chains()?.into_iter().filter(|c| c.table == table && own(&c.name));
+        removals.extend(chains.filter_map(|chain| {
+            let family = FAMILIES.into_iter().find(|family| *family == chain.family)?;
+            Some(Removal::Chain(family, chain.name))
+        }));
+        Ok(removals)
+    })();
+    let removals = removals.map_err(NetError::io("read the VM's rules"))?;
+    nf_tables::remove(table, &removals).map_err(NetError::io("remove the VM's rules"))?;
+    Ok(!removals.is_empty())
 }
 
 /// The chain of a VM's published ports.

@@ -1,5 +1,5 @@
 //! What of nf_tables needs no `nft`, whose start alone costs several times as much: the list of chains, which tells whether other
-//! firewalls are there, the comments of a table's rules, and the removal of whole tables (linux/netfilter/nf_tables.h). What rules say is
+//! firewalls are there, the comments of a table's rules, and all that is only removed (linux/netfilter/nf_tables.h). What rules say is
 //! [`super::nft`]'s.
 
 use std::io;
@@ -12,6 +12,19 @@ const DEL_TABLE: u16 = SUBSYSTEM | 2;
 const GET_CHAIN: u16 = SUBSYSTEM | 4;
 const SUBSYSTEM: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8;
 const TABLE_NAME: u16 = 1;
+const DEL_CHAIN: u16 = SUBSYSTEM | 5;
+const DEL_RULE: u16 = SUBSYSTEM | 8;
+const GET_ELEMENT: u16 = SUBSYSTEM | 13;
+const DEL_ELEMENT: u16 = SUBSYSTEM | 14;
+const ELEMENTS_TABLE: u16 = 1;
+const ELEMENTS_SET: u16 = 2;
+const ELEMENTS: u16 = 3;
+const LIST_ITEM: u16 = 1;
+const ELEMENT_KEY: u16 = 1;
+const ELEMENT_DATA: u16 = 2;
+const DATA_VALUE: u16 = 1;
+const DATA_VERDICT: u16 = 2;
+const VERDICT_CHAIN: u16 = 2;
 const GET_RULE: u16 = SUBSYSTEM | 7;
 const RULE_TABLE: u16 = 1;
 const RULE_CHAIN: u16 = 2;
@@ -81,20 +94,90 @@ pub fn remove_tables(name: &str) -> io::Result<()> {
     }
 }
 
+fn number_of(family: &str) -> u8 {
+    (if family == "inet" { libc::NFPROTO_INET } else { libc::NFPROTO_BRIDGE }) as u8
+}
+
+/// An element of a set or map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Element {
+    /// Its key as the kernel holds it: in network order, each part padded to four bytes.
+    pub key: Vec<u8>,
+    /// The chain that is jumped to; maps of verdicts only.
+    pub target: Option<String>,
+}
+
+/// The elements of a set or map of the table `table` of `family` (`inet` or `bridge`); none where it is not there.
+///
+/// # Errors
+/// As [`chains`].
+pub fn elements(family: &str, table: &str, set: &str) -> io::Result<Vec<Element>> {
+    let mut netlink = Netlink::open_netfilter()?;
+    let body = Body::new(&[number_of(family), 0, 0, 0]).text(ELEMENTS_TABLE, table).text(ELEMENTS_SET, set);
+    let payloads = match netlink.dump(GET_ELEMENT, &body) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(Vec::new()),
+        other => other?,
+    };
+    let lists = payloads.iter().filter_map(|payload| find(payload, ELEMENTS));
+    Ok(lists.flat_map(attributes).filter_map(|(_, item)| element(item)).collect())
+}
+
+fn element(item: &[u8]) -> Option<Element> {
+    let part = |bytes, wanted: u16| attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, v)| v);
+    let chain = part(item, ELEMENT_DATA)
+        .and_then(|data| part(data, DATA_VERDICT))
+        .and_then(|verdict| part(verdict, VERDICT_CHAIN));
+    Some(Element { key: part(part(item, ELEMENT_KEY)?, DATA_VALUE)?.to_vec(), target: chain.map(text_of) })
+}
+
+/// Something of a table's that goes.
+#[derive(Debug, Clone)]
+pub enum Removal {
+    /// An element: the family, the set, the key.
+    Element(&'static str, &'static str, Vec<u8>),
+    /// A chain with its rules: the family and its name.
+    Chain(&'static str, String),
+}
+
+/// Removes parts of the tables named `table`, in this order, in one transaction.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn remove(table: &str, removals: &[Removal]) -> io::Result<()> {
+    let body = |family: &str| Body::new(&[number_of(family), 0, 0, 0]);
+    let requests: Vec<_> = removals
+        .iter()
+        .flat_map(|removal| match removal {
+            Removal::Element(family, set, key) => {
+                let list = |list: Body| {
+                    list.nested(LIST_ITEM, |item| item.nested(ELEMENT_KEY, |data| data.attr(DATA_VALUE, key)))
+                };
+                let body = body(family).text(ELEMENTS_TABLE, table).text(ELEMENTS_SET, set);
+                vec![(DEL_ELEMENT, 0, body.nested(ELEMENTS, list))]
+            }
+            Removal::Chain(family, chain) => vec![
+                (DEL_RULE, 0, body(family).text(RULE_TABLE, table).text(RULE_CHAIN, chain)),
+                (DEL_CHAIN, 0, body(family).text(CHAIN_TABLE, table).text(CHAIN_NAME, chain)),
+            ],
+        })
+        .collect();
+    if requests.is_empty() { Ok(()) } else { Netlink::open_netfilter()?.transact(&requests) }
+}
+
 /// The rules of the table `table` of `family` (`inet` or `bridge`) in order: the chain, and the comment. None where there is no such
 /// table.
 ///
 /// # Errors
 /// As [`chains`].
 pub fn rules(family: &str, table: &str) -> io::Result<Vec<(String, Option<String>)>> {
-    let family = if family == "inet" { libc::NFPROTO_INET } else { libc::NFPROTO_BRIDGE };
+    let family = number_of(family);
     let mut netlink = Netlink::open_netfilter()?;
-    let body = Body::new(&[family as u8, 0, 0, 0]).text(RULE_TABLE, table);
+    let body = Body::new(&[family, 0, 0, 0]).text(RULE_TABLE, table);
     let payloads = netlink.dump(GET_RULE, &body)?;
     // Older kernels pay no heed to the table.
     let of_table = |payload: &&Vec<u8>| {
         find(payload, RULE_TABLE).is_some_and(|name| text_of(name) == table)
-            && payload.first() == Some(&(family as u8))
+            && payload.first() == Some(&family)
     };
     let named = |payload: &Vec<u8>| {
         let comment = find(payload, RULE_USERDATA).and_then(comment_of);

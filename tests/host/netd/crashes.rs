@@ -112,7 +112,7 @@ fn detach_killed_at_any_call_leaves_what_gc_detach_and_attach_can_handle() {
                     before.assert_still(what);
                 },
             );
-            // Without another VM whole tables go, for which no program is started.
+            // Whole tables go by fewer calls than one VM's part of them.
             assert!(kills > if beside { 15 } else { 8 }, "only {kills} kills");
             other.iter().for_each(|other| drop(ok("detach", other)));
         }
