@@ -298,8 +298,10 @@ fn a_cap_makes_the_upper_disk_smaller_and_keeps_it_so() {
     let checked = command("/usr/sbin/e2fsck").args(["-f", "-n"]).arg(&upper).output().unwrap();
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
     assert_eq!(bench.verb("check", &first)["result"]["changed"], false);
-    let mut larger = bench.verb("detach", &first);
+    let mut larger = first.clone();
     larger["vm"]["rootfs_size_bytes"] = (3u64 << 30).into();
+    assert_eq!(bench.verb("update", &larger)["result"]["changed"], false);
+    let larger = bench.verb("detach", &larger);
     bench.verb("attach", &larger);
     assert_eq!(fs::metadata(&upper).unwrap().len(), 32 << 20);
 }

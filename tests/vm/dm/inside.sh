@@ -60,6 +60,15 @@ create 1
 mount "$(node 1)" /mnt
 [ "$(cat /mnt/x)" = hello ] || fail "what was written is lost"
 umount /mnt
+remove 1
+truncate -s 300M cow1
+request 1 0 "$work/base.ext4" "$work/cow1" 268435456 | "$disk" dm create >/dev/null
+[ "$(blockdev --getsize64 "$(node 1)")" = 268435456 ] || fail "the root did not grow"
+mount "$(node 1)" /mnt
+[ "$(cat /mnt/x)" = hello ] || fail "what was written is lost in a root that grew"
+umount /mnt
+remove 1
+create 1
 mv base.ext4 renamed.ext4
 request 2 0 "$work/renamed.ext4" "$work/cow2" 134217728 >r2
 cow 2
@@ -69,7 +78,7 @@ mv renamed.ext4 base.ext4
 gc
 nothing_held "gc"
 unchanged
-seen "attach, write, detach and attach again; the image unchanged bit for bit"
+seen "attach, write, detach and attach again, larger too; the image unchanged bit for bit"
 
 # 50 VMs.
 i=100
