@@ -41,6 +41,8 @@ pub enum ContextError {
     Tty(&'static str),
     #[error("{0} stands for no pipeline of programs")]
     NoPipeline(&'static str),
+    #[error("ssh failed: {0}")]
+    Ssh(String),
 }
 
 impl Coded for ContextError {
@@ -55,7 +57,7 @@ impl Coded for ContextError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::NoStateDir | Self::RelativeStateDir(..) | Self::OddStateDir(_) => ErrorCode::Usage,
-            Self::Signals(_) => ErrorCode::Failed,
+            Self::Signals(_) | Self::Ssh(_) => ErrorCode::Failed,
             Self::Interrupted(_) | Self::CommandInterrupted { .. } => ErrorCode::Interrupted,
             Self::Tty(_) | Self::NoPipeline(_) => ErrorCode::Usage,
         }

@@ -1,6 +1,7 @@
 //! The system's ssh, for people: with banger's key and the guest's pinned one and nothing of the user's config.
 
 use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::io::{self, IsTerminal};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
@@ -8,6 +9,7 @@ use std::path::Path;
 use std::process::{ExitCode, Stdio};
 
 use banger_lib::contract::Document;
+use banger_lib::contract::error::escape_controls;
 use banger_lib::contract::record::{Net, Workspace};
 use banger_lib::state::db::VmRow;
 use banger_lib::state::dir::VmDir;
@@ -24,6 +26,8 @@ use crate::{list, plan, run};
 
 /// ssh's status for its own failures; also that of a command that ends with it.
 const SSH_FAILED: i32 = 255;
+/// How much of what ssh complains of is told, bytes.
+const MAX_COMPLAINTS: usize = 2048;
 
 /// ssh, about to go to the VM.
 fn ssh_to(context: &Context, row: &VmRow, net: &Net) -> Exec {
@@ -92,7 +96,18 @@ pub fn exec(
         mise: !wanted.options.no_mise,
     };
     let script = command.terminal_script(&workspace.guest_path, workspace.mode);
-    session(context, row, ssh_to(context, row, &net_of(row, document)?).args(["-t", "--"]).arg(script))
+    let talk = |source| StageError::Talk { program: "ssh".into(), source };
+    // ssh ends with 255 when it fails, as the command may: what it complains of tells the two apart.
+    let complaints = tempfile::NamedTempFile::new().map_err(talk)?;
+    let ssh = ssh_to(context, row, &net_of(row, document)?).arg("-E").arg(complaints.path());
+    let ended = session(context, row, ssh.args(["-t", "--"]).arg(script))?;
+    let said = fs::read(complaints.path()).map_err(talk)?;
+    if ended == ExitCode::from(SSH_FAILED as u8) && !said.is_empty() {
+        let said = String::from_utf8_lossy(&said[said.len().saturating_sub(MAX_COMPLAINTS)..]).into_owned();
+        let lines: Vec<&str> = said.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+        return Err(ContextError::Ssh(escape_controls(&lines.join("; "))).into());
+    }
+    Ok(ended)
 }
 
 /// Runs ssh on our terminal and says what it leaves behind.

@@ -128,6 +128,20 @@ fn reads_a_terminal(home: &Home) {
     assert!(out.contains("/dev/pts/") && out.contains("a /root/repo") && out.contains("got typed"), "{out}");
     assert!(err.contains("banger vm delete --force dev1"), "{err}");
 
+    // ssh's own failures are banger's, whatever a command's status may be.
+    let status = |status: &str| {
+        on_terminal(home, &["vm", "exec", "-t", "dev1", "--", "sh", "-c", &format!("exit {status}")], b"")
+    };
+    assert_eq!(status("255").0, Some(255));
+    let id = home.json(&["vm", "show", "--record", "dev1"])["vm"]["id"].as_str().unwrap().to_owned();
+    let hosts = home.state().join("vms").join(id).join("known_hosts");
+    let pinned = fs::read(&hosts).unwrap();
+    fs::write(&hosts, "").unwrap();
+    let (code, out, err) = status("0");
+    fs::write(&hosts, pinned).unwrap();
+    assert_eq!(code, Some(125), "{out}{err}");
+    assert!(err.contains("ssh failed") && err.contains("host key"), "{err}");
+
     let output = exec(home, &["--tty"], &["true"], b"");
     assert_eq!(output.status.code(), Some(125), "stdin is no terminal: {}", said(&output));
 }

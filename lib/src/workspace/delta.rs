@@ -19,6 +19,7 @@ use super::index::{self, Index};
 use super::note::{Note, Notes, Stage};
 use super::shipment::{Committed, Part};
 use super::staging::PREPARED_REF;
+use super::tags::{self, Tag};
 use super::{fill, gitdir, rewritten, stream};
 use crate::contract::record::WorkspaceMode;
 use crate::sys::exec::Running;
@@ -44,6 +45,8 @@ pub struct Delta {
     sent_at: i64,
     old_index: Index,
     new_index: Index,
+    /// Tags that are new, or of another commit.
+    pub new_tags: Vec<Tag>,
     /// The objects of large files that the guest makes from the pack.
     made: Vec<Entry>,
     packing: Mutex<Option<Running>>,
@@ -82,7 +85,8 @@ impl Delta {
         let same_head =
             head.commit == from.head_commit && String::from_utf8_lossy(&gitdir::head_file(head)) == from.head;
         let same_index = old_index.differing(&new_index, staged_otherwise).is_empty();
-        if touched.is_empty() && same_index && same_head {
+        let new_tags: Vec<Tag> = new_tags(committed, &from);
+        if touched.is_empty() && same_index && same_head && new_tags.is_empty() {
             return Ok(Compared::Same);
         }
         let (mut changed, mut fresh, mut gone) = (Vec::new(), Vec::new(), Vec::new());
@@ -98,7 +102,8 @@ impl Delta {
             }
         }
         let packs = part.staging.objects().join("pack");
-        let packing = Mutex::new(Some(pack(committed, &from, [&old_tree, &old_index], &new_index)?));
+        let packing =
+            Mutex::new(Some(pack(committed, &from, [&old_tree, &old_index], &new_index, &new_tags)?));
         let sent_at = fs::metadata(notes.tree(Stage::Sent)).map_or(0, |m| m.mtime());
         let made = made(part, new_tree, &changed)?;
         let delta = Self {
@@ -110,6 +115,7 @@ impl Delta {
             sent_at,
             old_index,
             new_index,
+            new_tags,
             made,
             packing,
             packs,
@@ -300,6 +306,13 @@ impl Delta {
     }
 }
 
+/// The tags that the guest was not given as they are now.
+fn new_tags(committed: &Committed, from: &Note) -> Vec<Tag> {
+    let tags = committed.tags.first().into_iter().flatten();
+    let is_known = |tag: &Tag| from.tags.get(&*String::from_utf8_lossy(&tag.name)) == Some(&tag.object);
+    tags.filter(|tag| !is_known(tag)).cloned().collect()
+}
+
 /// Whether there is a file of it.
 fn is_there(entries: &[index::Entry]) -> bool {
     entries.iter().any(|entry| !entry.skipped)
@@ -344,6 +357,7 @@ fn pack(
     from: &Note,
     known: [&Index; 2],
     index: &Index,
+    new_tags: &[Tag],
 ) -> Result<Running, WorkspaceError> {
     let part = committed.survey.root();
     let (checkout, staging, head) = (&part.checkout, &part.staging, &part.selection.head);
@@ -357,7 +371,7 @@ fn pack(
         fs::write(&file, text).map_err(WorkspaceError::io("write", &file))?;
         git = git.env("GIT_SHALLOW_FILE", &file);
     }
-    let mut lines = format!("{}\n", committed.base_commit());
+    let mut lines = format!("{}\n{}", committed.base_commit(), tags::lines(new_tags));
     let is_there = |commit: &str| {
         head.commit.as_deref() == Some(commit)
             || git.run(["cat-file", "-e", &format!("{commit}^{{commit}}")]).is_ok()

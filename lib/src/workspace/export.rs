@@ -29,7 +29,9 @@ const MAX_NAMES: u64 = 64 << 20;
 /// Else a copy of the guest's own index takes everything that `git add -A` finds (a new one would lose files that were added with -f),
 /// and new objects go beside that copy, so that the guest's repository stays as it is; hence install(1), which makes the
 /// directory and copies, and a directory outside of the workspace, whose removal nobody needs to wait for; what lives for a second
-/// is neither compressed nor flushed. So it is in a merge, with submodules, whose state goes before the patch, and in a sparse checkout.
+/// is neither compressed nor flushed. So it is in a merge, in a sparse checkout, with submodules, whose state goes before the patch,
+/// and where names alone are wanted, among which diff-index counts files that were only written again. (git-diff(1) does not, but
+/// writes the index for that.)
 const COMPARE: &str = r#"
 g=.git
 if ! cd @PATH@; then say missing; exit 0; fi
@@ -40,12 +42,12 @@ export GIT_OPTIONAL_LOCKS=0 GIT_LITERAL_PATHSPECS=1
 own() {
     git -c core.hooksPath=/dev/null -c core.fsmonitor=false -c core.splitIndex=false -c core.safecrlf=false "$@"
 }
-if [ ! -d "$g/modules" ] && [ ! -f "$g/info/sparse-checkout" ] && [ ! -f "$g/MERGE_HEAD" ] &&
+if @PATCH@ && [ ! -d "$g/modules" ] && [ ! -f "$g/info/sparse-checkout" ] && [ ! -f "$g/MERGE_HEAD" ] &&
     new=$(own ls-files -o -u --exclude-standard 2>&1) && [ -z "$new" ]; then
     say ready
     say patch
-    own -c diff.suppressBlankEmpty=false -c core.quotePath=true -c core.compression=1 -c diff.autoRefreshIndex=true \
-        diff --ignore-submodules=dirty @FORMAT@ @BASE@ -- @ONLY@ && say done >&2
+    own -c diff.suppressBlankEmpty=false -c core.quotePath=true -c core.compression=1 \
+        diff-index --ignore-submodules=dirty @FORMAT@ @BASE@ -- @ONLY@ && say done >&2
     exit
 fi
 t=/var/tmp/banger-export.@TAG@
@@ -167,6 +169,7 @@ fn compare(
         ("PATH", quote([guest_path])),
         ("TAG", tag),
         ("BASE", quote([base_commit])),
+        ("PATCH", (format == AS_PATCH).to_string()),
         ("FORMAT", format.to_owned()),
         ("ONLY", quote(only.iter().map(String::as_str))),
     ]);

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::checkout::{Checkout, Head};
 use super::config::{Writer, without_credentials};
+use super::tags::Tag;
 use crate::contract::record::WorkspaceMode;
 use crate::sys::git;
 
@@ -47,6 +48,7 @@ const SPARSE: &str = "info/sparse-checkout";
 pub fn files(
     checkout: &Checkout,
     head: &Head,
+    tags: &[Tag],
     mode: WorkspaceMode,
     worktree: Option<&Path>,
 ) -> Vec<(PathBuf, Vec<u8>)> {
@@ -56,7 +58,7 @@ pub fn files(
         .filter(|(_, commit)| mode == WorkspaceMode::Full || head.commit.as_deref() == Some(commit.as_str()));
     let mut files = vec![
         ("HEAD".into(), head_file(head)),
-        ("packed-refs".into(), packed_refs(head, upstream)),
+        ("packed-refs".into(), packed_refs(head, upstream, tags)),
         ("config".into(), config_file(checkout, head, worktree)),
     ];
     let defaults = xdg_dir(checkout);
@@ -131,20 +133,27 @@ pub(super) fn head_file(head: &Head) -> Vec<u8> {
     text
 }
 
-fn packed_refs(head: &Head, upstream: Option<&(Vec<u8>, String)>) -> Vec<u8> {
-    // "fully-peeled": no ref is a tag, so nothing is to peel; "sorted": heads < remotes (git-pack-refs(1)).
-    let mut text = b"# pack-refs with: peeled fully-peeled sorted \n".to_vec();
+fn packed_refs(head: &Head, upstream: Option<&(Vec<u8>, String)>, tags: &[Tag]) -> Vec<u8> {
+    // "fully-peeled": what a tag's object names stands below it; "sorted": heads < remotes < tags (git-pack-refs(1)).
+    let peeled = if tags.iter().all(|tag| tag.is_whole) { "peeled fully-peeled " } else { "" };
+    let mut text = format!("# pack-refs with: {peeled}sorted \n").into_bytes();
     let mut add = |commit: &str, name: &[&[u8]]| {
-        text.extend_from_slice(commit.as_bytes());
-        text.push(b' ');
-        name.iter().for_each(|piece| text.extend_from_slice(piece));
-        text.push(b'\n');
+        text.extend([commit.as_bytes(), b" ", &name.concat(), b"\n"].concat());
     };
     if let (Some(branch), Some(commit)) = (&head.branch, &head.commit) {
         add(commit, &[b"refs/heads/", branch.as_bytes()]);
     }
     if let Some((name, commit)) = upstream {
         add(commit, &[name]);
+    }
+    for tag in tags {
+        let peeled = tag
+            .peeled
+            .iter()
+            .filter(|_| !peeled.is_empty())
+            .map(|commit| format!("\n^{commit}"))
+            .collect::<String>();
+        add(&tag.object, &[&tag.name, peeled.as_bytes()]);
     }
     text
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | what the checkout holds | [`checkout`] |
 //! | which of its submodules are there | [`submodule`] |
+//! | which tags travel | [`tags`] |
 //! | git's configuration, read and written | [`config`] |
 //! | git's index, read and cut | [`index`] |
 //! | what of a checkout travels, and the commit that holds it | [`staging`] |
@@ -29,7 +30,7 @@
 //! modification times and permission bits; untracked ones if asked for, ignored ones never. The history reachable from HEAD, or
 //! one commit of it. The index, the current branch and its upstream, remotes without credentials, what decides how git reads
 //! files (line endings, `.git/info`, the sparse checkout), and the identity for commits. Submodules that are checked out, each in
-//! the same way. No other branch, no tag, no stash, no reflog, no hook. Or, if asked for, the files alone.
+//! the same way. With the history the tags of its commits. No other branch, no stash, no reflog, no hook. Or, if asked for, the files alone.
 
 pub mod apply;
 pub mod checkout;
@@ -54,5 +55,6 @@ pub mod shipment;
 pub mod staging;
 pub mod stream;
 pub mod submodule;
+pub mod tags;
 pub mod transfer;
 pub mod transport;

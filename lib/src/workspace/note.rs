@@ -1,6 +1,7 @@
 //! What a guest was given: kept in the VM's directory, so that the next copy sends only what is different since. A note that is
 //! lost is no harm: then everything is sent anew, or refused.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -12,6 +13,7 @@ use super::error::WorkspaceError;
 use super::gitdir;
 use super::index::Index;
 use super::shipment::{Part, Survey};
+use super::tags::Tag;
 use crate::contract::record::WorkspaceMode;
 use crate::state::dir::VmDir;
 use crate::sys::atomic;
@@ -19,7 +21,7 @@ use crate::sys::atomic;
 /// The directory of the notes in the VM's.
 const DIRECTORY: &str = "sent";
 /// How large a note may be, bytes.
-const MAX_BYTES: u64 = 1 << 20;
+const MAX_BYTES: u64 = 16 << 20;
 
 /// Whether the guest is known to have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +57,8 @@ pub struct Note {
     pub head_commit: Option<String>,
     /// The text of `.git/HEAD`. Bytes that are not UTF-8 are replaced.
     pub head: String,
+    /// The tags that were sent, by their names, and their objects. Bytes that are not UTF-8 are replaced.
+    pub tags: BTreeMap<String, String>,
     /// The settings of a sparse checkout, names and values.
     pub sparse: Vec<(String, String)>,
     /// Whether the differences to it can be sent: it is one repository, and all of it is there.
@@ -62,8 +66,8 @@ pub struct Note {
 }
 
 impl Note {
-    /// Of what `survey` found, once it is at `guest_path`.
-    pub fn new(survey: &Survey, base_commit: &str, guest_path: &str) -> Self {
+    /// Of what `survey` found, with `tags`, once it is at `guest_path`.
+    pub fn new(survey: &Survey, tags: &[Tag], base_commit: &str, guest_path: &str) -> Self {
         let part = survey.root();
         Self {
             host_path: part.checkout.root.to_string_lossy().into_owned(),
@@ -72,6 +76,10 @@ impl Note {
             mode: survey.choice.mode,
             head_commit: part.selection.head.commit.clone(),
             head: String::from_utf8_lossy(&gitdir::head_file(&part.selection.head)).into_owned(),
+            tags: tags
+                .iter()
+                .map(|tag| (String::from_utf8_lossy(&tag.name).into_owned(), tag.object.clone()))
+                .collect(),
             sparse: gitdir::sparse(&part.checkout),
             is_plain: survey.choice.mode != WorkspaceMode::Files
                 && survey.parts.len() == 1

@@ -13,6 +13,7 @@ use super::error::WorkspaceError;
 use super::gitdir;
 use super::reuse::{self, Whole};
 use super::staging::Staging;
+use super::tags::{self, Tag};
 use crate::contract::record::WorkspaceMode;
 use crate::sys::clock::boottime_us;
 use crate::sys::exec::Running;
@@ -62,12 +63,12 @@ pub enum Source {
 }
 
 impl Packing {
-    /// Starts packing what is reachable from `prepared`, so from HEAD, and from the index; with `hold` not before it is waited for.
+    /// Starts packing what is reachable from `prepared`, so from HEAD, from the index, and the tags; with `hold` not before it is waited for.
     pub fn start(
         checkout: &Checkout,
         staging: &Staging,
         head: &Head,
-        prepared: &str,
+        (prepared, tags): (&str, &[Tag]),
         mode: WorkspaceMode,
         hold: bool,
     ) -> Result<Self, WorkspaceError> {
@@ -91,11 +92,11 @@ impl Packing {
             git.exec(words.chain([stem.as_os_str()])).deadline(PATIENCE)
         };
         let partial = checkout.is_partial();
+        let revisions = format!("{prepared}\n{}", tags::lines(tags));
         // With a part of the history the packs hold more than travels.
         let whole = mode == WorkspaceMode::Full && !partial && !hold;
-        let plan = if whole { reuse::plan(checkout, &git, prepared)? } else { None };
+        let plan = if whole { reuse::plan(checkout, &git, &revisions)? } else { None };
         let (mut whole, mut held) = (Vec::new(), None);
-        let revisions = format!("{prepared}\n");
         let running = if hold && !partial {
             // It waits for its input, and once we are confined it could not be started any more.
             let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
@@ -110,8 +111,8 @@ impl Packing {
             pack(&[]).start_reading(list)
         } else if partial {
             // pack-objects itself cannot do without a tree.
-            let args = ["rev-list", "--objects", "--missing=allow-promisor", "--indexed-objects", prepared];
-            git.exec(args).deadline(PATIENCE).start_into(pack(&["--missing=allow-promisor"]))
+            let args = ["rev-list", "--objects", "--missing=allow-promisor", "--indexed-objects", "--stdin"];
+            git.exec(args).deadline(PATIENCE).stdin(revisions).start_into(pack(&["--missing=allow-promisor"]))
         } else {
             pack(&["--revs", "--indexed-objects"]).stdin(revisions).start()
         };

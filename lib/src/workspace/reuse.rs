@@ -40,20 +40,24 @@ pub struct Plan {
     pub rest: Vec<u8>,
 }
 
-/// Looks for packs of the checkout's whose objects all travel with `prepared`; `None` where there are none, or where that cannot
+/// Looks for packs of the checkout's whose objects all travel with `revisions`, a line each; `None` where there are none, or where that cannot
 /// be told quickly.
-pub fn plan(checkout: &Checkout, git: &Git, prepared: &str) -> Result<Option<Plan>, WorkspaceError> {
+pub fn plan(checkout: &Checkout, git: &Git, revisions: &str) -> Result<Option<Plan>, WorkspaceError> {
     let candidates = candidates(&checkout.objects.join("pack"));
     if candidates.is_empty() || checkout.object_format != "sha1" {
         return Ok(None);
     }
     // A ref that HEAD does not contain has most likely brought objects of its own.
-    let others = git.run(["rev-list", "-1", "--all", "--not", prepared]).map_err(checkout.git_error())?;
+    let others = git
+        .exec(["rev-list", "-1", "--all", "--stdin"])
+        .stdin(revisions.lines().map(|line| format!("^{line}\n")).collect::<String>())
+        .run()
+        .map_err(checkout.git_error())?;
     if !others.is_empty() {
         return Ok(None);
     }
-    let args = ["rev-list", "--objects", "--indexed-objects", prepared];
-    let listed = match git.exec(args).stdout_limit(MAX_LIST).run() {
+    let args = ["rev-list", "--objects", "--indexed-objects", "--stdin"];
+    let listed = match git.exec(args).stdin(revisions).stdout_limit(MAX_LIST).run() {
         Err(ExecError::TooMuch { .. }) => return Ok(None),
         listed => listed.map_err(checkout.git_error())?,
     };

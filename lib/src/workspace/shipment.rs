@@ -9,6 +9,7 @@ use super::error::WorkspaceError;
 use super::index::Index;
 use super::pack::Packing;
 use super::staging::{PREPARED_REF, Selection, Staging};
+use super::tags::{self, Tag};
 use super::{fill, gitdir, rewritten, submodule};
 use crate::contract::record::WorkspaceMode;
 
@@ -150,6 +151,8 @@ pub struct Committed {
     pub trees: Vec<Index>,
     /// The small files of the git directories; none in the mode `files`.
     files: Vec<Vec<(PathBuf, Vec<u8>)>>,
+    /// The tags that travel; none but with all of the history.
+    pub tags: Vec<Vec<Tag>>,
 }
 
 impl Committed {
@@ -157,12 +160,14 @@ impl Committed {
     pub fn new(survey: Survey) -> Result<Self, WorkspaceError> {
         let with_git = survey.choice.mode != WorkspaceMode::Files;
         let (prepared, files) = std::thread::scope(|scope| {
-            let files =
-                || survey.parts.iter().filter(|_| with_git).map(|part| git_files(part, &survey)).collect();
+            let files = || -> Result<Vec<_>, _> {
+                survey.parts.iter().filter(|_| with_git).map(|part| git_files(part, &survey)).collect()
+            };
             let files = scope.spawn(files);
             (commit(&survey), files.join().expect("reading a configuration does not panic"))
         });
         let (prepared, mut trees) = (prepared?, Vec::new());
+        let (tags, files) = files?.into_iter().unzip();
         for part in &survey.parts {
             let mut tree = Index::read(&part.staging.prepared_index(), &part.checkout.object_format)?;
             tree.stamp(&part.selection.entries);
@@ -170,7 +175,7 @@ impl Committed {
             trees.push(tree);
             part.staging.keep_packs()?;
         }
-        Ok(Self { prepared, survey, trees, files })
+        Ok(Self { prepared, survey, trees, files, tags })
     }
 
     /// The prepared commit of the checkout. It names the submodules' own, and the mode where that is not `full`, so two with the
@@ -196,18 +201,18 @@ pub struct Shipment {
 impl Shipment {
     /// Starts to pack, or, with `hold`, gets ready to: what is sent may be less than all.
     pub fn new(committed: Committed, hold: bool) -> Result<Self, WorkspaceError> {
-        let Committed { mut survey, prepared, trees, files } = committed;
+        let Committed { mut survey, prepared, trees, files, tags } = committed;
         let mut repositories = Vec::new();
         let mode = survey.choice.mode;
-        let parts = survey.parts.iter_mut().zip(&trees).zip(&prepared).zip(files);
-        for (((part, tree), prepared), files) in parts {
+        let parts = survey.parts.iter_mut().zip(&trees).zip(&prepared).zip(files).zip(tags);
+        for ((((part, tree), prepared), files), tags) in parts {
             let Part { checkout, selection, staging, .. } = &mut *part;
             // Where less than all is sent, most likely, whether a file is byte for byte its object is not worth asking git.
             if !hold && !checkout.is_partial() {
                 fill::choose(&mut selection.entries, tree);
                 fill::keep_equal(checkout, &staging.git(checkout, &staging.index()), &mut selection.entries)?;
             }
-            repositories.push(repository(part, prepared, mode, hold, files)?);
+            repositories.push(repository(part, (prepared, &tags), mode, hold, files)?);
         }
         Ok(Self { base_commit: prepared[0].clone(), survey, trees, repositories })
     }
@@ -248,13 +253,13 @@ fn commit(survey: &Survey) -> Result<Vec<String>, WorkspaceError> {
 
 fn repository(
     part: &Part,
-    prepared: &str,
+    (prepared, tags): (&str, &[Tag]),
     mode: WorkspaceMode,
     hold: bool,
     mut files: Vec<(PathBuf, Vec<u8>)>,
 ) -> Result<Repository, WorkspaceError> {
     let (checkout, staging, head) = (&part.checkout, &part.staging, &part.selection.head);
-    let packing = Packing::start(checkout, staging, head, prepared, mode, hold)?;
+    let packing = Packing::start(checkout, staging, head, (prepared, tags), mode, hold)?;
     if !part.prefix.as_os_str().is_empty() {
         // One at a time beside the checkout's own: memory is bounded by the number of packs that are being made.
         packing.wait()?;
@@ -269,9 +274,14 @@ fn repository(
     })
 }
 
-/// The small files of the part's git directory.
-fn git_files(part: &Part, survey: &Survey) -> Vec<(PathBuf, Vec<u8>)> {
+/// The small files of the part's git directory, and the tags in them.
+#[expect(clippy::type_complexity, reason = "taken apart at once by the one caller")]
+fn git_files(part: &Part, survey: &Survey) -> Result<(Vec<Tag>, Vec<(PathBuf, Vec<u8>)>), WorkspaceError> {
+    let (head, mode) = (&part.selection.head, survey.choice.mode);
+    let whole = mode == WorkspaceMode::Full;
+    let tags = if whole { tags::reachable(&part.checkout, head)? } else { Vec::new() };
     let away = part.git_dir.parent() != Some(&part.prefix);
     let worktree = away.then(|| submodule::relative(&part.git_dir, &part.prefix));
-    gitdir::files(&part.checkout, &part.selection.head, survey.choice.mode, worktree.as_deref())
+    let files = gitdir::files(&part.checkout, head, &tags, mode, worktree.as_deref());
+    Ok((tags, files))
 }

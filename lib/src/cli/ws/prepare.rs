@@ -28,6 +28,8 @@ pub(super) struct Staged {
     shipment: Shipment,
     /// What differs from what the guest was given.
     compared: Option<Compared>,
+    /// What it is to be compared with the next time.
+    note: Note,
     notes: Notes,
     force: bool,
     pub(super) guest_path: String,
@@ -45,8 +47,8 @@ impl Staged {
         let guest_path = source.guest_path.clone().unwrap_or_else(|| format!("/root/{}", checkout.name()));
         transfer::check_guest_path(&guest_path)?;
         let notes = Notes::of(&job.dir());
-        let (shipment, compared) = load(survey, &notes, &guest_path, &mut job.timeline)?;
-        Ok(Self { shipment, compared, notes, force: source.force, guest_path })
+        let (shipment, compared, note) = load(survey, &notes, &guest_path, &mut job.timeline)?;
+        Ok(Self { shipment, compared, note, notes, force: source.force, guest_path })
     }
 
     fn delta(&self) -> Option<&Delta> {
@@ -110,8 +112,7 @@ impl Staged {
             let ending = Ending { exit: Exit::Status(0), timed_out: false };
             return Ok(Sent { changed: false, ending });
         }
-        let note = Note::new(self.survey(), self.base_commit(), &self.guest_path);
-        self.notes.save(Stage::Sending, &note, part, &self.shipment.trees[0])?;
+        self.notes.save(Stage::Sending, &self.note, part, &self.shipment.trees[0])?;
         let resynced = match self.delta() {
             Some(delta) => self.resync(guest, delta, timeline)?,
             None => false,
@@ -225,9 +226,10 @@ fn load(
     notes: &Notes,
     guest_path: &str,
     timeline: &mut Timeline,
-) -> Result<(Shipment, Option<Compared>), WorkspaceError> {
+) -> Result<(Shipment, Option<Compared>, Note), WorkspaceError> {
     let committed = timeline.step("commit", || Committed::new(survey))?;
-    let now = Note::new(&committed.survey, committed.base_commit(), guest_path);
+    let tags = committed.tags.first().map(Vec::as_slice).unwrap_or_default();
+    let now = Note::new(&committed.survey, tags, committed.base_commit(), guest_path);
     let same_place = |note: &Note| note.guest_path == now.guest_path && note.host_path == now.host_path;
     let compared = match notes.load(Stage::Sent).filter(same_place) {
         None => None,
@@ -239,7 +241,7 @@ fn load(
     };
     let hold = matches!(compared, Some(Compared::Differs(_) | Compared::Same));
     let shipment = timeline.step("plan", || Shipment::new(committed, hold))?;
-    Ok((shipment, compared))
+    Ok((shipment, compared, now))
 }
 
 fn record_workspace(job: &mut Job, workspace: &Workspace) -> Result<(), Failure> {

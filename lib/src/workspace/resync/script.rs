@@ -194,19 +194,20 @@ pub(super) fn compare(delta: &Delta, head: &Head, force: bool) -> Vec<u8> {
     if !force {
         text.extend_from_slice(ASK_FIRST.as_bytes());
     }
-    if delta.head_moved(head) {
-        text.extend_from_slice(
-            b"{\n[ -z \"$head\" ] || [ -z \"$commit\" ] || echo \"update refs/banger/replaced $commit\"\n",
-        );
-        if let (Some(branch), Some(commit)) = (&head.branch, &head.commit) {
-            // A branch's name holds no space and no control character (git-check-ref-format(1)), but may hold a quote.
-            let name = plain_word(&[b"refs/heads/", branch.as_bytes()].concat());
-            text.extend(
-                [b"printf 'update %s %s\\n' ", &name[..], format!(" {commit}\n").as_bytes()].concat(),
-            );
-        }
-        text.extend_from_slice(b"} >\"$s/refs\"\n");
+    let mut refs = Vec::new();
+    // A ref's name holds no space and no control character (git-check-ref-format(1)), but may hold a quote.
+    let mut update = |name: &[u8], object: &str| {
+        let line = [b"update ", name, b" ", object.as_bytes()].concat();
+        refs.extend([b"printf '%s\\n' ", &plain_word(&line)[..], b"\n"].concat());
+    };
+    if delta.head_moved(head)
+        && let (Some(branch), Some(commit)) = (&head.branch, &head.commit)
+    {
+        update(&[b"refs/heads/", branch.as_bytes()].concat(), commit);
     }
+    delta.new_tags.iter().for_each(|tag| update(&tag.name, &tag.object));
+    let kept = "[ -z \"$head\" ] || [ -z \"$commit\" ] || echo \"update refs/banger/replaced $commit\"\n";
+    text.extend([b"{\n", kept.as_bytes(), &refs, b"} >\"$s/refs\"\n"].concat());
     if delta.makes_files() {
         let made = "( cd \"$s/tree\" && GIT_ALTERNATE_OBJECT_DIRECTORIES=.git/objects && export GIT_ALTERNATE_OBJECT_DIRECTORIES && . ../fill ) </dev/null || { rm -rf -- \"$s\"; exit 1; }\n";
         text = [made.as_bytes(), &text].concat();
