@@ -1,6 +1,7 @@
 //! banger-ws against a real sshd on loopback that runs commands as root on this machine, with the "guest" path in a
 //! temporary directory.
 
+mod agent;
 mod apply;
 mod broken;
 mod command;

@@ -97,10 +97,52 @@ fn commands_have_streams_terminals_and_an_exact_end() {
         said(&output)
     );
 
+    goes_over_either_transport(&home);
     reads_a_terminal(&home);
     follows_the_checkout(&home, &repo);
     ends_with_its_vm(&home);
     home.assert_clean();
+}
+
+/// Over the agent's channel as long as there is a free port, else over SSH.
+fn goes_over_either_transport(home: &Home) {
+    let over = |transport: &str, script: &str| {
+        let mut command = home.banger(&["vm", "exec", "dev1", "--", "sh", "-c", script]);
+        command.env("BANGER_GUEST_TRANSPORT", transport);
+        command
+    };
+    let how = "echo ${SSH_CLIENT:+ssh}; cat; exit 6";
+    for (transport, expected) in [("agent", "\nin"), ("auto", "\nin"), ("ssh", "ssh\nin")] {
+        let output = support::run(&mut over(transport, how), b"in");
+        assert_eq!(
+            (output.status.code(), String::from_utf8_lossy(&output.stdout).as_ref()),
+            (Some(6), expected),
+            "{transport}: {}",
+            said(&output)
+        );
+    }
+    let hold = |_| {
+        let mut command = over("agent", "echo held; cat >/dev/null");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0; 5]).unwrap();
+        child
+    };
+    let mut held: Vec<Child> = (0..4).map(hold).collect();
+    assert_eq!(support::run(&mut over("agent", "true"), b"").status.code(), Some(125));
+    assert_eq!(support::run(&mut over("auto", how), b"").stdout, b"ssh\n");
+    // Killed in the middle of whatever it does, one leaves a port that serves the next.
+    let pid = held[0].id();
+    let stages = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    for stage in stages.split_whitespace() {
+        // SAFETY: kill(2) of a child that banger waits for.
+        unsafe { libc::kill(stage.parse().unwrap(), libc::SIGKILL) };
+    }
+    assert!(wait(&mut held[0], Duration::from_secs(30)).is_some_and(|code| code != 0));
+    assert_eq!(support::run(&mut over("agent", how), b"").stdout, b"\n", "{stages}");
+    for child in &mut held[1..] {
+        drop(child.stdin.take());
+        assert_eq!(wait(child, Duration::from_secs(30)), Some(0));
+    }
 }
 
 fn said_on_stderr(output: &Output) -> String {

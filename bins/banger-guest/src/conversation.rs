@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -107,13 +108,10 @@ impl Running {
     }
 
     /// Closes its streams and lets somebody wait for it. `ending`: nobody is there any more for whom it runs, so it is told to end.
-    fn abandon(mut self, ending: bool) {
+    fn abandon(mut self, ending: bool) -> JoinHandle<()> {
         drop((self.input.take(), self.stdout.take(), self.stderr.take()));
-        if self.status.is_some() {
-            return;
-        }
         std::thread::spawn(move || {
-            if ending {
+            if ending && self.status.is_none() {
                 // What tidies up when its input ends, as the copying of a checkout, has time to do so.
                 let group = Pid::from_raw(self.child.id().cast_signed());
                 let told = [(ALONE, Signal::SIGTERM), (TIMEOUT_GRACE, Signal::SIGKILL)];
@@ -127,7 +125,7 @@ impl Running {
                 }
             }
             drop(self.child.wait());
-        });
+        })
     }
 }
 
@@ -196,6 +194,13 @@ impl Conversation {
         let written = self.stream.write_all(&frames::frame(Kind::Anew, &[]));
         set_blocking(&self.stream, false)?;
         written
+    }
+
+    /// Ends what still runs, and waits for that.
+    pub fn end(mut self) {
+        if let Some(running) = self.running.take() {
+            drop(running.abandon(true).join());
+        }
     }
 
     /// Serves the host until it is gone, or cannot be understood.

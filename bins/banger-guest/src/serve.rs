@@ -129,6 +129,8 @@ fn serve_vsock() -> io::Result<()> {
 }
 
 fn serve_socket(socket: File) -> io::Result<()> {
-    Conversation::over(socket)?.serve();
+    let mut conversation = Conversation::over(socket)?;
+    conversation.serve();
+    conversation.end();
     Ok(())
 }
