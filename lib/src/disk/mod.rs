@@ -19,9 +19,10 @@ pub mod kernel;
 pub mod kernel_import;
 pub mod modules;
 pub mod oci;
+pub mod register;
 pub mod registry;
-pub mod update;
 pub mod seed;
+pub mod update;
 
 mod build_error;
 mod disk_error;
