@@ -173,8 +173,7 @@ impl MakeSpec {
 
     /// Whose kernel it gets, where that is said.
     pub(super) fn kernel_from(&self) -> Option<KernelFrom> {
-        let image = self.kernel_from.clone().map(KernelFrom::Image);
-        image.or_else(|| self.kernel.clone().map(KernelFrom::Kernel))
+        KernelFrom::choice(self.kernel_from.clone(), self.kernel.clone())
     }
 
     /// What is to be made: the image `name` of what `select` says of `origin`.
