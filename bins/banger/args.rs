@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use banger_lib::cli::build::BuildSpec;
 use banger_lib::cli::command::CommandOptions;
 use banger_lib::cli::import::ImportSpec;
 use banger_lib::cli::pull::PullSpec;
@@ -16,11 +17,9 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use crate::config::ConfigArgs;
 use crate::{apply, diff, dns, logs, subnet, workspace};
 
-mod build;
 mod kernel;
 mod reach;
 
-pub use build::ImageBuild;
 pub use kernel::{Kernel, KernelCommand};
 pub use reach::{Change, Net, Reach, Set};
 
@@ -496,7 +495,7 @@ pub struct Image {
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
     /// Build an image
-    Build(ImageBuild),
+    Build(Box<BuildSpec>),
     /// Make an image out of a container image, a root filesystem's tar, or an ext4
     Import(Box<ImportSpec>),
     /// Make an image out of one in a registry

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use banger_lib::cli::Failure;
+use banger_lib::cli::build::BuildSpec;
 use banger_lib::cli::catalog::CatalogSpec;
 use banger_lib::cli::import::ImportSpec;
 use banger_lib::cli::pull::PullSpec;
@@ -12,7 +13,7 @@ use banger_lib::disk::seed;
 use banger_lib::types::ImageName;
 use serde_json::Value;
 
-use crate::args::{ImageBuild, ImageCommand};
+use crate::args::ImageCommand;
 use crate::context::{self, Context, Result};
 use crate::stage::Stage;
 use crate::table;
@@ -52,20 +53,13 @@ pub fn ensure(context: &Context, name: &ImageName) -> Result<()> {
     if !is_default {
         return Err(ImageError::Unknown(name.clone()).into());
     }
-    let build = ImageBuild { name: name.clone(), suite: None, mirror: None, packages: Vec::new() };
-    build_stage(context, &build).run_long(context, BUILDING).map(drop)
+    let stage = Stage::new("banger-disk", "image").arg("build").arg(name.as_str());
+    stage.arg("--state-dir").arg(context.state.root()).run_long(context, BUILDING).map(drop)
 }
 
-fn build_stage(context: &Context, args: &ImageBuild) -> Stage {
-    let mut stage = Stage::new("banger-disk", "image").arg("build").arg(args.name.as_str());
-    stage = stage.arg("--state-dir").arg(context.state.root());
-    if let Some(suite) = &args.suite {
-        stage = stage.arg("--suite").arg(suite);
-    }
-    if let Some(mirror) = &args.mirror {
-        stage = stage.arg("--mirror").arg(mirror);
-    }
-    args.packages.iter().fold(stage, |stage, package| stage.arg("--package").arg(package))
+fn build_stage(context: &Context, args: &BuildSpec) -> Stage {
+    let stage = Stage::new("banger-disk", "image").arg("build").arg("--state-dir").arg(context.state.root());
+    args.words().into_iter().fold(stage, Stage::arg)
 }
 
 fn import_stage(context: &Context, args: &ImportSpec) -> Stage {

@@ -234,7 +234,13 @@ fn images_are_listed_shown_and_deleted() {
 #[test]
 fn wrong_build_arguments_are_refused_before_anything_is_made() {
     let bench = Bench::new();
-    let table: [&[&str]; 8] = [
+    let script = bench.state().join("script");
+    fs::write(&script, "echo no interpreter\n").unwrap();
+    let script = script.to_str().unwrap();
+    let table: [&[&str]; 11] = [
+        &["--script", script],
+        &["--file", "Dockerfile", "--suite", "sid"],
+        &["--kernel", "other"],
         &["--suite", "../x"],
         &["--suite", "-x"],
         &["--package", "--option"],
@@ -252,6 +258,14 @@ fn wrong_build_arguments_are_refused_before_anything_is_made() {
     let mut bare = bench.disk_command();
     let output = crate::support::run(bare.args(["image", "build", "new"]).env("PATH", "/nonexistent"), b"");
     assert_error(&output, 5, "unsupported");
+    assert_error(&bench.disk(&["image", "build", "new", "--script", "/nonexistent"], b""), 3, "not-found");
+    assert_error(&bench.disk(&["image", "build", "-f", "/nonexistent", "."], b""), 3, "not-found");
+    let mut bare = bench.disk_command();
+    bare.args(["image", "build", "-f", script, "--name", "new"])
+        .arg(bench.state())
+        .env("PATH", "/nonexistent");
+    let error = assert_error(&crate::support::run(&mut bare, b""), 5, "unsupported");
+    assert!(error["error"]["message"].as_str().unwrap().contains("buildah, podman and docker"), "{error}");
     assert_eq!(names(&bench.state().join("images")), ["debian"]);
 }
 

@@ -272,6 +272,55 @@ fn a_filesystem_that_shares_blocks_is_used_so() {
 }
 
 #[test]
+fn a_script_that_fails_makes_no_image() {
+    let Some(builds) = Builds::new() else { return };
+    let script = builds.file("script");
+    fs::write(&script, "#!/nonexistent\n").unwrap();
+    let mut build = builds.command(&[]);
+    let output = run(build.arg("--script").arg(&script), b"");
+    let error = assert_error(&output, 1, "failed");
+    assert!(error.to_string().contains("the script failed"), "{error}");
+    assert_eq!(names(&builds.bench.state().join("images")), ["debian"]);
+}
+
+#[test]
+fn a_dockerfile_is_built_by_what_is_there_and_imported() {
+    let able = support::is_root() && support::has("buildah");
+    if !support::require("host", able, "building a Dockerfile needs buildah, and here root") {
+        return;
+    }
+    let bench = Bench::new();
+    let context = bench.state().join("My_Context");
+    fs::create_dir(&context).unwrap();
+    fs::write(context.join("hello"), "from a Dockerfile\n").unwrap();
+    fs::write(context.join("Dockerfile"), "FROM scratch\nLABEL made=here\nCOPY hello /etc/hello\n").unwrap();
+    fs::write(context.join("Wrong"), "FROM scratch\nCOPY none /\n").unwrap();
+    let store = bench.state().join("containers");
+    let build = |file: &str, name: &[&str]| {
+        let mut disk = bench.disk_command();
+        disk.args(["image", "build", "-f"]).arg(context.join(file)).arg(&context).args(name);
+        // buildah is to leave nothing of its own behind, and to need no namespaces.
+        disk.env("STORAGE_DRIVER", "vfs").env("BUILDAH_ISOLATION", "chroot");
+        disk.env("CONTAINERS_STORAGE_CONF", bench.state().join("storage.conf"));
+        run(&mut disk, b"")
+    };
+    let (graph, runs) = (store.join("graph"), store.join("run"));
+    let storage = format!("[storage]\ndriver = \"vfs\"\ngraphroot = {graph:?}\nrunroot = {runs:?}\n");
+    fs::write(bench.state().join("storage.conf"), storage).unwrap();
+    let built = record(&build("Dockerfile", &[]));
+    assert_eq!(built["name"], "my-context", "it is called as the directory");
+    assert_eq!(built["labels"]["made"], "here");
+    let rootfs = bench.state().join("images/my-context/rootfs.ext4");
+    let debugfs = which::which("debugfs").unwrap_or_else(|_| "/usr/sbin/debugfs".into());
+    let output = run(command(debugfs).args(["-R", "cat /etc/hello"]).arg(rootfs), b"");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "from a Dockerfile\n");
+    let error = support::assert_error(&build("Wrong", &["--name", "wrong"]), 1, "failed");
+    assert!(error.to_string().contains("none"), "what buildah said is told: {error}");
+    assert_eq!(names(&bench.state().join("images")), ["debian", "my-context"]);
+    assert!(names(&bench.state().join("cache/files")).is_empty(), "no archive is left");
+}
+
+#[test]
 fn a_killed_attach_is_completed_by_the_next_one() {
     let able = support::is_root() && support::has("strace");
     if !support::require("host", able, "killing at a system call needs strace and root") {

@@ -3,16 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
 use thiserror::Error;
 
+use super::build::{self, BuildArgs};
 use super::catalog;
 use super::dm::{self, ByPrivilege, DmVerb};
 use super::import::{self, ImportArgs};
 use super::kernel::{self, KernelVerb};
 use super::plumbing::{self, Input};
-use super::progress::ProgressArgs;
 use super::pull::{self, PullArgs};
 use super::register::{self, PruneArgs, RegisterArgs};
 use super::{Failure, collect, lock};
@@ -22,17 +22,15 @@ use crate::contract::kernel::{KERNEL_SCHEMA, KERNELS_SCHEMA};
 use crate::contract::record::{VMS_SCHEMA, Vm};
 use crate::contract::{Coded, Document, ErrorCode, Fault};
 use crate::disk::attach::{self, Attach};
-use crate::disk::build::{self, BuildRequest, Builder};
 use crate::disk::guest_files::GitIdentity;
 use crate::disk::image::{self, ImageError};
-use crate::disk::{DiskError, check, debian, delete, detach, gc, update};
+use crate::disk::{DiskError, check, delete, detach, gc, update};
 use crate::state::db::Store;
 use crate::state::dir::{StateDir, VmDir};
 use crate::state::handles::Handles;
 use crate::state::lock::ImagesLock;
 use crate::sys::clock::Timeline;
 use crate::sys::git_identity;
-use crate::sys::signal::Interrupts;
 use crate::types::{ImageName, VmName};
 
 /// This program.
@@ -74,7 +72,7 @@ enum Verb {
 #[derive(Debug, Subcommand)]
 enum ImageVerb {
     /// Build an image from a distribution's packages
-    Build(BuildArgs),
+    Build(Box<BuildArgs>),
     /// Make an image out of a container image, a root filesystem's tar, or an ext4
     Import(Box<ImportArgs>),
     /// Make an image out of one in a registry or a catalog
@@ -109,32 +107,6 @@ pub(super) struct NameArgs {
 }
 
 #[derive(Debug, Args)]
-struct BuildArgs {
-    /// What to call the image
-    #[arg(default_value = "debian")]
-    name: ImageName,
-    /// The distribution to install
-    #[arg(long, value_enum, default_value = "debian")]
-    distribution: Distribution,
-    /// Its release
-    #[arg(long, default_value = debian::DEFAULT_SUITE)]
-    suite: String,
-    /// The package archive [default: the one of the host's apt if it has the release, else Debian's]
-    #[arg(long, value_name = "URL")]
-    mirror: Option<String>,
-    /// Install one more package (may be given more than once)
-    #[arg(long = "package", value_name = "PACKAGE")]
-    packages: Vec<String>,
-    /// How large a VM's root and work disk are by default
-    #[arg(long = "size", value_name = "BYTES", default_value_t = build::DEFAULT_SIZE_BYTES)]
-    size_bytes: u64,
-    #[command(flatten)]
-    state: StateArgs,
-    #[command(flatten)]
-    progress: ProgressArgs,
-}
-
-#[derive(Debug, Args)]
 struct AttachArgs {
     #[command(flatten)]
     input: Input,
@@ -154,11 +126,6 @@ struct GcArgs {
     input: Input,
     #[command(flatten)]
     state: StateArgs,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Distribution {
-    Debian,
 }
 
 /// There is no place for state.
@@ -203,7 +170,7 @@ pub fn main(guest: &'static [u8]) -> ExitCode {
         plumbing::value_verb(TOOL, verb, work)
     };
     match arguments.verb {
-        Verb::Image(ImageVerb::Build(args)) => value("image build", &|| image_build(&args, guest)),
+        Verb::Image(ImageVerb::Build(args)) => value("image build", &|| build::build(&args, guest)),
         Verb::Image(ImageVerb::Import(args)) => value("image import", &|| import::import(&args)),
         Verb::Image(ImageVerb::Pull(args)) => value("image pull", &|| pull::pull(&args, guest)),
         Verb::Image(ImageVerb::Register(args)) => value("image register", &|| register::register(&args)),
@@ -272,37 +239,6 @@ fn default_state_dir() -> Option<PathBuf> {
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let base = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
     base.map(|base| base.join("banger"))
-}
-
-fn image_build(args: &BuildArgs, guest: &[u8]) -> Result<Value, Failure> {
-    let Distribution::Debian = args.distribution;
-    let mut progress = args.progress.open()?;
-    let (state, lock) = args.state.lock_images("banger-disk image build")?;
-    let request = BuildRequest {
-        name: args.name.clone(),
-        suite: args.suite.clone(),
-        mirror: args.mirror.clone(),
-        packages: args.packages.clone(),
-        size_bytes: args.size_bytes,
-    };
-    let users = users_of(&state, &args.name)?;
-    // A build that is interrupted removes what it has made.
-    let interrupts = Interrupts::catch().map_err(SignalsError)?;
-    let uid = nix::unistd::geteuid();
-    let user = nix::unistd::User::from_uid(uid).ok().flatten();
-    let builder = Builder {
-        guest,
-        uid: uid.as_raw(),
-        user: &user.map(|user| user.name).unwrap_or_default(),
-        // Not TMPDIR, which may be private to the user, nor /tmp, which may be small.
-        temp_dir: Path::new("/var/tmp"),
-        etc_apt: Path::new("/etc/apt"),
-        interrupted: &|| interrupts.pending(),
-    };
-    let image = build::build(&state, &lock, &request, &builder, &users, &mut |step, message| {
-        progress.tell(step, message);
-    })?;
-    Ok(to_value(&image.record()))
 }
 
 fn image_ls(args: &StateArgs) -> Result<Value, Failure> {

@@ -1,5 +1,6 @@
 //! The edge: arguments, stdin and stdout, exit codes. One file per program.
 
+pub mod build;
 pub mod catalog;
 pub mod collect;
 pub mod command;

@@ -51,6 +51,9 @@ const MODULES: &str = "modules.tar";
 /// In an unfinished image: the kernel's version.
 const VERSION: &str = "version";
 
+/// The longest script, bytes: it travels in one variable, of which the kernel takes 128 KiB.
+pub const MAX_SCRIPT_BYTES: u64 = 100_000;
+
 /// The script that takes a root filesystem apart.
 const HOOK: &str = include_str!("build.sh");
 
@@ -65,6 +68,10 @@ pub struct BuildRequest {
     pub mirror: Option<String>,
     /// Packages beyond those that every image has.
     pub packages: Vec<String>,
+    /// A script to run as root in the finished system.
+    pub script: Option<String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
     /// Default size of a VM's root and work disk, bytes.
     pub size_bytes: u64,
 }
@@ -112,6 +119,11 @@ impl BuildRequest {
                 return Err(BuildError::Argument { what: "mirror", value: mirror.clone() });
             }
         }
+        if let Some(script) = &self.script
+            && (!script.starts_with("#!") || script.contains('\0') || script.len() as u64 > MAX_SCRIPT_BYTES)
+        {
+            return Err(BuildError::Script);
+        }
         check_size(self.size_bytes)
     }
 }
@@ -157,7 +169,7 @@ pub fn build(
         created_at: clock::now_rfc3339(),
         source: archive.uri,
         digest: None,
-        labels: BTreeMap::new(),
+        labels: request.labels.clone(),
         distribution: "debian".to_owned(),
         suite: request.suite.clone(),
         packages: debian::packages(&request.packages),
@@ -207,6 +219,7 @@ fn bootstrap(
             ("BANGER_MKE2FS", mke2fs.to_string_lossy().into_owned()),
             ("BANGER_MKE2FS_ARGS", ext4::MKE2FS_ARGS.join(" ")),
             ("BANGER_WORK_SIZE", request.size_bytes.to_string()),
+            ("BANGER_SCRIPT", request.script.clone().unwrap_or_default()),
         ],
         output: &output,
         lock: lock.as_fd(),

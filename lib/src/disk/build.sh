@@ -4,6 +4,18 @@ set -eu
 root=$1
 output=/proc/self/fd/$BANGER_OUTPUT_FD
 
+# What the user wants done in there, as the last thing: mmdebstrap has mounted /dev, /proc and /sys, and names can be resolved.
+if [ -n "$BANGER_SCRIPT" ]; then
+    printf '%s' "$BANGER_SCRIPT" > "$root/tmp/banger-script"
+    chmod 700 "$root/tmp/banger-script"
+    if ! env -u BANGER_SCRIPT -u BANGER_HOOK HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+        chroot "$root" /tmp/banger-script < /dev/null; then
+        echo "E: the script failed" >&2
+        exit 1
+    fi
+    rm -f "$root/tmp/banger-script"
+fi
+
 # Whatever tells one machine from another is made by the VM or the host, never shared.
 rm -f "$root"/etc/ssh/ssh_host_* "$root/var/lib/dbus/machine-id" "$root/etc/hostname" "$root/etc/resolv.conf"
 : > "$root/etc/machine-id"

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::boot_set::BootSetError;
+use super::build::MAX_SCRIPT_BYTES;
 use super::image::ImageError;
 use super::modules::ModulesError;
 use crate::contract::{Coded, ErrorCode};
@@ -24,6 +25,9 @@ pub enum BuildError {
         /// What it is.
         value: String,
     },
+    /// The script is none.
+    #[error("the script is no text of at most {MAX_SCRIPT_BYTES} bytes that begins with #!")]
+    Script,
     /// There is an image of that name.
     #[error("the image {0} exists")]
     Exists(ImageName),
@@ -71,7 +75,7 @@ pub enum BuildError {
 impl Coded for BuildError {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::Argument { .. } => ErrorCode::Usage,
+            Self::Argument { .. } | Self::Script => ErrorCode::Usage,
             Self::Exists(_) => ErrorCode::Conflict,
             Self::Image(error) => error.code(),
             Self::InUse(error) => error.code(),

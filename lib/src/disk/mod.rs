@@ -10,6 +10,7 @@ pub mod debian;
 pub mod delete;
 pub mod detach;
 pub mod dm;
+pub mod dockerfile;
 pub mod flatten;
 pub mod gc;
 pub mod guest_files;
