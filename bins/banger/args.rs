@@ -4,10 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use banger_lib::cli::build::BuildSpec;
 use banger_lib::cli::command::CommandOptions;
-use banger_lib::cli::import::ImportSpec;
-use banger_lib::cli::pull::PullSpec;
 use banger_lib::cli::ws::ModeChoice;
 use banger_lib::contract::config::{self, Config};
 use banger_lib::contract::record::{DiskBackend, Init, NetMode, VmmKind};
@@ -17,9 +14,11 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use crate::config::ConfigArgs;
 use crate::{apply, diff, dns, logs, subnet, workspace};
 
+mod image;
 mod kernel;
 mod reach;
 
+pub use image::{Image, ImageCommand};
 pub use kernel::{Kernel, KernelCommand};
 pub use reach::{Change, Net, Reach, Set};
 
@@ -484,66 +483,6 @@ pub struct Ssh {
     /// A command for ssh, passed on as it is
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
-}
-
-#[derive(Debug, Args)]
-pub struct Image {
-    #[command(subcommand)]
-    pub command: ImageCommand,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum ImageCommand {
-    /// Build an image
-    Build(Box<BuildSpec>),
-    /// Make an image out of a container image, a root filesystem's tar, or an ext4
-    Import(Box<ImportSpec>),
-    /// Make an image out of one in a registry
-    Pull(Box<PullSpec>),
-    /// List images
-    #[command(visible_alias = "list")]
-    Ls,
-    /// Make an image of an ext4 that stays where it is
-    Register(ImageRegister),
-    /// Let a registered image own its root filesystem
-    Promote(ImageOne),
-    /// Delete images that lack files, or all that no VM uses
-    Prune(ImagePrune),
-    /// Show one image
-    Show(ImageOne),
-    /// Delete an image
-    #[command(visible_alias = "rm")]
-    Delete(ImageOne),
-}
-
-#[derive(Debug, Args)]
-pub struct ImageRegister {
-    /// The root filesystem: an ext4 that was unmounted cleanly and that nobody changes any more
-    #[arg(value_name = "FILE")]
-    pub rootfs: PathBuf,
-    /// What to call the image
-    #[arg(value_name = "IMAGE")]
-    pub name: ImageName,
-    /// The image whose kernel it gets [default: the newest]
-    #[arg(long, value_name = "IMAGE")]
-    pub kernel_from: Option<ImageName>,
-    /// The kernel it gets, one that is no part of an image [default: the newest]
-    #[arg(long, value_name = "KERNEL", conflicts_with = "kernel_from")]
-    pub kernel: Option<KernelName>,
-}
-
-#[derive(Debug, Args)]
-pub struct ImagePrune {
-    /// Delete whole images as well
-    #[arg(short, long)]
-    pub all: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct ImageOne {
-    /// The image's name
-    #[arg(value_name = "IMAGE")]
-    pub name: ImageName,
 }
 
 #[derive(Debug, Args)]
