@@ -504,11 +504,37 @@ pub enum ImageCommand {
     /// List images
     #[command(visible_alias = "list")]
     Ls,
+    /// Make an image of an ext4 that stays where it is
+    Register(ImageRegister),
+    /// Let a registered image own its root filesystem
+    Promote(ImageOne),
+    /// Delete images that lack files, or all that no VM uses
+    Prune(ImagePrune),
     /// Show one image
     Show(ImageOne),
     /// Delete an image
     #[command(visible_alias = "rm")]
     Delete(ImageOne),
+}
+
+#[derive(Debug, Args)]
+pub struct ImageRegister {
+    /// The root filesystem: an ext4 that was unmounted cleanly and that nobody changes any more
+    #[arg(value_name = "FILE")]
+    pub rootfs: PathBuf,
+    /// What to call the image
+    #[arg(value_name = "IMAGE")]
+    pub name: ImageName,
+    /// The image whose kernel it gets [default: the newest]
+    #[arg(long, value_name = "IMAGE")]
+    pub kernel_from: Option<ImageName>,
+}
+
+#[derive(Debug, Args)]
+pub struct ImagePrune {
+    /// Delete whole images as well
+    #[arg(short, long)]
+    pub all: bool,
 }
 
 #[derive(Debug, Args)]

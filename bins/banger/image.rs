@@ -96,6 +96,19 @@ pub fn dispatch(context: &Context, command: ImageCommand) -> Result<ExitCode> {
         ImageCommand::Import(args) => import_stage(context, args),
         ImageCommand::Pull(args) => pull_stage(context, args),
         ImageCommand::Ls => plain("ls").arg("--state-dir").arg(state),
+        ImageCommand::Register(args) => {
+            let stage = plain("register").arg("--state-dir").arg(state);
+            let stage = args
+                .kernel_from
+                .iter()
+                .fold(stage, |stage, image| stage.arg("--kernel-from").arg(image.as_str()));
+            stage.arg("--").arg(&args.rootfs).arg(args.name.as_str())
+        }
+        ImageCommand::Promote(one) => plain("promote").arg(one.name.as_str()).arg("--state-dir").arg(state),
+        ImageCommand::Prune(args) => {
+            let stage = plain("prune").arg("--state-dir").arg(state);
+            if args.all { stage.arg("--all") } else { stage }
+        }
         ImageCommand::Show(one) => plain("show").arg(one.name.as_str()).arg("--state-dir").arg(state),
         ImageCommand::Delete(one) => plain("delete").arg(one.name.as_str()).arg("--state-dir").arg(state),
     };
@@ -113,7 +126,10 @@ pub fn dispatch(context: &Context, command: ImageCommand) -> Result<ExitCode> {
     }
     Ok(match command {
         ImageCommand::Ls => context::print(&images(&answer)),
-        ImageCommand::Build(_) | ImageCommand::Show(_) => context::print(&table::pretty(&answer)),
+        ImageCommand::Build(_)
+        | ImageCommand::Show(_)
+        | ImageCommand::Register(_)
+        | ImageCommand::Promote(_) => context::print(&table::pretty(&answer)),
         // A layout is no image: what was downloaded, and where it is.
         ImageCommand::Pull(args) if args.layout.is_some() => context::print(&table::pretty(&answer)),
         ImageCommand::Import(_) | ImageCommand::Pull(_) => {
@@ -122,6 +138,14 @@ pub fn dispatch(context: &Context, command: ImageCommand) -> Result<ExitCode> {
             }
             let name = answer["name"].as_str().unwrap_or_default();
             context.say(format!("the image {name} is ready: banger vm run --image {name}"));
+            ExitCode::SUCCESS
+        }
+        ImageCommand::Prune(_) => {
+            for (key, what) in [("removed", "deleted"), ("in_use", "in use, not deleted:")] {
+                for name in answer[key].as_array().into_iter().flatten().filter_map(Value::as_str) {
+                    context.say(format!("{what} the image {name}"));
+                }
+            }
             ExitCode::SUCCESS
         }
         ImageCommand::Delete(one) => {

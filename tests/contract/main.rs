@@ -9,6 +9,7 @@ mod config;
 mod disk;
 mod file_sync;
 mod firecracker;
+mod import;
 mod inside;
 mod kernel;
 mod netd;

@@ -4,5 +4,6 @@
 mod support;
 
 mod disk;
+mod import;
 mod netd;
 mod ws;

@@ -2,9 +2,11 @@
 
 #![allow(dead_code, reason = "each tier uses its part")]
 
+pub mod archive;
 pub mod changes;
 pub mod disk;
 pub mod kernel;
+pub mod tree;
 pub mod web;
 
 use std::io::Write;

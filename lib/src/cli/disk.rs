@@ -14,6 +14,7 @@ use super::kernel::{self, KernelVerb};
 use super::plumbing::{self, Input};
 use super::progress::ProgressArgs;
 use super::pull::{self, PullArgs};
+use super::register::{self, PruneArgs, RegisterArgs};
 use super::{Failure, collect, lock};
 use crate::contract::file_sync::FileSync;
 use crate::contract::image::{IMAGE_SCHEMA, IMAGES_SCHEMA, ImageList};
@@ -82,6 +83,12 @@ enum ImageVerb {
     Ls(StateArgs),
     /// Show one image
     Show(NameArgs),
+    /// Make an image of an ext4 that stays where it is
+    Register(RegisterArgs),
+    /// Let a registered image own its root filesystem
+    Promote(NameArgs),
+    /// Remove images that lack files, or all that no VM uses
+    Prune(PruneArgs),
     /// Remove an image that no VM uses
     Delete(NameArgs),
 }
@@ -94,11 +101,11 @@ pub(super) struct StateArgs {
 }
 
 #[derive(Debug, Args)]
-struct NameArgs {
+pub(super) struct NameArgs {
     /// The image
-    name: ImageName,
+    pub(super) name: ImageName,
     #[command(flatten)]
-    state: StateArgs,
+    pub(super) state: StateArgs,
 }
 
 #[derive(Debug, Args)]
@@ -199,6 +206,9 @@ pub fn main(guest: &'static [u8]) -> ExitCode {
         Verb::Image(ImageVerb::Build(args)) => value("image build", &|| image_build(&args, guest)),
         Verb::Image(ImageVerb::Import(args)) => value("image import", &|| import::import(&args)),
         Verb::Image(ImageVerb::Pull(args)) => value("image pull", &|| pull::pull(&args, guest)),
+        Verb::Image(ImageVerb::Register(args)) => value("image register", &|| register::register(&args)),
+        Verb::Image(ImageVerb::Promote(args)) => value("image promote", &|| register::promote(&args)),
+        Verb::Image(ImageVerb::Prune(args)) => value("image prune", &|| register::prune(&args)),
         Verb::Image(ImageVerb::Ls(args)) => value("image ls", &|| image_ls(&args)),
         Verb::Image(ImageVerb::Show(args)) => value("image show", &|| image_show(&args)),
         Verb::Image(ImageVerb::Delete(args)) => value("image delete", &|| image_delete(&args)),

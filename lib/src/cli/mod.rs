@@ -13,6 +13,7 @@ pub mod netd;
 pub mod plumbing;
 pub mod progress;
 pub mod pull;
+mod register;
 pub mod report;
 pub mod serve;
 pub mod vmm;

@@ -89,6 +89,9 @@ pub struct ImageRecord {
     pub manifest: Manifest,
     /// Where it is.
     pub paths: ImagePaths,
+    /// Where the root filesystem of a registered image really is; `None`: the image owns it.
+    #[serde(default)]
+    pub registered: Option<String>,
     /// Files of the boot set that are gone. Such an image cannot boot: delete it or build it again.
     pub missing: Vec<String>,
 }

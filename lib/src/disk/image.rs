@@ -112,6 +112,7 @@ impl Image {
                 work_seed: text(&self.work_seed),
                 upper_seed: text(&self.upper_seed),
             },
+            registered: self.registered().map(|path| text(&path)),
             missing: self.missing().into_iter().map(str::to_owned).collect(),
         }
     }

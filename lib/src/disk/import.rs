@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use super::build::{self, BuildError, Progress};
@@ -14,7 +15,7 @@ use super::image::{self, Image, ImageError};
 use super::kernel::{self, Kernel, KernelError};
 use super::oci::{self, OciImage, Select, Store};
 use super::{arch, boot_set, delete, rootfs};
-use crate::contract::image::{IMAGE_SCHEMA, Manifest};
+use crate::contract::image::{IMAGE_SCHEMA, ImageFile, Manifest};
 use crate::contract::kernel::KernelManifest;
 use crate::contract::record::Init;
 use crate::state::dir::StateDir;
@@ -32,7 +33,7 @@ pub use super::import_error::ImportError;
 const SPOOL: &str = "archive";
 
 /// Room in the root filesystem for a VM that writes it without growing it, bytes.
-const SPARE_BYTES: u64 = 64 << 20;
+const SPARE_BYTES: u64 = 16 << 20;
 
 /// What an image is made of.
 pub enum Source {
@@ -40,6 +41,8 @@ pub enum Source {
     Layout(PathBuf),
     /// A file, whose kind is found out unless it is told.
     File(PathBuf, Option<Format>),
+    /// An ext4 that stays where it is: the image has a symbolic link to it.
+    Registered(PathBuf),
     /// A tar of a root filesystem that comes through a pipe.
     Stream(Box<dyn Read + Send>),
 }
@@ -161,12 +164,26 @@ pub fn import(
         init: Init::Lean,
         default_rootfs_size_bytes: request.size_bytes,
         default_work_size_bytes: request.size_bytes,
-        files: boot_set::seal(tmp.path(), &image::BOOT_SET, build::is_seed).map_err(BuildError::from)?,
+        files: seal(tmp.path())?,
         notes: facts.notes,
     };
     let image = build::install(state, tmp, manifest)?;
     progress("done", &format!("the image {} is ready", request.name));
     Ok(image)
+}
+
+/// Makes the files fit to be kept. One that lies elsewhere is only read.
+fn seal(dir: &Path) -> Result<BTreeMap<String, ImageFile>, ImportError> {
+    let is_own = |name: &&str| !dir.join(name).is_symlink();
+    let own: Vec<&str> = image::BOOT_SET.into_iter().filter(is_own).collect();
+    let mut files = boot_set::seal(dir, &own, build::is_seed).map_err(BuildError::from)?;
+    for name in image::BOOT_SET.into_iter().filter(|name| !is_own(name)) {
+        let path = dir.join(name);
+        let read = File::open(&path).and_then(|file| Digesting::new(file).finish());
+        let (sha256, size_bytes) = read.map_err(|source| ImportError::Source { path, source })?;
+        files.insert(name.to_owned(), ImageFile { size_bytes, sha256: Some(sha256) });
+    }
+    Ok(files)
 }
 
 /// Whether an image `name` would get a kernel, before anything is downloaded for it.
@@ -216,6 +233,7 @@ impl Work<'_> {
         match source {
             Source::Layout(dir) => self.oci(&Store::Directory(dir), progress),
             Source::Stream(input) => self.tar(input, progress),
+            Source::Registered(path) => self.registered(&path),
             Source::File(path, format) => {
                 let read = |source| ImportError::Source { path: path.clone(), source };
                 let file = oci::open_file(&path).map_err(read)?;
@@ -336,6 +354,20 @@ impl Work<'_> {
         Ok(Facts { distribution: "unknown".into(), suite: "unknown".into(), notes, ..Facts::default() })
     }
 
+    /// A filesystem that stays where it is.
+    fn registered(&self, path: &Path) -> Result<Facts, ImportError> {
+        let wrong = |source| ImportError::Source { path: path.to_owned(), source };
+        let real = path.canonicalize().map_err(wrong)?;
+        oci::open_file(&real).map_err(wrong)?;
+        ext4::check_clean(&real)?;
+        symlink(&real, self.dir.join(image::ROOTFS)).map_err(wrong)?;
+        self.finish_seed(self.seed(image::WORK_SEED)?, "banger-work")?;
+        let notes = vec![format!(
+            "the filesystem stays at {real:?} and must not be changed: VMs of this image build on it; its /root is not seen in a VM"
+        )];
+        Ok(Facts { distribution: "unknown".into(), suite: "unknown".into(), notes, ..Facts::default() })
+    }
+
     fn seed(&self, name: &str) -> Result<Writer, ImportError> {
         let path = self.dir.join(name);
         let make = || -> io::Result<(File, File)> {
@@ -403,12 +435,18 @@ fn sniff(path: &Path) -> io::Result<Format> {
         return Ok(Format::Ext4);
     }
     let mut archive = tar::Archive::new(decompress::open(Box::new(File::open(path)?))?);
-    // What is no archive at all is told when it is read.
-    let Ok(Some(entry)) = archive.next_entry() else { return Ok(Format::Tar) };
-    let name = String::from_utf8_lossy(&entry.path).into_owned();
-    let first = name.trim_start_matches("./").split('/').next().unwrap_or_default();
-    let hex = first.strip_suffix(".json").unwrap_or(first);
+    let first = loop {
+        // What is no archive at all is told when it is read.
+        let Ok(Some(entry)) = archive.next_entry() else { return Ok(Format::Tar) };
+        let name = String::from_utf8_lossy(&entry.path).into_owned();
+        let first = name.split('/').find(|part| !matches!(*part, "" | "."));
+        // The directory that was packed may come first.
+        if let Some(first) = first {
+            break first.to_owned();
+        }
+    };
+    let hex = [".json", ".tar"].iter().find_map(|end| first.strip_suffix(end)).unwrap_or(&first);
     let is_digest = hex.len() == 64 && hex.chars().all(|c| c.is_ascii_hexdigit());
     let fixed = ["blobs", "oci-layout", "index.json", "manifest.json", "repositories"];
-    Ok(if is_digest || fixed.contains(&first) { Format::Archive } else { Format::Tar })
+    Ok(if is_digest || fixed.contains(&first.as_str()) { Format::Archive } else { Format::Tar })
 }

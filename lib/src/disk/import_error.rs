@@ -12,6 +12,7 @@ use super::kernel::KernelError;
 use super::oci::OciError;
 use crate::contract::{Coded, ErrorCode};
 use crate::sys::ext4::Ext4Error;
+use crate::types::ImageName;
 
 /// An image that cannot be imported. Nothing is left of it.
 #[derive(Debug, Error)]
@@ -55,6 +56,14 @@ pub enum ImportError {
     /// An ext4 that cannot be taken.
     #[error("cannot take the filesystem")]
     Ext4(#[from] Ext4Error),
+    /// A registered file is no longer what it was.
+    #[error("the root filesystem {path:?} of the image {name} has changed since it was registered")]
+    Changed {
+        /// The image.
+        name: ImageName,
+        /// The file.
+        path: PathBuf,
+    },
     /// No thread.
     #[error("cannot start a thread")]
     Thread {
@@ -75,6 +84,7 @@ impl Coded for ImportError {
             Self::Oci(error) => error.code(),
             Self::Flatten(error) => error.code(),
             Self::Ext4(_) => ErrorCode::BadInput,
+            Self::Changed { .. } => ErrorCode::Conflict,
             Self::Source { .. } | Self::Layer { .. } | Self::Thread { .. } => ErrorCode::Failed,
         }
     }
@@ -87,6 +97,9 @@ impl Coded for ImportError {
                 "build an image that has one: banger image build debian; or: banger kernel import".into(),
             ),
             Self::Oci(error) => error.hint(),
+            Self::Changed { name, .. } => {
+                Some(format!("register it again after: banger image delete {name}"))
+            }
             Self::Flatten(error) => error.hint(),
             _ => None,
         }

@@ -20,6 +20,7 @@ pub mod kernel;
 pub mod kernel_import;
 pub mod modules;
 pub mod oci;
+pub mod register;
 pub mod registry;
 pub mod seed;
 pub mod update;

