@@ -14,6 +14,7 @@ mod exec;
 mod firecracker;
 mod full;
 mod home;
+mod import;
 mod inside;
 mod kernel;
 mod lifecycle;
