@@ -104,7 +104,7 @@ pub fn run(order: Order, monitor: Box<dyn Monitor>, mut parent: UnixStream, tool
     let mut supervisor = match Supervisor::start(order, monitor, tool, lock, parent) {
         Ok(supervisor) => supervisor,
         Err(error) => {
-            drop(unix::remove(dir.path(), &[AGENT_SOCKET, "api.sock"]));
+            drop(unix::remove(dir.path(), &SOCKETS));
             return news.map_or((), |mut parent| failed(&mut parent, fault(&*error)));
         }
     };
