@@ -116,3 +116,17 @@ pub fn state_with_fake_image() -> tempfile::TempDir {
     std::fs::write(image.join("manifest.json"), manifest.to_string()).expect("the manifest");
     temp
 }
+
+/// Bytes without a pattern that a lost or doubled packet would leave intact, and that nothing compresses.
+pub fn noise(count: usize) -> Vec<u8> {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut bytes = Vec::with_capacity(count + 8);
+    while bytes.len() < count {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(count);
+    bytes
+}

@@ -38,7 +38,7 @@ fn cutting_proxy(port: u16, limit: u64) -> u16 {
 fn a_copy_that_is_cut_leaves_nothing_behind() {
     let Some(guest) = Guest::new() else { return };
     let repo = guest.repo();
-    fs::write(repo.join("big"), vec![7; 4 << 20]).unwrap();
+    fs::write(repo.join("big"), support::noise(4 << 20)).unwrap();
     git(&repo, &["add", "big"]);
     let mut record = guest.record();
     record["net"]["ssh_port"] = cutting_proxy(guest.port, 1 << 20).into();

@@ -59,20 +59,6 @@ impl Prepared {
     }
 }
 
-/// Bytes without a pattern that a lost or doubled packet would leave intact.
-fn noise(count: usize) -> Vec<u8> {
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    let mut bytes = Vec::with_capacity(count + 8);
-    while bytes.len() < count {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes.truncate(count);
-    bytes
-}
-
 fn wait(child: &mut Child, limit: Duration) -> Option<i32> {
     let until = Instant::now() + limit;
     while Instant::now() < until {
@@ -154,7 +140,7 @@ fn a_background_process_does_not_hold_up_the_end() {
 fn stdin_arrives_byte_for_byte_and_ends() {
     for guest in [Guest::with_helper(), Guest::new()] {
         let Some(prepared) = Prepared::new(guest) else { return };
-        let bytes = noise(5 << 20);
+        let bytes = support::noise(5 << 20);
         let output = prepared.exec(&[], &["cat"], &bytes);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert!(output.stdout == bytes, "{} bytes came back", output.stdout.len());
@@ -162,8 +148,11 @@ fn stdin_arrives_byte_for_byte_and_ends() {
         assert_eq!(prepared.exec(&[], &["wc", "-c"], b"").stdout, b"0\n");
         assert_eq!(prepared.exec(&["--no-stdin"], &["wc", "-c"], b"1234").stdout, b"0\n");
         // It takes a line and leaves the rest.
-        let output =
-            prepared.exec(&[], &["sh", "-c", "read line; echo \"$line\"; exec <&-; exit 9"], &noise(1 << 20));
+        let output = prepared.exec(
+            &[],
+            &["sh", "-c", "read line; echo \"$line\"; exec <&-; exit 9"],
+            &support::noise(1 << 20),
+        );
         assert_eq!(output.status.code(), Some(9));
         // With the record on stdin nothing is left for the command.
         let output = prepared.guest.ws(&["exec", "--record", "r.json", "--", "wc", "-c"], &prepared.record);
@@ -175,7 +164,7 @@ fn stdin_arrives_byte_for_byte_and_ends() {
 #[test]
 fn a_hundred_megabytes_go_both_ways_at_once() {
     let Some(prepared) = Prepared::with_helper() else { return };
-    let bytes = noise(100 << 20);
+    let bytes = support::noise(100 << 20);
     // The same comes back on stdout, and something else on stderr at the same time.
     let script = "head -c 20971520 /dev/zero >&2 & cat; wait";
     let mut child = prepared

@@ -35,7 +35,7 @@ fn stalling_proxy(port: u16, limit: u64) -> (u16, mpsc::Receiver<()>) {
 fn a_copy_that_stalls_holds_nobody_up_and_ends_with_its_vm() {
     let Some(guest) = Guest::new() else { return };
     let repo = guest.repo();
-    fs::write(repo.join("big"), vec![7; 16 << 20]).unwrap();
+    fs::write(repo.join("big"), support::noise(16 << 20)).unwrap();
     git(&repo, &["add", "big"]);
     // What a supervisor holds.
     let alive = File::create(guest.path("state/vms").join(ID).join("run.lock")).unwrap();

@@ -382,9 +382,7 @@ fn large_files_are_made_from_the_history_where_they_are_the_same() {
 fn a_pack_travels_as_it_is_only_without_other_branches() {
     let Some(guest) = Guest::new() else { return };
     let repo = guest.repo();
-    let mut noise = vec![0; 20 << 20];
-    std::io::Read::read_exact(&mut fs::File::open("/dev/urandom").unwrap(), &mut noise).unwrap();
-    fs::write(repo.join("noise"), noise).unwrap();
+    fs::write(repo.join("noise"), support::noise(20 << 20)).unwrap();
     git(&repo, &["add", "-A"]);
     git(&repo, &["commit", "-qm", "noise"]);
     git(&repo, &["repack", "-qad"]);
