@@ -20,7 +20,7 @@ mod reach;
 
 pub use image::{Image, ImageCommand};
 pub use kernel::{Kernel, KernelCommand};
-pub use reach::{Change, Net, Reach, Set};
+pub use reach::{Change, Net, Rate, Reach, Set};
 
 /// Disposable, hardware-isolated Linux VMs around a git checkout
 #[derive(Debug, Parser)]
@@ -266,6 +266,9 @@ pub struct Spec {
     /// Size of the work disk, which is the guest's /root [default: the image's]
     #[arg(long, value_name = "SIZE", value_parser = parse_disk_size)]
     pub work_size: Option<u64>,
+    /// How much may go through each disk in a second, such as 50M, or "none" [default: none]
+    #[arg(long, value_name = "SIZE", value_parser = reach::parse_rate)]
+    pub disk_rate: Option<Rate>,
     /// Stop the VM after this time, such as 90s, 2h or 1h30m; a bare number is seconds [default: never]
     #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
     pub ttl: Option<u64>,
@@ -305,6 +308,7 @@ impl Spec {
             vmm_kind: self.vmm.map_or(config.vmm_kind, Into::into),
             net_mode: self.net.map_or(config.net_mode, NetChoice::mode),
             subnet: self.subnet.or(config.subnet),
+            mtu: self.reach.mtu.or(config.mtu),
             ..config
         }
     }

@@ -18,6 +18,7 @@ use banger_lib::state::db::{Lease, Life, Store, StoreError};
 use banger_lib::state::dir::{StateDir, VmDir};
 use banger_lib::sys::{atomic, clock, exec, random, sshkey};
 use banger_lib::types::{Cidr, MacAddr, Size, StateId, VmId, VmName};
+use banger_lib::vmm::qemu::QemuError;
 use thiserror::Error;
 
 use crate::args::{Plan, Spec};
@@ -89,6 +90,7 @@ pub fn plan(context: &Context, store: &mut Store, wanted: &Wanted<'_>) -> Result
     };
     let (rootfs_size_bytes, work_size_bytes) = sizes(config, &image)?;
     let net_mode = net_mode(config)?;
+    require_net_rate(wanted, net_mode)?;
     let subnet = match net_mode {
         NetMode::Tap => Some(subnet::choose(store, config.subnet)?),
         NetMode::User => None,
@@ -214,8 +216,9 @@ fn describe(
         peer: spec.reach.peer,
         publish: spec.reach.publish.clone(),
         open_firewall: config.open_firewall,
-        disk_rate_bytes_s: None,
-        net_rate_bytes_s: None,
+        disk_rate_bytes_s: spec.disk_rate.and_then(|rate| rate.0),
+        net_rate_bytes_s: spec.reach.net_rate.and_then(|rate| rate.0),
+        mtu: config.mtu,
         disk_backend: config.disk_backend,
         max_changes_bytes: config.max_changes_bytes,
         vmm_kind: config.vmm_kind,
@@ -262,6 +265,15 @@ fn net_mode(config: &Config) -> Result<NetMode> {
         return Err(PlanError::FirecrackerUser.into());
     }
     Ok(mode)
+}
+
+/// # Errors
+/// A limit for the network is wanted, and the VMM is one that has none, whatever the host.
+fn require_net_rate(wanted: &Wanted<'_>, net_mode: NetMode) -> Result<()> {
+    let limited = wanted.spec.reach.net_rate.is_some_and(|rate| rate.0.is_some());
+    // Firecracker has no user networking.
+    let is_qemu = wanted.config.vmm_kind == VmmKind::Qemu || net_mode == NetMode::User;
+    if limited && is_qemu { Err(QemuError::NetRate.into()) } else { Ok(()) }
 }
 
 fn may_make_taps() -> bool {

@@ -72,6 +72,9 @@ fn what_is_wrong_is_named_with_file_line_and_key() {
         ("[vmm]\nready_timeout = '25h'\n", 2, &["vmm.ready_timeout is '25h'", "24h"]),
         ("[net]\nsubnet = '8.8.8.0/24'\n", 2, &["net.subnet", "private"]),
         ("[net]\nsubnet = '10.0.0.0/8'\n", 2, &["net.subnet"]),
+        ("[net]\nmtu = 1279\n", 2, &["net.mtu is 1279", "1280"]),
+        ("[net]\nmtu = 9001\n", 2, &["net.mtu is 9001", "9000"]),
+        ("[net]\nmtu = '1400'\n", 2, &["net.mtu is '1400'", "1280"]),
         ("[net]\nmode = 'wifi'\n", 2, &["net.mode", "tap"]),
         ("[vm.memory]\nsize = 1\n", 1, &["vm.memory"]),
         ("[[vm]]\nmemory = '1G'\n", 1, &["vm"]),
@@ -324,4 +327,41 @@ fn changes_are_capped_where_the_configuration_says_so() {
     let world = World::new("net.mode = 'user'\ndisk.max_changes = '128M'\n");
     assert_eq!(world.planned("dev1", &[])["max_changes_bytes"], 128 << 20);
     assert!(World::new("net.mode = 'user'\n").planned("dev1", &[])["max_changes_bytes"].is_null());
+}
+
+#[test]
+fn limits_and_the_mtu_can_be_given_at_creation() {
+    let world = World::new("net.mode = 'tap'\nnet.mtu = 1400\n");
+    let options = ["--disk-rate", "50M", "--net-rate", "10M", "--mtu", "9000", "--vmm", "firecracker"];
+    let vm = world.planned("dev1", &options);
+    assert_eq!(
+        (&vm["disk_rate_bytes_s"], &vm["net_rate_bytes_s"], &vm["mtu"]),
+        (&(50 << 20).into(), &(10 << 20).into(), &9000.into())
+    );
+    let vm = world.planned("dev2", &["--disk-rate", "none", "--net-rate", "none"]);
+    assert_eq!(
+        (&vm["disk_rate_bytes_s"], &vm["net_rate_bytes_s"], &vm["mtu"]),
+        (&Value::Null, &Value::Null, &1400.into())
+    );
+    assert!(World::new("net.mode = 'user'\n").planned("dev1", &[])["mtu"].is_null());
+}
+
+#[test]
+fn what_cannot_be_limited_is_refused_and_leaves_nothing() {
+    let world = World::new("");
+    let plan = |args: &[&str]| world.run(&[&["vm", "plan", "dev1"], args].concat());
+    for mode in [["--vmm", "qemu"], ["--net", "user"]] {
+        let error = assert_error(&plan(&[&mode[..], &["--net-rate", "10M"]].concat()), 5, "unsupported");
+        let hint = "leave --net-rate out, or use Firecracker (--vmm firecracker)";
+        assert_eq!(error["error"]["hint"], hint, "{mode:?}");
+    }
+    assert_error(&plan(&["--net", "user", "--mtu", "1501"]), 5, "unsupported");
+    for rate in ["1K", "0", "fast"] {
+        assert_error(&plan(&["--disk-rate", rate]), 2, "usage");
+        assert_error(&plan(&["--net-rate", rate]), 2, "usage");
+    }
+    for mtu in ["0", "576", "1279", "9001", "65536", "-1", "1.5K"] {
+        assert_error(&plan(&[&format!("--mtu={mtu}")]), 2, "usage");
+    }
+    assert_eq!(world.planned("dev1", &["--net", "user", "--mtu", "1280"])["mtu"], 1280);
 }

@@ -163,6 +163,12 @@ fn hostile_values_are_refused_before_anything_is_touched() {
         ("prefix_len", json!(31)),
         ("prefix_len", json!(33)),
         ("prefix_len", json!(-1)),
+        ("mtu", json!(0)),
+        ("mtu", json!(1279)),
+        ("mtu", json!(9001)),
+        ("mtu", json!(65536)),
+        ("mtu", json!(-1)),
+        ("mtu", json!("1400; reboot")),
         ("owner_uid", json!(-1)),
         ("net_mode", json!("host")),
         ("egress", json!({ "policy": "allow", "allow": [] })),
@@ -202,6 +208,7 @@ fn hostile_values_are_refused_before_anything_is_touched() {
 fn what_a_mode_cannot_do_is_unsupported_rather_than_ignored() {
     assert_error(&netd("attach", &with("user", "nat", json!(false))), 5, "unsupported");
     assert_error(&netd("attach", &with("user", "peer", json!(true))), 5, "unsupported");
+    assert_error(&netd("attach", &with("user", "mtu", json!(1501))), 5, "unsupported");
     let listed = json!({ "policy": "allow", "allow": [{ "network": "192.0.2.7/32", "port": null, "protocol": null }] });
     assert_error(&netd("attach", &with("user", "egress", listed)), 5, "unsupported");
 }

@@ -61,6 +61,20 @@ fn start_status_stop() {
 }
 
 #[test]
+fn qemu_tells_the_guest_the_mtu_of_its_network() {
+    let world = World::new("");
+    let mut record = world.record();
+    record["vm"]["mtu"] = json!(1400);
+    let started = world.ok(&["start"], &record);
+    let argv = world.fake_said("argv").unwrap();
+    assert!(
+        argv.contains("virtio-net-pci,netdev=net,mac=02:00:00:00:00:01,romfile=,host_mtu=1400\n"),
+        "{argv}"
+    );
+    world.ok(&["stop"], &started);
+}
+
+#[test]
 fn qemu_is_started_sandboxed_and_the_supervisor_is_small_and_alone() {
     let world = World::at("", "st,ate");
     let record = world.start();

@@ -153,6 +153,7 @@ fn differing_input_is_a_conflict_and_changes_nothing() {
             ("publish", json!([{ "host_ip": null, "host_port": 1, "guest_port": 1, "protocol": "tcp" }])),
             ("gateway", json!("10.213.7.254")),
             ("prefix_len", json!(25)),
+            ("mtu", json!(1400)),
         ] {
             let mut fresh = document(2);
             fresh["vm"][key] = value;
@@ -169,6 +170,57 @@ fn differing_input_is_a_conflict_and_changes_nothing() {
         assert_error(&netd("attach", &twin), 1, "conflict");
         before.assert_still("in the end");
         assert_eq!(ok("check", &attached)["result"]["changed"], false);
+    });
+}
+
+/// The MTU of a link.
+fn mtu(link: &str) -> u64 {
+    let shown: Value = serde_json::from_slice(&ip(&["-j", "link", "show", link])).expect("ip prints JSON");
+    shown[0]["mtu"].as_u64().expect("a number")
+}
+
+#[test]
+fn the_tap_has_the_mtu_and_the_bridge_the_smallest_of_all() {
+    isolated("netd::the_tap_has_the_mtu_and_the_bridge_the_smallest_of_all", || {
+        let with = |n: u8, mtu: u16| {
+            let mut document = document(n);
+            document["vm"]["mtu"] = json!(mtu);
+            document
+        };
+        let before = snapshot();
+        let bridge = format!("bgr{STATE}");
+        let jumbo = ok("attach", &with(2, 9000));
+        assert_eq!((&jumbo["net"]["mtu"], mtu(&tap(2)), mtu(&bridge)), (&json!(9000), 9000, 9000));
+        let usual = ok("attach", &document(3));
+        assert_eq!((&usual["net"]["mtu"], mtu(&tap(3)), mtu(&bridge)), (&Value::Null, 1500, 1500));
+        let small = ok("attach", &with(4, 1280));
+        assert_eq!((mtu(&tap(4)), mtu(&bridge), mtu(&tap(2))), (1280, 1280, 9000));
+        for (attached, fresh) in [(&jumbo, with(2, 9000)), (&usual, document(3)), (&small, with(4, 1280))] {
+            assert_eq!(ok("attach", attached)["result"]["changed"], false);
+            assert_eq!(ok("attach", &fresh)["result"]["changed"], false);
+            ok("check", attached);
+        }
+        let error = assert_error(&netd("attach", &with(4, 1281)), 1, "conflict");
+        assert_eq!(error["error"]["details"]["property"], "vm.mtu");
+        assert_error(&netd("attach", &document(4)), 1, "conflict");
+        ip(&["link", "set", &tap(4), "mtu", "1300"]);
+        assert_error(&netd("check", &small), 1, "conflict");
+        ok("detach", &small);
+        assert_eq!(mtu(&bridge), 1500, "the bridge follows");
+        ok("detach", &usual);
+        ok("detach", &jumbo);
+        before.assert_still("in the end");
+        // A tap of the pool goes back as it was.
+        ok("pool fill 1", &document(2));
+        let attached = ok("attach", &with(2, 1400));
+        assert_eq!((mtu(&tap(2)), mtu(&bridge)), (1400, 1400));
+        ok("detach", &attached);
+        assert_eq!(mtu(&bridge), 1500);
+        assert_eq!(ok("attach", &document(2))["net"]["mtu"], Value::Null);
+        assert_eq!(mtu(&tap(2)), 1500);
+        ok("detach", &document(2));
+        ok("pool drain", &document(2));
+        before.assert_still("drained");
     });
 }
 

@@ -28,6 +28,9 @@ pub fn configure(config: &GuestConfig) -> Result<(), Error> {
 fn configure_interface(socket: &OwnedFd, name: &str, config: &GuestConfig) -> Result<(), Error> {
     let address = config.address;
     let mut interface = Interface::new(socket, name).context(|| format!("cannot use {name}"))?;
+    if let Some(mtu) = config.mtu {
+        interface.set_mtu(mtu).context(|| format!("cannot give {name} an MTU of {mtu}"))?;
+    }
     let mask = netmask(config.prefix_len);
     interface.set_address(address, mask).context(|| format!("cannot give {name} the address {address}"))?;
     Interface::new(socket, name)

@@ -120,6 +120,12 @@ impl<'a> Interface<'a> {
         self.ioctl(libc::SIOCSIFFLAGS)
     }
 
+    /// Sets the largest packet that is sent on it.
+    pub fn set_mtu(&mut self, mtu: u16) -> io::Result<()> {
+        self.request.ifr_ifru.ifru_mtu = mtu.into();
+        self.ioctl(libc::SIOCSIFMTU)
+    }
+
     /// Sets its address and netmask.
     pub fn set_address(&mut self, address: Ipv4Addr, netmask: Ipv4Addr) -> io::Result<()> {
         self.request.ifr_ifru.ifru_addr = socket_address(address);

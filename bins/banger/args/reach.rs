@@ -1,6 +1,6 @@
 //! What a guest may reach and who may reach it, on the command line.
 
-use banger_lib::contract::policy::{Egress, Publish};
+use banger_lib::contract::policy::{Egress, MTU, Publish};
 use banger_lib::types::{ParseSizeError, Size};
 use clap::{Args, ValueEnum};
 
@@ -29,6 +29,12 @@ pub struct Reach {
     /// [environment: BANGER_OPEN_FIREWALL] [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub open_firewall: Option<bool>,
+    /// How much the guest may receive and how much it may send in a second, such as 10M, or "none" (Firecracker only) [default: none]
+    #[arg(long, value_name = "SIZE", value_parser = parse_rate)]
+    pub net_rate: Option<Rate>,
+    /// The largest packet on the guest's network, bytes, 1280 to 9000; more than 1500 with a tap only [default: 1500]
+    #[arg(long, value_name = "BYTES", value_parser = parse_mtu)]
+    pub mtu: Option<u16>,
 }
 
 impl Reach {
@@ -60,7 +66,12 @@ pub struct Rate(pub Option<u64>);
 /// The least that a limit may be: below it a guest does not even boot.
 const MIN_RATE: u64 = 64 << 10;
 
-fn parse_rate(text: &str) -> Result<Rate, String> {
+fn parse_mtu(text: &str) -> Result<u16, String> {
+    let mtu = text.parse().ok().filter(|mtu| MTU.contains(mtu));
+    mtu.ok_or_else(|| format!("it must be a number from {} to {}", MTU.start(), MTU.end()))
+}
+
+pub fn parse_rate(text: &str) -> Result<Rate, String> {
     if text == "none" {
         return Ok(Rate(None));
     }

@@ -75,6 +75,8 @@ pub struct Config {
     pub net_mode: Option<NetMode>,
     /// The taps' network; `None`: one that is free.
     pub subnet: Option<Cidr>,
+    /// The largest packet on guests' networks, bytes; `None`: 1500.
+    pub mtu: Option<u16>,
     /// The address of the catalog of images and kernels.
     pub catalog: Option<String>,
     /// Files of the user's that every start brings into the guest.
@@ -105,6 +107,7 @@ impl Default for Config {
             term_timeout_s: None,
             net_mode: None,
             subnet: None,
+            mtu: None,
             catalog: None,
             file_sync: Vec::new(),
         }

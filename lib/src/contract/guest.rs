@@ -111,6 +111,9 @@ pub struct GuestConfig {
     pub gateway: Ipv4Addr,
     /// Resolvers.
     pub dns: Vec<Ipv4Addr>,
+    /// The largest packet on the interface, bytes; `None`: the device's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
     /// Hexadecimal bytes to stir into the kernel's entropy pool.
     pub entropy_seed: String,
     /// The host's time when the VM was attached, seconds since the epoch: the guest's clock is never earlier.

@@ -10,6 +10,12 @@ use thiserror::Error;
 
 use crate::types::Cidr;
 
+/// What the largest packet on a guest's network may be, bytes: from what IPv6 needs of every link (RFC 8200, section 5) to the usual
+/// jumbo frame.
+pub const MTU: std::ops::RangeInclusive<u16> = 1280..=9000;
+/// What it is where nobody says: Ethernet's.
+pub const DEFAULT_MTU: u16 = 1500;
+
 /// A transport protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

@@ -152,6 +152,9 @@ pub struct Vm {
     /// How much it may receive and how much it may send, bytes a second each; `None`: any.
     #[serde(default)]
     pub net_rate_bytes_s: Option<u64>,
+    /// The largest packet on the guest's network, bytes, 1280 to 9000; `None`: 1500.
+    #[serde(default)]
+    pub mtu: Option<u16>,
     /// The wanted copy-on-write backend.
     pub disk_backend: DiskBackend,
     /// The most that changes to the root may take of the host, bytes, with the backends `dm` and `overlay`; `None`: as much as the root
@@ -192,6 +195,9 @@ pub struct Net {
     pub peer: bool,
     /// Published ports.
     pub publish: Vec<Publish>,
+    /// The largest packet, bytes; `None`: 1500.
+    #[serde(default)]
+    pub mtu: Option<u16>,
     /// Where the host reaches the guest's sshd.
     pub ssh_host: Ipv4Addr,
     /// On which port.

@@ -52,6 +52,7 @@ pub(super) fn config(vm: &Vm, net: &Net, backend: DiskBackend) -> Result<GuestCo
         prefix_len: net.prefix_len,
         gateway: net.gateway,
         dns: net.dns.clone(),
+        mtu: net.mtu,
         entropy_seed: String::new(),
         time_unix_s: 0,
     })

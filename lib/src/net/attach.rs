@@ -15,6 +15,7 @@ use super::host::Host;
 use super::request::{Names, TapRequest};
 use super::rules::{self, Before, Tables};
 use super::{pool, publish};
+use crate::contract::policy::{DEFAULT_MTU, MTU};
 use crate::contract::record::Net;
 use crate::contract::reply::Blocked;
 use crate::sys::clock::{Timeline, boottime_us};
@@ -71,7 +72,8 @@ pub fn attach(
     // The resolvers of a network that is attached are those the guest was given.
     let section = previous.unwrap_or_else(|| request.section(dns));
     let mut held = None;
-    if host.tap(&request.names)?.is_some() {
+    if let Some(tap) = host.tap(&request.names)? {
+        require_same_mtu(tap, request)?;
         let tables = timeline.step("inspect-nft", || Tables::read(&request.names.table))?;
         let tables = held.insert(tables);
         require_same_guest(tables, request)?;
@@ -139,6 +141,17 @@ fn require_same_guest(tables: &Tables, request: &TapRequest) -> Result<(), NetEr
         _ => ("another".to_owned(), request.address.to_string()),
     };
     Err(NetError::Differs { object: format!("the tap {}", request.names.tap), what, found, wanted })
+}
+
+/// # Errors
+/// The tap is there, and takes packets of another size.
+fn require_same_mtu(tap: &Link, request: &TapRequest) -> Result<(), NetError> {
+    let (found, wanted) = (tap.mtu, request.tap_mtu());
+    if found == wanted {
+        return Ok(());
+    }
+    let object = format!("the tap {}", request.names.tap);
+    Err(NetError::Differs { object, what: "vm.mtu", found: found.to_string(), wanted: wanted.to_string() })
 }
 
 /// What the network needs the host to route and the host does not, in words.
@@ -291,6 +304,8 @@ fn add_dummy(host: &mut Host, request: &TapRequest, bridge: &Link) -> Result<(),
         other => other?,
     }
     link::set_alias(&mut host.netlink, &names.dummy, &names.tag.to_string())?;
+    // A bridge takes the smallest of its ports': this one is never that.
+    link::set_mtu(&mut host.netlink, &names.dummy, (*MTU.end()).into())?;
     link::set_isolated_port(&mut host.netlink, &names.dummy, bridge.index)?;
     Ok(link::set_up(&mut host.netlink, &names.dummy)?)
 }
@@ -299,10 +314,10 @@ fn add_dummy(host: &mut Host, request: &TapRequest, bridge: &Link) -> Result<(),
 fn ensure_tap(host: &mut Host, request: &TapRequest, bridge: &Link) -> Result<(), NetError> {
     let names = &request.names;
     if host.tap(names)?.is_some() {
-        return join(host, names, bridge);
+        return join(host, request, bridge);
     }
     if let Some(claimed) = pool::claim(host, names)? {
-        return join(host, names, bridge).inspect_err(|_| {
+        return join(host, request, bridge).inspect_err(|_| {
             // What resists is gc's.
             drop(link::set_down(&mut host.netlink, &claimed));
             drop(pool::give_back(host, names, &claimed));
@@ -310,12 +325,16 @@ fn ensure_tap(host: &mut Host, request: &TapRequest, bridge: &Link) -> Result<()
     }
     let tap = Tap::create(&names.tap, names.tag.uid)?;
     link::set_alias(&mut host.netlink, &names.tap, &names.tag.to_string())?;
-    join(host, names, bridge)?;
+    join(host, request, bridge)?;
     Ok(tap.persist()?)
 }
 
 /// The VM's tap as an isolated port, and bridge and tap up.
-fn join(host: &mut Host, names: &Names, bridge: &Link) -> Result<(), NetError> {
+fn join(host: &mut Host, request: &TapRequest, bridge: &Link) -> Result<(), NetError> {
+    let names = &request.names;
+    if request.tap_mtu() != u32::from(DEFAULT_MTU) {
+        link::set_mtu(&mut host.netlink, &names.tap, request.tap_mtu())?;
+    }
     link::set_isolated_port(&mut host.netlink, &names.tap, bridge.index)?;
     link::set_up(&mut host.netlink, &names.bridge)?;
     Ok(link::set_up(&mut host.netlink, &names.tap)?)

@@ -79,6 +79,11 @@ pub(super) fn links_differ(host: &Host, request: &TapRequest) -> Result<Vec<Stri
             let port = tap.master.is_some() && tap.master == bridge.map(|b| b.index);
             require(port, format!("the tap {} is not a port of the bridge {}", names.tap, names.bridge));
             require(tap.isolated, format!("the tap {} is not isolated", names.tap));
+            let mtu = request.tap_mtu();
+            require(
+                tap.mtu == mtu,
+                format!("the tap {} has an MTU of {} and not of {mtu}", names.tap, tap.mtu),
+            );
             require(tap.up, format!("the tap {} is down", names.tap));
             let owned = tap.tun_owner == Some(names.tag.uid);
             require(owned, format!("the tap {} does not belong to uid {}", names.tap, names.tag.uid));

@@ -15,6 +15,7 @@ use super::host::Host;
 use super::request::{Names, TapRequest};
 use super::rules;
 use super::tag::Tag;
+use crate::contract::policy::DEFAULT_MTU;
 use crate::sys::clock::Timeline;
 use crate::sys::link::{self, Link};
 use crate::sys::rootlock::RootLock;
@@ -114,6 +115,9 @@ pub(super) fn claim(host: &mut Host, names: &Names) -> Result<Option<Link>, NetE
 pub(super) fn give_back(host: &mut Host, names: &Names, tap: &Link) -> Result<bool, NetError> {
     let Some(_held) = Tap::open_free(&names.tap)? else { return Ok(false) };
     let Some(slot) = free_slots(host, &names.state).into_iter().next() else { return Ok(false) };
+    if tap.mtu != u32::from(DEFAULT_MTU) {
+        link::set_mtu(&mut host.netlink, &names.tap, DEFAULT_MTU.into())?;
+    }
     link::rename(&mut host.netlink, tap, &slot)?;
     Ok(true)
 }

@@ -32,6 +32,7 @@ pub fn rebuild(vm: &Vm, listening: &[u16]) -> Option<Net> {
                 egress: vm.egress.clone(),
                 peer: vm.peer,
                 publish: vm.publish.clone(),
+                mtu: vm.mtu,
                 ssh_host: vm.address,
                 ssh_port: 22,
             })

@@ -6,7 +6,7 @@ use super::NetError;
 use super::caller::Caller;
 use super::rules::published_chain;
 use super::tag::Tag;
-use crate::contract::policy::{Egress, EgressPolicy, Publish};
+use crate::contract::policy::{DEFAULT_MTU, Egress, EgressPolicy, MTU, Publish};
 use crate::contract::record::{Net, NetMode, Vm};
 use crate::sys::forwarding;
 use crate::sys::link::Link;
@@ -101,6 +101,8 @@ pub struct TapRequest {
     pub publish: Vec<Publish>,
     /// Whether other firewalls may be asked to let the VMs through.
     pub open_firewall: bool,
+    /// The largest packet; `None`: [`DEFAULT_MTU`].
+    pub mtu: Option<u16>,
 }
 
 fn invalid<T>(field: &'static str, reason: impl Into<String>) -> Result<T, NetError> {
@@ -133,7 +135,13 @@ impl TapRequest {
             peer: vm.peer,
             publish: vm.publish.clone(),
             open_firewall: vm.open_firewall,
+            mtu: vm.mtu,
         })
+    }
+
+    /// The largest packet of the tap, bytes.
+    pub fn tap_mtu(&self) -> u32 {
+        self.mtu.unwrap_or(DEFAULT_MTU).into()
     }
 
     /// Whether the guest may reach anything outside.
@@ -160,6 +168,7 @@ impl TapRequest {
             egress: self.egress.clone(),
             peer: self.peer,
             publish: self.publish.clone(),
+            mtu: self.mtu,
             ssh_host: self.address,
             ssh_port: 22,
         }
@@ -173,6 +182,7 @@ impl TapRequest {
 pub fn check_policy(vm: &Vm) -> Result<(), NetError> {
     check_publish(&vm.publish)?;
     check_egress(&vm.egress)?;
+    check_mtu(vm.mtu)?;
     if vm.net_mode == NetMode::User { super::user::require_supported(vm) } else { Ok(()) }
 }
 
@@ -195,6 +205,13 @@ fn check_publish(publish: &[Publish]) -> Result<(), NetError> {
         }
     }
     Ok(())
+}
+
+fn check_mtu(mtu: Option<u16>) -> Result<(), NetError> {
+    match mtu.filter(|mtu| !MTU.contains(mtu)) {
+        Some(mtu) => invalid("vm.mtu", format!("{mtu} is not within {} to {}", MTU.start(), MTU.end())),
+        None => Ok(()),
+    }
 }
 
 /// # Errors
@@ -306,6 +323,14 @@ mod tests {
         assert_eq!(check("10.0.0.255", 24, "10.0.0.1"), "vm.address");
         assert_eq!(check("10.0.0.1", 24, "10.0.0.1"), "vm.address");
         assert_eq!(check("10.0.0.2", 24, "10.0.0.255"), "vm.gateway");
+    }
+
+    #[test]
+    fn packets_are_as_large_as_ipv6_wants_and_no_jumbo_is_exceeded() {
+        assert!([None, Some(1280), Some(1500), Some(9000)].into_iter().all(|mtu| check_mtu(mtu).is_ok()));
+        for odd in [0, 68, 576, 1279, 9001, u16::MAX] {
+            assert!(matches!(check_mtu(Some(odd)), Err(NetError::Invalid { field: "vm.mtu", .. })), "{odd}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::NetError;
 use super::caller::Caller;
 use super::publish::require_no_listener;
 use super::request::check_policy;
-use crate::contract::policy::EgressPolicy;
+use crate::contract::policy::{DEFAULT_MTU, EgressPolicy};
 use crate::contract::record::{Net, NetMode, Vm};
 use crate::sys::random;
 
@@ -45,6 +45,9 @@ pub fn attach(vm: &Vm, caller: &Caller, previous: Option<Net>) -> Result<(Net, b
 /// What only rules on a tap can do.
 pub(super) fn require_supported(vm: &Vm) -> Result<(), NetError> {
     let text = match vm.egress.policy {
+        _ if vm.mtu.is_some_and(|mtu| mtu > DEFAULT_MTU) => {
+            "user networking has packets of at most 1500 bytes"
+        }
         _ if !vm.nat => "user networking has no NAT to switch off; egress \"none\" keeps the guest inside",
         _ if vm.peer => "user networking has no peers: each VM is alone in its network",
         EgressPolicy::Allow => {
@@ -70,6 +73,7 @@ pub(super) fn section(vm: &Vm, ssh_port: u16) -> Net {
         egress: vm.egress.clone(),
         peer: false,
         publish: vm.publish.clone(),
+        mtu: vm.mtu,
         ssh_host: Ipv4Addr::LOCALHOST,
         ssh_port,
     }

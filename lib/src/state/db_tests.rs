@@ -35,6 +35,7 @@ fn vm(store: &Store, name: &VmName, lease: Lease) -> Vm {
         open_firewall: false,
         disk_rate_bytes_s: None,
         net_rate_bytes_s: None,
+        mtu: None,
         publish: Vec::new(),
         disk_backend: DiskBackend::Auto,
         max_changes_bytes: None,

@@ -76,6 +76,8 @@ pub struct Link {
     pub master: Option<u32>,
     /// The number of the group in which it can be changed along with others; 0 for most.
     pub group: u32,
+    /// The largest packet that is sent on it, bytes.
+    pub mtu: u32,
     /// Whether it is administratively up.
     pub up: bool,
     /// Whether it is a bridge's port that reaches no other isolated port.
@@ -104,6 +106,7 @@ fn parse(payload: &[u8]) -> Option<Link> {
         kind: None,
         master: None,
         group: 0,
+        mtu: 0,
         up,
         isolated: false,
         tun_owner: None,
@@ -113,6 +116,7 @@ fn parse(payload: &[u8]) -> Option<Link> {
             libc::IFLA_IFNAME => link.name = text_of(value),
             libc::IFLA_IFALIAS => link.alias = Some(text_of(value)),
             libc::IFLA_MASTER => link.master = u32_of(value),
+            libc::IFLA_MTU => link.mtu = u32_of(value).unwrap_or_default(),
             IFLA_GROUP => link.group = u32_of(value).unwrap_or_default(),
             libc::IFLA_LINKINFO => parse_info(&mut link, value),
             IFLA_PROP_LIST => {
@@ -262,6 +266,15 @@ pub fn set_alias(netlink: &mut Netlink, name: &LinkName, alias: &str) -> Result<
 pub fn set_group(netlink: &mut Netlink, name: &LinkName, group: u32) -> Result<(), LinkError> {
     let body = named(name, 0, 0).attr(IFLA_GROUP, &group.to_ne_bytes());
     change(netlink, "group", name.as_str(), libc::RTM_SETLINK, 0, &body)
+}
+
+/// Sets the largest packet that is sent on a link. A bridge of which nobody set it has the smallest of its ports'.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn set_mtu(netlink: &mut Netlink, name: &LinkName, mtu: u32) -> Result<(), LinkError> {
+    let body = named(name, 0, 0).attr(libc::IFLA_MTU, &mtu.to_ne_bytes());
+    change(netlink, "set the MTU of", name.as_str(), libc::RTM_SETLINK, 0, &body)
 }
 
 /// Gives a link that is down another name.

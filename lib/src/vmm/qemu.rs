@@ -345,7 +345,10 @@ fn net_args(machine: &Machine) -> Vec<String> {
             user
         }
     };
-    let device = format!("virtio-net-pci,netdev=net,mac={},romfile=", machine.vm.mac);
+    let mut device = format!("virtio-net-pci,netdev=net,mac={},romfile=", machine.vm.mac);
+    if let Some(mtu) = machine.vm.mtu {
+        device.push_str(&format!(",host_mtu={mtu}"));
+    }
     vec!["-netdev".into(), netdev, "-device".into(), device]
 }
 

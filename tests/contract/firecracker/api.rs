@@ -60,7 +60,7 @@ fn connected(variables: &[(&str, &str)]) -> (Stage, Process, Client) {
     (stage, process, client)
 }
 
-fn configuration(stage: &Stage) -> Configuration {
+fn configuration(stage: &Stage, version: &str) -> Configuration {
     let document = Document::parse(stage.record.to_string().as_bytes()).unwrap();
     let net = document.required_net().unwrap();
     let tap = net.tap.clone().unwrap();
@@ -69,6 +69,7 @@ fn configuration(stage: &Stage) -> Configuration {
         &Machine { vm: document.vm().unwrap(), net, disk, accel: Accel::Kvm },
         &tap,
         "metrics".into(),
+        version,
     )
 }
 
@@ -84,7 +85,7 @@ fn refused(client: &mut Client, path: &str, body: &Value) -> String {
 fn a_machine_is_described_in_firecrackers_order_and_words() {
     let (stage, _process, mut client) = connected(&[("DELAY_MS", "50")]);
     assert_eq!(launch::version(&mut client).unwrap(), "1.14.0");
-    launch::configure(&mut client, &configuration(&stage)).unwrap();
+    launch::configure(&mut client, &configuration(&stage, "1.14.0")).unwrap();
     launch::start(&mut client).unwrap();
     let requests = stage.requests();
     let names: Vec<_> = requests.iter().map(|(name, _)| name.as_str()).collect();
@@ -124,6 +125,21 @@ fn a_machine_is_described_in_firecrackers_order_and_words() {
 }
 
 #[test]
+fn the_mtu_is_told_to_a_firecracker_that_knows_of_it() {
+    for (version, told) in
+        [("1.14.0", Value::Null), ("1.15.3", Value::Null), ("1.16.0", json!(1400)), ("2.0.0", json!(1400))]
+    {
+        let (mut stage, _process, mut client) = connected(&[("VERSION", version)]);
+        stage.record["vm"]["mtu"] = json!(1400);
+        let said = launch::version(&mut client).unwrap();
+        launch::configure(&mut client, &configuration(&stage, &said)).unwrap();
+        let requests = stage.requests();
+        let (_, body) = requests.iter().find(|(name, _)| name == "PUT /network-interfaces/eth0").unwrap();
+        assert_eq!(body["mtu"], told, "{version}");
+    }
+}
+
+#[test]
 fn the_fake_is_as_strict_as_firecracker() {
     let (stage, _process, mut client) = connected(&[]);
     let c = &mut client;
@@ -147,7 +163,7 @@ fn the_fake_is_as_strict_as_firecracker() {
     assert!(refused(c, "/nonsense", &json!({})).contains("Invalid request method and/or path"));
     assert!(refused(c, "/actions", &json!({"action_type": "InstanceStart"})).contains("without kernel"));
     assert!(refused(c, "/actions", &json!({"action_type": "SendCtrlAltDel"})).contains("before starting"));
-    launch::configure(c, &configuration(&stage)).unwrap();
+    launch::configure(c, &configuration(&stage, "1.14.0")).unwrap();
     launch::start(c).unwrap();
     assert!(refused(c, "/entropy", &json!({})).contains("after starting"));
     assert!(refused(c, "/actions", &json!({"action_type": "InstanceStart"})).contains("after starting"));

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use toml::de::DeValue;
 
 use super::{Config, Setting, Source};
+use crate::contract::policy::MTU;
 use crate::types::{Cidr, Size};
 
 /// The longest time to live and the longest deadline, seconds.
@@ -54,7 +55,7 @@ impl Key {
 }
 
 /// Everything that can stand in the file.
-pub const KEYS: [Key; 22] = [
+pub const KEYS: [Key; 23] = [
     Key {
         name: "vm.image",
         help: "The image that a new VM boots.",
@@ -257,6 +258,20 @@ pub const KEYS: [Key; 22] = [
         variable: Some("BANGER_SUBNET"),
         set: |config, value| text(value).filter(is_subnet).map(|subnet| config.subnet = Some(subnet)),
         get: |config| json!(config.subnet),
+    },
+    Key {
+        name: "net.mtu",
+        help: "The largest packet on a guest's network, bytes: less where the way out of the host takes less, such as a tunnel. More than \
+               1500 needs a tap.",
+        allowed: "a number from 1280, IPv6's least, to 9000",
+        otherwise: "1500",
+        variable: None,
+        set: |config, value| {
+            let mtu = u16::try_from(integer(value)?).ok().filter(|mtu| MTU.contains(mtu))?;
+            config.mtu = Some(mtu);
+            Some(())
+        },
+        get: |config| json!(config.mtu),
     },
     Key {
         name: "images.catalog",

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::vsock;
+use super::{launch, vsock};
 use crate::types::LinkName;
 use crate::vmm::arch::FIRECRACKER_BOOT_LINE;
 use crate::vmm::monitor::Machine;
@@ -163,6 +163,9 @@ pub struct NetworkInterface {
     pub host_dev_name: String,
     /// The guest's Ethernet address.
     pub guest_mac: String,
+    /// The largest packet, of which the guest's driver is told; where this Firecracker can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
     /// How much the guest may receive.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rx_rate_limiter: Option<RateLimiter>,
@@ -215,8 +218,9 @@ pub struct Configuration {
 }
 
 impl Configuration {
-    /// What `machine` asks for, with `tap` as its network; it counts into `metrics_path`.
-    pub fn new(machine: &Machine, tap: &LinkName, metrics_path: String) -> Self {
+    /// What `machine` asks for, with `tap` as its network; it counts into `metrics_path`. `version` is
+    /// Firecracker's.
+    pub fn new(machine: &Machine, tap: &LinkName, metrics_path: String, version: &str) -> Self {
         let Machine { vm, disk, .. } = machine;
         let rate = vm.disk_rate_bytes_s;
         let mut drives = vec![Drive::new("root", &disk.root_device, disk.root_read_only, rate)];
@@ -236,6 +240,7 @@ impl Configuration {
                 iface_id: INTERFACE_ID.to_owned(),
                 host_dev_name: tap.to_string(),
                 guest_mac: vm.mac.to_string(),
+                mtu: vm.mtu.filter(|_| launch::tells_mtu(version)),
                 rx_rate_limiter: net_rate,
                 tx_rate_limiter: net_rate,
             },

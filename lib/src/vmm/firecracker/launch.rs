@@ -18,6 +18,8 @@ use crate::vmm::monitor::{Change, Process};
 
 /// The first Firecracker that banger speaks to: `(1, 14)`. nixpkgs 26.05 ships it.
 pub const OLDEST: (u32, u32) = (1, 14);
+/// The first that knows of MTUs.
+const FIRST_WITH_MTU: (u32, u32) = (1, 16);
 
 /// Connects to the socket `name` in the VM's directory as soon as it is there and listened to, until `until` at the latest. A
 /// Firecracker that ends is not waited for.
@@ -73,12 +75,21 @@ pub fn version(client: &mut Client) -> Result<String, LaunchError> {
 /// # Errors
 /// [`LaunchError::TooOld`], [`LaunchError::NoVersion`].
 pub fn supported(version: String) -> Result<String, LaunchError> {
-    let mut numbers = version.split(['.', '-', '+']).map(|n| n.parse::<u32>().ok());
-    match (numbers.next().flatten(), numbers.next().flatten()) {
-        (Some(major), Some(minor)) if (major, minor) >= OLDEST => Ok(version),
-        (Some(_), Some(_)) => Err(LaunchError::TooOld { version }),
-        _ => Err(LaunchError::NoVersion { said: version.chars().take(100).collect() }),
+    match numbers(&version) {
+        Some(numbers) if numbers >= OLDEST => Ok(version),
+        Some(_) => Err(LaunchError::TooOld { version }),
+        None => Err(LaunchError::NoVersion { said: version.chars().take(100).collect() }),
     }
+}
+
+/// Whether the Firecracker of this version can tell a guest's driver the MTU; one that cannot refuses the field.
+pub fn tells_mtu(version: &str) -> bool {
+    numbers(version).is_some_and(|numbers| numbers >= FIRST_WITH_MTU)
+}
+
+fn numbers(version: &str) -> Option<(u32, u32)> {
+    let mut numbers = version.split(['.', '-', '+']).map(|n| n.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
 }
 
 /// Tells Firecracker everything about the machine, in the order that it wants.

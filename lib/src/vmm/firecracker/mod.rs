@@ -109,7 +109,7 @@ fn boot(
     let stream = launch::connect_when_there(process, API_SOCKET, until)?;
     let mut client = Client::new(stream, until);
     let version = launch::version(&mut client)?;
-    launch::configure(&mut client, &api::Configuration::new(machine, tap(machine)?, metrics))?;
+    launch::configure(&mut client, &api::Configuration::new(machine, tap(machine)?, metrics, &version))?;
     launch::start(&mut client)?;
     Ok(version)
 }
