@@ -542,4 +542,22 @@ mod tests {
             assert!(parse_memory(bad).is_err(), "{bad}");
         }
     }
+
+    /// Clap hands a global option's value, its variable's included, to whatever below has the same name.
+    #[test]
+    fn no_verb_has_an_option_with_the_name_of_a_global_one() {
+        fn check(command: &clap::Command, globals: &[&str]) {
+            for verb in command.get_subcommands() {
+                for option in verb.get_arguments() {
+                    assert!(!globals.contains(&option.get_id().as_str()), "{} {option}", verb.get_name());
+                }
+                check(verb, globals);
+            }
+        }
+        let banger = Banger::command();
+        let globals: Vec<_> =
+            banger.get_arguments().filter(|a| a.is_global_set()).map(|a| a.get_id().as_str()).collect();
+        assert!(globals.contains(&"config"), "{globals:?}");
+        check(&banger, &globals);
+    }
 }

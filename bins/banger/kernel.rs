@@ -49,7 +49,7 @@ pub fn dispatch(context: &Context, command: KernelCommand) -> Result<ExitCode> {
 }
 
 fn with_source(mut stage: Stage, source: &SourceArgs) -> Stage {
-    let paths = [("--modules", &source.modules), ("--config", &source.config)];
+    let paths = [("--modules", &source.modules), ("--kconfig", &source.kconfig)];
     for (option, path) in paths {
         if let Some(path) = path {
             stage = stage.arg(option).arg(path);

@@ -29,6 +29,9 @@ fn a_vm_is_looked_into_expires_and_is_pruned() {
     assert_eq!(of(8080).expect("it listens")["process"], "perl", "{ports}");
     assert_eq!(of(22).expect("sshd listens")["protocol"], "tcp", "{ports}");
 
+    // By SSH, or nothing would have passed the network.
+    let mut by_ssh = home.banger(&["vm", "exec", "dev1", "--", "true"]);
+    assert!(by_ssh.env("BANGER_GUEST_TRANSPORT", "ssh").status().expect("it starts").success());
     let usage = home.json(&["vm", "stats", "dev1"])["items"][0].clone();
     for path in [
         "/vmm/vcpu_time_us",

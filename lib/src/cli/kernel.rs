@@ -55,7 +55,7 @@ pub struct SourceArgs {
     pub modules: Option<PathBuf>,
     /// The kernel's configuration [default: config-VERSION beside it, config among its modules, or what it carries in itself]
     #[arg(long, value_name = "FILE", conflicts_with = "image")]
-    pub config: Option<PathBuf>,
+    pub kconfig: Option<PathBuf>,
     /// Take an image's own kernel
     #[arg(long, value_name = "IMAGE", conflicts_with = "files")]
     pub image: Option<ImageName>,
@@ -79,7 +79,7 @@ pub(super) struct ImportArgs {
 enum FilesError {
     #[error("{0:?} is no Debian package, and of other files the kernel alone can be given")]
     Mixed(PathBuf),
-    #[error("--modules and --config are for a vmlinuz: a package brings its own")]
+    #[error("--modules and --kconfig are for a vmlinuz: a package brings its own")]
     PackageAlone,
     #[error("cannot read {0:?}")]
     Read(PathBuf, #[source] std::io::Error),
@@ -139,10 +139,10 @@ fn source_of(args: &SourceArgs) -> Result<Source<'_>, FilesError> {
         }
     }
     match (other, args.files.len()) {
-        (None, _) if args.modules.is_some() || args.config.is_some() => Err(FilesError::PackageAlone),
+        (None, _) if args.modules.is_some() || args.kconfig.is_some() => Err(FilesError::PackageAlone),
         (None, _) => Ok(Source::Packages(&args.files)),
         (Some(vmlinuz), 1) => {
-            Ok(Source::Files { vmlinuz, modules: args.modules.as_deref(), config: args.config.as_deref() })
+            Ok(Source::Files { vmlinuz, modules: args.modules.as_deref(), config: args.kconfig.as_deref() })
         }
         (Some(other), _) => Err(FilesError::Mixed(other.clone())),
     }
