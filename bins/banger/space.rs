@@ -1,9 +1,9 @@
 //! Room for what VMs write: the filesystem of the state directory, and device-mapper's files of changes. Either that is full gives
 //! guests I/O errors, so it is told before.
 
+use banger_lib::contract::dm::{DmReply, DmRequest};
 use banger_lib::contract::record::{DiskBackend, Vm};
 use banger_lib::contract::reply::{Check, CheckState};
-use banger_lib::disk::dm::{DM_SCHEMA, DmReply, DmRequest};
 use banger_lib::state::db::{Store, VmRow};
 use banger_lib::sys::space::Space;
 use banger_lib::types::Size;
@@ -87,17 +87,8 @@ fn changes_problem(context: &Context, row: &VmRow) -> Option<String> {
 }
 
 fn changes(context: &Context, vm: &Vm) -> Result<DmReply> {
-    let request = DmRequest {
-        schema: DM_SCHEMA.to_owned(),
-        vm_id: vm.id.clone(),
-        state_id: vm.state_id.clone(),
-        owner_uid: vm.owner_uid,
-        base: None,
-        cow: None,
-        size_bytes: None,
-    };
     let stage = Stage::new("banger-disk", "dm").arg("status");
-    let reply = stage.run(context, json!(request).to_string().as_bytes(), None)?;
+    let reply = stage.run(context, json!(DmRequest::of(vm)).to_string().as_bytes(), None)?;
     Ok(serde_json::from_value(reply).map_err(|_| crate::stage::StageError::NoRecord {
         program: "banger-disk".into(),
         verb: "dm status".into(),

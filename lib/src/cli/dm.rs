@@ -10,10 +10,11 @@ use thiserror::Error;
 
 use super::plumbing::{self, Input};
 use super::{Failure, collect};
+use crate::contract::dm::{DM_SCHEMA, DmReply, DmRequest};
 use crate::contract::error::ErrorRecord;
 use crate::contract::record::{NetMode, Vm};
 use crate::contract::{Coded, ErrorCode, Fault};
-use crate::disk::dm::{self, DM_SCHEMA, DmReply, DmRequest};
+use crate::disk::dm;
 use crate::disk::{DmVerbError, Mapper, MapperError};
 use crate::sys::caller::{Caller, SudoUidError};
 use crate::sys::dm::CONTROL;

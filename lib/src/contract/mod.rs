@@ -1,6 +1,6 @@
 //! What banger's programs say to each other and to their callers: banger-json(7) as types.
 //!
-//! [`config`] is what the file of preferences says, [`dns`] what the host's resolver is told, [`document`] what flows through a pipeline,
+//! [`config`] is what the file of preferences says, [`dm`] what the privileged verb for roots is asked, [`dns`] what the host's resolver is told, [`document`] what flows through a pipeline,
 //! [`record`] its sections, [`error`] what stands on stdout when a program fails, [`file_sync`] which files of the user
 //! travel, [`guest`] what host and guest say to each other,
 //! [`image`] what an image is, [`inside`] what a running VM uses, [`kernel`] what a kernel is, [`names`] which VMs the resolver knows,
@@ -8,6 +8,7 @@
 
 pub mod catalog;
 pub mod config;
+pub mod dm;
 pub mod dns;
 pub mod document;
 pub mod error;

@@ -11,6 +11,7 @@ use std::io;
 use super::attach::NOTE;
 use super::disk_error::DiskError;
 use super::volumes::{self, Mapper};
+use crate::contract::dm::DmRequest;
 use crate::contract::record::Vm;
 use crate::state::dir::VmDir;
 use crate::state::lock::{VmLock, is_alive};
@@ -26,7 +27,7 @@ pub fn detach(vm: &Vm, mapper: &dyn Mapper, _: &VmLock) -> Result<bool, DiskErro
         .map(|path| volumes::with_suffix(&path));
     let mut changed = false;
     if dir.cow().exists() {
-        let removed = mapper.remove(&volumes::dm_request(vm));
+        let removed = mapper.remove(&DmRequest::of(vm));
         changed |= removed.map_err(|source| DiskError::Mapper { vm: vm.id.clone(), source })?.changed;
     }
     for path in [dir.initrd(), note].into_iter().chain(halves) {

@@ -22,17 +22,15 @@ use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 
 use super::dm_error::DmVerbError;
+use crate::contract::dm::{DM_SCHEMA, DmReply, DmRequest};
 use crate::sys::caller::Caller;
 use crate::sys::dm::{Control, DmError, Target};
 use crate::sys::loopdev::Loop;
 use crate::sys::rootlock::RootLock;
 use crate::types::{StateId, VmId};
 
-/// The schema of [`DmRequest`] and [`DmReply`].
-pub const DM_SCHEMA: &str = "banger.dm/1";
 /// Where the nodes are.
 pub const NODES: &str = "/dev/banger";
 /// How long others may hold the lock: it serialises what looks for a shared loop and makes one.
@@ -42,46 +40,6 @@ const CHUNK_SECTORS: u64 = 8;
 const SECTOR: u64 = 512;
 /// The largest root, bytes.
 const MAX_SIZE_BYTES: u64 = 16 << 40;
-
-/// What is asked of `dm`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DmRequest {
-    /// Always [`DM_SCHEMA`].
-    pub schema: String,
-    /// The VM.
-    pub vm_id: VmId,
-    /// The state directory's.
-    pub state_id: StateId,
-    /// Whose the files are, and the node is to be.
-    pub owner_uid: u32,
-    /// The image, absolute and without symbolic links: of `create`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub base: Option<PathBuf>,
-    /// The file of changes, likewise.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cow: Option<PathBuf>,
-    /// How large the root is to be, bytes; at least as large as the image.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub size_bytes: Option<u64>,
-}
-
-/// What `dm` answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DmReply {
-    /// Always [`DM_SCHEMA`].
-    pub schema: String,
-    /// The node; `null` where there is none.
-    pub device: Option<PathBuf>,
-    /// Whether this call changed anything.
-    pub changed: bool,
-    /// How much of the file of changes is taken, and how large it is, bytes; `null` where there is none, or it is broken.
-    pub used_bytes: Option<u64>,
-    /// See `used_bytes`.
-    pub size_bytes: Option<u64>,
-    /// Whether the file of changes was full, after which the kernel gives up the snapshot.
-    pub broken: bool,
-}
 
 /// How large the file of changes must be to take a root of `size_bytes` written all over: 16 bytes of bookkeeping for each
 /// chunk, and some for headers (Documentation/admin-guide/device-mapper/snapshot.rst).

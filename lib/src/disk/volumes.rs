@@ -9,8 +9,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::disk_error::DiskError;
-use super::dm::{self, DM_SCHEMA, DmReply, DmRequest};
+use super::dm;
 use super::dm_error::MapperError;
+use crate::contract::dm::{DmReply, DmRequest};
 use crate::contract::record::{DiskBackend, Vm};
 use crate::contract::{Coded, ErrorCode};
 use crate::state::dir::VmDir;
@@ -182,19 +183,6 @@ pub trait Mapper {
     fn remove(&self, request: &DmRequest) -> Result<DmReply, MapperError>;
 }
 
-/// The request for the root of `vm`, without the files.
-pub(super) fn dm_request(vm: &Vm) -> DmRequest {
-    DmRequest {
-        schema: DM_SCHEMA.to_owned(),
-        vm_id: vm.id.clone(),
-        state_id: vm.state_id.clone(),
-        owner_uid: vm.owner_uid,
-        base: None,
-        cow: None,
-        size_bytes: None,
-    }
-}
-
 /// The root as a device-mapper snapshot.
 fn snapshot(vm: &Vm, dir: &VmDir, mapper: &dyn Mapper, made: &mut Made) -> Result<PathBuf, DiskError> {
     // The privileged part follows no symbolic link, so it is told where the files really are.
@@ -207,7 +195,7 @@ fn snapshot(vm: &Vm, dir: &VmDir, mapper: &dyn Mapper, made: &mut Made) -> Resul
         made.file(&dir.cow(), |file| file.set_len(capped(vm, dm::cow_size_bytes(size))))?;
     }
     let cow = Some(real(&dir.cow())?);
-    let request = DmRequest { base: Some(base), cow, size_bytes: Some(size), ..dm_request(vm) };
+    let request = DmRequest { base: Some(base), cow, size_bytes: Some(size), ..DmRequest::of(vm) };
     let reply = mapper.create(&request).map_err(|source| DiskError::Mapper { vm: vm.id.clone(), source })?;
     if reply.broken {
         return Err(DiskError::Broken { vm: vm.id.clone(), path: dir.cow() });
