@@ -253,7 +253,7 @@ fn a_delete_ends_a_copy_that_stalls() {
     assert!(output.status.success(), "{}", said(&output));
     let record = home.run(&["vm", "show", "dev1", "--record"]).stdout;
     fs::write(home.path("record"), record).unwrap();
-    fs::write(repo.join("big"), vec![7; 32 << 20]).unwrap();
+    fs::write(repo.join("big"), support::noise(32 << 20)).unwrap();
     crate::home::git(&repo, &["add", "big"]);
     let args =
         ["prepare", "--repo", repo.to_str().unwrap(), "--guest-path", "/root/two", "--input", "record"];

@@ -146,6 +146,8 @@ pub fn send_and_run(
     match sent {
         Err(error @ WorkspaceError::Moving(_)) => return Err(error),
         Err(WorkspaceError::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => {}
+        // A VM that is deleted takes along the folder in which the host packs.
+        Err(_) if matches!(ended, Err(WorkspaceError::Ssh { stopped: true, .. })) => {}
         Err(error) => return Err(error),
         Ok(()) => {}
     }
