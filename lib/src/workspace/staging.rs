@@ -178,14 +178,18 @@ impl Staging {
                 skipped += usize::from(!first.is_link());
             }
         }
-        let mut left_behind = status.untracked.len();
-        if include_untracked {
-            // A repository inside the checkout that is no submodule shows as a directory; it stays behind.
-            let is_dir = |path: &&PathBuf| path.as_os_str().as_bytes().ends_with(b"/");
-            for path in status.untracked.iter().filter(|path| !is_dir(path)) {
-                entries.extend(looker.look(path)?);
-            }
-            left_behind = status.untracked.iter().filter(is_dir).count();
+        // A repository inside the checkout that is no submodule shows as a directory; it stays behind. git reads the other files by
+        // the attributes, tracked or not: without them it would call the same bytes others in the guest.
+        let is_dir = |path: &Path| path.as_os_str().as_bytes().ends_with(b"/");
+        let travels = |path: &Path| !is_dir(path) && (include_untracked || is_attributes(path));
+        let loose = status.untracked.iter().filter(|path| travels(path));
+        let mut taken = Vec::new();
+        for path in loose {
+            taken.push(looker.look(path)?);
+        }
+        let left_behind = status.untracked.len() - taken.len();
+        if !taken.is_empty() {
+            entries.extend(taken.into_iter().flatten());
             entries.sort_unstable_by(|a, b| a.path.as_os_str().as_bytes().cmp(b.path.as_os_str().as_bytes()));
         }
         let lfs_pointers = count_lfs_pointers(checkout, &entries);
@@ -253,10 +257,14 @@ impl Staging {
     }
 }
 
+/// Whether git reads attributes in it (gitattributes(5)).
+fn is_attributes(path: &Path) -> bool {
+    path.file_name() == Some(OsStr::new(".gitattributes"))
+}
+
 /// How many of `entries` are pointers of Git LFS. A checkout without attributes has none.
 fn count_lfs_pointers(checkout: &Checkout, entries: &[Entry]) -> usize {
-    let attributes = |entry: &&Entry| entry.path.file_name() == Some(OsStr::new(".gitattributes"));
-    if !entries.iter().any(|entry| attributes(&entry)) && !checkout.info.join("attributes").exists() {
+    if !entries.iter().any(|entry| is_attributes(&entry.path)) && !checkout.info.join("attributes").exists() {
         return 0;
     }
     entries.iter().filter(|entry| is_lfs_pointer(checkout, entry)).count()

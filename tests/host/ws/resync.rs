@@ -393,6 +393,29 @@ fn bytes_that_git_calls_the_same_arrive() {
     assert_eq!(error["error"]["details"]["paths"], serde_json::json!(["lines.txt"]));
 }
 
+#[test]
+fn an_untracked_attributes_file_travels_since_git_reads_the_others_by_it() {
+    let Some(guest) = Guest::new() else { return };
+    let (repo, place) = (guest.repo(), guest.path("guest"));
+    prepared(&guest, &repo, &[]);
+    script_in(
+        &repo,
+        "printf '* text=auto\n' >.gitattributes; printf 'a\r\n' >README.md; cp README.md src; echo loose >loose",
+    );
+    let output = prepare(&guest, &repo, &[]);
+    let record = support::record(&output);
+    assert!(said(&output).contains("2 untracked files stay behind"), "{}", said(&output));
+    assert_eq!(fs::read(place.join(".gitattributes")).unwrap(), b"* text=auto\n");
+    assert_same(&guest, &repo, "attributes");
+    // Written again there, with the bytes that were given, it is no change of the guest's: neither to the host nor in a patch.
+    script_in(&place, "cp README.md again; mv again README.md");
+    let patch = guest.ws(&["export"], &record);
+    assert_eq!((patch.status.code(), &*patch.stdout), (Some(0), &b""[..]), "{}", said(&patch));
+    script_in(&repo, "git rm -qf README.md");
+    prepared(&guest, &repo, &[]);
+    assert_same(&guest, &repo, "gone");
+}
+
 /// What people do to a checkout that git sees little of: sparse checkouts, line endings, and files that it is not to look at.
 fn twist(dice: &mut Dice) -> String {
     let path = ["a", "README.md", "src/a.c", "src/b.c", "d/e/f", "run.sh"][dice.roll(6)];
