@@ -323,10 +323,13 @@ fn differs(one: &[index::Entry], other: &[index::Entry]) -> bool {
     index::differ(one, other) || is_there(one) != is_there(other)
 }
 
-/// Whether an index says something else of a path.
+/// Whether an index says something else of a path. By the size that is in it git calls a file changed before it reads it, though
+/// it may be the same once its line endings are converted; 0 means that it does not know.
 fn staged_otherwise(one: &[index::Entry], other: &[index::Entry]) -> bool {
     let flags = |entries: &[index::Entry]| entries.first().map(|entry| (entry.skipped, entry.assumed));
-    index::differ(one, other) || flags(one) != flags(other)
+    let size = |entries: &[index::Entry]| entries.first().map(index::Entry::size).filter(|size| *size > 0);
+    let sizes_differ = size(one).zip(size(other)).is_some_and(|(one, other)| one != other);
+    index::differ(one, other) || flags(one) != flags(other) || sizes_differ
 }
 
 /// `paths`, each with a NUL behind it.

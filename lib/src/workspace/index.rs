@@ -99,6 +99,12 @@ impl Entry {
         self.stat == numbers(stat, self.state.mode)
     }
 
+    /// Lets it stand for another file than git says.
+    pub fn set(&mut self, mode: u32, object: ObjectId) {
+        (self.state.mode, self.state.object) = (mode, object);
+        self.stat[MODE..MODE + 4].copy_from_slice(&mode.to_be_bytes());
+    }
+
     /// As `git ls-files -s -z` prints it and `git update-index -z --index-info` reads it.
     pub fn line(&self) -> Vec<u8> {
         let State { mode, object, stage } = self.state;

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{BufReader, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::OFlags;
@@ -10,11 +11,16 @@ use rustix::fs::OFlags;
 use super::error::WorkspaceError;
 use super::index::{Entry, Index, ObjectId};
 use super::shipment::Part;
+use super::stream;
 use crate::sys::git;
 
 /// What decides how git reads and writes a file (gitattributes(5)); the first three convert line endings.
 const ATTRIBUTES: [&str; 6] = ["text", "eol", "crlf", "ident", "filter", "working-tree-encoding"];
 const ENDINGS: usize = 3;
+/// The modes that git keeps of files (gitformat-index(5)).
+const MODE_FILE: u32 = 0o100_644;
+const MODE_PROGRAM: u32 = 0o100_755;
+const MODE_LINK: u32 = 0o120_000;
 
 /// The paths of `part` whose files are the same to git in `old` and `new`, both with what the files were when they were looked at,
 /// but whose bytes differ, or may. One that was only written again is the same: users change branches and go back.
@@ -43,26 +49,40 @@ pub fn find<'a>(part: &Part, old: &'a Index, new: &'a Index) -> Result<Vec<&'a [
     Ok(found)
 }
 
-/// Gives the entries of files that git is told not to look at the objects that these would be: else nothing tells whether the guest
-/// still has what it was given.
+/// Gives the entries of files that git is told not to look at the modes and objects that these would have: else nothing tells whether
+/// the guest still has what it was given.
 pub fn see(part: &Part, tree: &mut Index) -> Result<(), WorkspaceError> {
+    let there = &part.selection.entries;
+    let file = |path: &[u8]| {
+        let at = there.binary_search_by(|file| file.path.as_os_str().as_bytes().cmp(path));
+        at.ok().map(|at| &there[at])
+    };
+    let unseen = tree.entries.iter_mut().filter(|entry| entry.assumed && !entry.skipped && !entry.is_link());
+    let unseen = unseen.filter_map(|entry| file(&entry.path).map(|file| (entry, file)));
+    let (links, files): (Vec<_>, Vec<_>) = unseen.partition(|(_, file)| file.is_symlink());
+    for (entry, file) in links {
+        let hashed = hash(part, &["--stdin"], &stream::target(&part.checkout, file)?)?;
+        entry.set(MODE_LINK, hashed.first().copied().unwrap_or(entry.state.object));
+    }
     // A line is one path there, quoted where it begins so.
     let plain = |path: &[u8]| !path.contains(&b'\n') && !path.starts_with(b"\"");
-    let unseen = |entry: &Entry| entry.assumed && !entry.skipped && plain(&entry.path);
-    let unseen: Vec<&mut Entry> = tree.entries.iter_mut().filter(|entry| unseen(entry)).collect();
-    let files = unseen.into_iter().filter(|entry| entry.state.mode & 0o170_000 == 0o100_000);
-    let mut files: Vec<&mut Entry> = files.collect();
+    let files: Vec<_> = files.into_iter().filter(|(entry, _)| plain(&entry.path)).collect();
     if files.is_empty() {
         return Ok(());
     }
-    let paths: Vec<u8> = files.iter().flat_map(|entry| [&entry.path[..], b"\n"].concat()).collect();
-    let git = part.staging.git(&part.checkout, &part.staging.index());
-    let said = git.exec(["hash-object", "--stdin-paths"]).stdin(paths).run();
-    let said = said.map_err(part.checkout.git_error())?;
-    for (entry, id) in files.iter_mut().zip(said.split(|byte| *byte == b'\n')) {
-        entry.state.object = ObjectId::from_hex(id).unwrap_or(entry.state.object);
+    let paths: Vec<u8> = files.iter().flat_map(|(entry, _)| [&entry.path[..], b"\n"].concat()).collect();
+    for ((entry, file), id) in files.into_iter().zip(hash(part, &["--stdin-paths"], &paths)?) {
+        entry.set(if file.stat.st_mode & 0o100 == 0 { MODE_FILE } else { MODE_PROGRAM }, id);
     }
     Ok(())
+}
+
+/// What `git hash-object` says to `input`.
+fn hash(part: &Part, args: &[&str], input: &[u8]) -> Result<Vec<ObjectId>, WorkspaceError> {
+    let git = part.staging.git(&part.checkout, &part.staging.index());
+    let said = git.exec(["hash-object"].iter().chain(args)).stdin(input).run();
+    let said = said.map_err(part.checkout.git_error())?;
+    Ok(said.split(|byte| *byte == b'\n').filter_map(ObjectId::from_hex).collect())
 }
 
 fn attributes(part: &Part, paths: &[&[u8]]) -> Result<Vec<u8>, WorkspaceError> {

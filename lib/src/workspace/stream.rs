@@ -206,15 +206,7 @@ pub(super) fn link(
     entry: &Entry,
     place: &Path,
 ) -> Result<(), WorkspaceError> {
-    let full = checkout.root.join(&entry.path);
-    let moving = || WorkspaceError::Moving(full.clone());
-    let opened =
-        checkout.open_beneath(&entry.path, OFlags::PATH).map_err(WorkspaceError::io("read", &full))?;
-    let target = rustix::fs::readlinkat(opened.ok_or_else(moving)?, c"", Vec::new());
-    let target = target.map_err(|_| moving())?.into_bytes();
-    if target.len() as i64 != entry.stat.st_size {
-        return Err(moving());
-    }
+    let target = target(checkout, entry)?;
     let mut send = || {
         let mut header = header(EntryType::Symlink, 0o777, entry.stat.st_mtime, 0);
         // The library's own way rewrites a target such as "./a//b"; the literal one is limited to the header's 100 bytes.
@@ -233,5 +225,19 @@ pub(super) fn link(
         }
         tar.append_data(&mut header, place, io::empty())
     };
-    send().map_err(WorkspaceError::io("send", &full))
+    send().map_err(WorkspaceError::io("send", checkout.root.join(&entry.path)))
+}
+
+/// Where a symbolic link points to.
+pub(super) fn target(checkout: &Checkout, entry: &Entry) -> Result<Vec<u8>, WorkspaceError> {
+    let full = checkout.root.join(&entry.path);
+    let moving = || WorkspaceError::Moving(full.clone());
+    let opened =
+        checkout.open_beneath(&entry.path, OFlags::PATH).map_err(WorkspaceError::io("read", &full))?;
+    let target = rustix::fs::readlinkat(opened.ok_or_else(moving)?, c"", Vec::new());
+    let target = target.map_err(|_| moving())?.into_bytes();
+    if target.len() as i64 != entry.stat.st_size {
+        return Err(moving());
+    }
+    Ok(target)
 }
