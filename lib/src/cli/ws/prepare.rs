@@ -83,6 +83,7 @@ impl Staged {
             head_commit: survey.root().selection.head.commit.clone(),
             base_commit: self.base_commit().to_owned(),
             mode: survey.choice.mode,
+            include_untracked: survey.choice.include_untracked,
             prepared_at: now_rfc3339(),
             file_count: survey.sum(|selection| selection.entries.len()) as u64,
             size_bytes: survey.size_bytes(),
@@ -267,8 +268,12 @@ pub(super) fn prepare(args: &PrepareArgs) -> ExitCode {
         let sent = staged.send(&guest, None, &mut quiet, &mut job.timeline)?;
         drop((guest, quiet));
         let before = job.document.workspace()?;
-        let workspace = before.filter(|w| !sent.changed && w.base_commit == staged.base_commit());
-        record_workspace(job, &workspace.unwrap_or_else(|| staged.workspace()))?;
+        let now = staged.workspace();
+        let same = |before: &Workspace| {
+            (&before.base_commit, before.include_untracked) == (&now.base_commit, now.include_untracked)
+        };
+        let workspace = before.filter(|before| !sent.changed && same(before)).unwrap_or(now);
+        record_workspace(job, &workspace)?;
         Ok(Outcome { changed: sent.changed, ..Outcome::default() })
     })
 }
