@@ -229,16 +229,14 @@ fn load(
     timeline: &mut Timeline,
 ) -> Result<(Shipment, Option<Compared>, Note), WorkspaceError> {
     let committed = timeline.step("commit", || Committed::new(survey))?;
-    let tags = committed.tags.first().map(Vec::as_slice).unwrap_or_default();
-    let now = Note::new(&committed.survey, tags, committed.base_commit(), guest_path);
+    let now = Note::new(&committed, guest_path);
     let same_place = |note: &Note| note.guest_path == now.guest_path && note.host_path == now.host_path;
     let compared = match notes.load(Stage::Sent).filter(same_place) {
         None => None,
-        Some(given) if given.mode != now.mode => Some(Compared::Unlike("it was sent with another --mode")),
-        Some(given) if !given.is_plain || !now.is_plain => {
-            Some(Compared::Unlike("submodules, parts of a history and files without git are not compared"))
-        }
-        Some(given) => Some(timeline.step("compare", || Delta::compare(&committed, given, notes))?),
+        Some(given) => Some(match given.hinders(&now) {
+            Some(why) => Compared::Unlike(why),
+            None => timeline.step("compare", || Delta::compare(&committed, given, notes))?,
+        }),
     };
     let hold = matches!(compared, Some(Compared::Differs(_) | Compared::Same));
     let shipment = timeline.step("plan", || Shipment::new(committed, hold))?;
