@@ -149,7 +149,7 @@ pub enum VmCommand {
     /// Apply what changed in a running VM's workspace to the checkout, all of it or nothing
     Apply(apply::Apply),
     /// Copy the checkout into a running VM again, or list what changed there
-    Workspace(workspace::Workspace),
+    Workspace(workspace::Verbs),
     /// Log in to a running VM with the system's ssh
     Ssh(Ssh),
 }

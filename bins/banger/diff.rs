@@ -37,6 +37,9 @@ pub struct Diff {
     /// Show what changed in the submodule at PATH
     #[arg(long, value_name = "PATH")]
     pub submodule: Option<String>,
+    /// Show what changed since this commit of the guest's instead of since the last copy
+    #[arg(long, value_name = "COMMIT")]
+    pub base_commit: Option<String>,
     /// Do not page
     #[arg(long)]
     pub no_pager: bool,
@@ -98,7 +101,8 @@ impl Diff {
     fn options(&self) -> Vec<&str> {
         let options = [(self.stat, "--stat"), (self.name_only, "--name-only")];
         let options = options.into_iter().filter_map(|(wanted, option)| wanted.then_some(option));
-        options.chain(of_submodule(self.submodule.as_deref())).collect()
+        let base = self.base_commit.iter().flat_map(|commit| ["--base-commit", commit]);
+        options.chain(base).chain(of_submodule(self.submodule.as_deref())).collect()
     }
 }
 

@@ -11,6 +11,7 @@ use banger_lib::cli::Failure;
 use banger_lib::cli::command::{CommandOptions, ENV_VARIABLE};
 use banger_lib::contract::record::Workspace;
 use banger_lib::contract::{Document, ErrorRecord};
+use banger_lib::state::db::VmRow;
 use banger_lib::state::lock::SessionLock;
 use banger_lib::sys::exec::shell_status;
 use banger_lib::sys::fd;
@@ -139,7 +140,7 @@ pub fn exec(context: &Context, args: &args::Exec) -> Result<ExitCode> {
     run::check_command(&wanted)?;
     let (mut store, row) = lifecycle::find(context, &args.vm)?;
     if context.explain {
-        return explain(args, &wanted, row.vm.name.as_str());
+        return explain(args, &wanted, &row);
     }
     if !lifecycle::runs(&row.vm) {
         return Err(LifecycleError::Stopped(row.vm.name.to_string()).into());
@@ -178,8 +179,10 @@ fn stage_of(args: &args::Exec) -> Stage {
     }
 }
 
-fn explain(args: &args::Exec, wanted: &Wanted<'_>, name: &str) -> Result<ExitCode> {
-    let prepare = if args.auto_prepare { " | banger-ws prepare --repo CHECKOUT" } else { "" };
+fn explain(args: &args::Exec, wanted: &Wanted<'_>, row: &VmRow) -> Result<ExitCode> {
+    let name = &row.vm.name;
+    let before = lifecycle::document(row).workspace()?.filter(|_| args.auto_prepare);
+    let prepare = before.map_or_else(String::new, |w| format!(" | {}", workspace::again(&w).shown()));
     if args.tty {
         return Err(ContextError::NoPipeline("--tty").into());
     }
@@ -191,9 +194,7 @@ fn explain(args: &args::Exec, wanted: &Wanted<'_>, name: &str) -> Result<ExitCod
 
 /// The checkout as it stands now goes where it went before.
 fn prepare_again(context: &Context, document: &Document, workspace: &Workspace) -> Result<Document> {
-    let stage = Stage::new("banger-ws", "prepare").arg("--repo").arg(&workspace.host_path);
-    let stage =
-        stage.arg("--guest-path").arg(&workspace.guest_path).arg("--mode").arg(workspace.mode.as_str());
+    let stage = workspace::again(workspace);
     let record = workspace::send(context, &stage, document)?;
     Ok(Document::parse(record.to_string().as_bytes())?)
 }

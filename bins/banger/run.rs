@@ -76,7 +76,8 @@ pub fn run(context: &Context, args: Run) -> Result<ExitCode> {
         return explain(context, &args);
     }
     if args.dry_run {
-        return dry_run(context, &args);
+        let stage = Stage::new("banger-ws", "inspect").arg("--files").arg(&args.repo);
+        return dry_run(context, with_choice(stage, &args));
     }
     // Caught from here on: whatever is made below is undone when Ctrl-C comes.
     context.interrupts()?;
@@ -201,8 +202,8 @@ fn checkout_reply(value: Value) -> Result<CheckoutReply> {
     Ok(serde_json::from_value(value).map_err(RunError::Reply)?)
 }
 
-fn dry_run(context: &Context, args: &Run) -> Result<ExitCode> {
-    let stage = with_choice(Stage::new("banger-ws", "inspect").arg("--files").arg(&args.repo), args);
+/// Lists what would travel, as `stage` finds it.
+pub fn dry_run(context: &Context, stage: Stage) -> Result<ExitCode> {
     let travels = stage.run(context, b"", None)?;
     if context.json {
         return Ok(context::emit(&travels));

@@ -4,18 +4,22 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use banger_lib::cli::Failure;
+use banger_lib::cli::ws::ModeChoice;
 use banger_lib::contract::error::escape_controls;
+use banger_lib::contract::record::Workspace;
 use banger_lib::contract::{Document, ErrorCode};
 use banger_lib::state::db::VmRow;
+use banger_lib::workspace::transfer::check_guest_path;
 use clap::Subcommand;
 
 use crate::context::{self, Context, Result};
 use crate::lifecycle::{self, LifecycleError};
 use crate::list;
+use crate::run;
 use crate::stage::Stage;
 
 #[derive(Debug, clap::Args)]
-pub struct Workspace {
+pub struct Verbs {
     #[command(subcommand)]
     command: WorkspaceCommand,
 }
@@ -39,9 +43,37 @@ struct Prepare {
     /// Take the checkout's where the guest has changed the same, and replace what cannot be compared
     #[arg(long)]
     force: bool,
-    /// Copy untracked files as well; ignored ones never travel
-    #[arg(long)]
+    /// Copy untracked files as well, as the last copy does if it did; ignored ones never travel
+    #[arg(long, overrides_with = "no_include_untracked")]
     include_untracked: bool,
+    /// Leave untracked files behind, though the last copy took them along
+    #[arg(long)]
+    no_include_untracked: bool,
+    /// How much of git travels with the files [default: that of the last copy, else full]
+    #[arg(long, value_enum, value_name = "MODE")]
+    mode: Option<ModeChoice>,
+    /// Where the checkout goes in the guest [default: the place of the last copy, else /root/<its name>]
+    #[arg(long, value_name = "PATH")]
+    guest_path: Option<String>,
+    /// Say what would travel of a first copy, and do nothing: the files on stdout, a summary on stderr
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Prepare {
+    /// The stage, but for the record: what was chosen for the last copy holds until something else is.
+    fn stage(&self, verb: &str, before: Option<&Workspace>) -> Stage {
+        let mut stage = Stage::new("banger-ws", verb);
+        let mode = self.mode.map(ModeChoice::as_str).or_else(|| before.map(|w| w.mode.as_str()));
+        if let Some(mode) = mode {
+            stage = stage.arg("--mode").arg(mode);
+        }
+        let untracked = before.is_some_and(|w| w.include_untracked) && !self.no_include_untracked;
+        if self.include_untracked || untracked {
+            stage = stage.arg("--include-untracked");
+        }
+        stage
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -52,7 +84,7 @@ struct Status {
 }
 
 /// `banger vm workspace …`.
-pub fn dispatch(context: &Context, args: &Workspace) -> Result<ExitCode> {
+pub fn dispatch(context: &Context, args: &Verbs) -> Result<ExitCode> {
     match &args.command {
         WorkspaceCommand::Prepare(args) => prepare(context, args),
         WorkspaceCommand::Status(args) => status(context, args),
@@ -68,16 +100,23 @@ fn running(row: &VmRow) -> Result<Document> {
 }
 
 fn prepare(context: &Context, args: &Prepare) -> Result<ExitCode> {
+    if let Some(path) = &args.guest_path {
+        check_guest_path(path)?;
+    }
     let (mut store, row) = lifecycle::find(context, &args.vm)?;
-    let document = if context.explain { lifecycle::document(&row) } else { running(&row)? };
+    let only_read = context.explain || args.dry_run;
+    let document = if only_read { lifecycle::document(&row) } else { running(&row)? };
     let before = document.workspace()?;
     let repo = args.repo.clone().or_else(|| before.as_ref().map(|w| PathBuf::from(&w.host_path)));
-    let mut stage = Stage::new("banger-ws", "prepare").arg("--repo").arg(repo.unwrap_or_else(|| ".".into()));
-    if let Some(workspace) = &before {
-        stage = stage.arg("--guest-path").arg(&workspace.guest_path);
-        stage = stage.arg("--mode").arg(workspace.mode.as_str());
+    let repo = repo.unwrap_or_else(|| ".".into());
+    if args.dry_run && !context.explain {
+        return run::dry_run(context, args.stage("inspect", before.as_ref()).arg("--files").arg(repo));
     }
-    for (is_given, option) in [(args.force, "--force"), (args.include_untracked, "--include-untracked")] {
+    let mut stage = args.stage("prepare", before.as_ref()).arg("--repo").arg(repo);
+    if let Some(path) = args.guest_path.as_ref().or(before.as_ref().map(|w| &w.guest_path)) {
+        stage = stage.arg("--guest-path").arg(path);
+    }
+    for (is_given, option) in [(args.force, "--force"), (args.dry_run, "--dry-run")] {
         stage = if is_given { stage.arg(option) } else { stage };
     }
     if context.explain {
@@ -98,6 +137,13 @@ fn prepare(context: &Context, args: &Prepare) -> Result<ExitCode> {
         "nothing changed since the last copy"
     });
     Ok(ExitCode::SUCCESS)
+}
+
+/// The stage that sends the checkout of `workspace` as it was sent before, to where it went.
+pub fn again(workspace: &Workspace) -> Stage {
+    let stage = Stage::new("banger-ws", "prepare").arg("--mode").arg(workspace.mode.as_str());
+    let stage = if workspace.include_untracked { stage.arg("--include-untracked") } else { stage };
+    stage.arg("--repo").arg(&workspace.host_path).arg("--guest-path").arg(&workspace.guest_path)
 }
 
 /// Runs the stage. Where it has completed a copy that had been cut off it is run once more, to send what is new since.

@@ -82,6 +82,8 @@ fn what_is_no_checkout_is_refused_by_name() {
         record["error"]["message"].as_str().unwrap().contains(plain.path().to_str().unwrap()),
         "{record}"
     );
+    let line = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(line.contains("git init") && !line.contains("rev-parse"), "{line}");
     git(plain.path(), &["init", "-q", "--bare", "bare.git"]);
     support::assert_error(&ws(plain.path(), &["inspect", "bare.git"], b""), 2, "bad-input");
 }

@@ -224,11 +224,75 @@ fn ends_with_its_vm(home: &Home) {
     assert!(!lines.contains("cannot write"), "{lines}");
 }
 
+/// The agent's channel in a system that is none of ours: systemd has a session, services and a cgroup for what sshd starts.
+#[test]
+fn commands_go_over_the_agents_channel_under_systemd() {
+    let Some(home) = Home::with_image("tools") else { return };
+    let packages = fs::read_to_string(home.state().join("images/tools/manifest.json")).unwrap();
+    let fit = packages.contains("\"systemd-sysv\"");
+    if !support::require("vm", fit, "the image tools is one without systemd: use tests/run") {
+        return;
+    }
+    let repo = home.repo("repo");
+    let over = |transport: &str, args: &[&str], stdin: &[u8]| {
+        support::run(home.banger(args).env("BANGER_GUEST_TRANSPORT", transport), stdin)
+    };
+    let start =
+        ["vm", "run", "--name", "dev1", "--image", "tools", "--init", "systemd", repo.to_str().unwrap()];
+    let script = "cat /proc/1/comm; cat; echo ${SSH_CLIENT:+ssh}; echo changed >README.md; exit 3";
+    let output = over("agent", &[&start[..], &["--", "sh", "-c", script]].concat(), b"by way of stdin\n");
+    assert_eq!(
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).as_ref()),
+        (Some(3), "systemd\nby way of stdin\n\n"),
+        "{}",
+        said(&output)
+    );
+    let exec = |options: &[&str], script: &str, stdin: &[u8]| {
+        over("agent", &[&["vm", "exec"], options, &["dev1", "--", "sh", "-c", script]].concat(), stdin)
+    };
+    let bytes: Vec<u8> = (0..1_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let output = exec(&[], "cat; echo end >&2; kill -BUS $$", &bytes);
+    assert!(output.stdout == bytes, "{} bytes: {}", output.stdout.len(), output.status);
+    assert_eq!((output.status.code(), said_on_stderr(&output).as_str()), (Some(135), "end\n"));
+    assert_eq!(exec(&["--timeout", "0.5"], "sleep 60", b"").status.code(), Some(124));
+    // What a login over SSH finds is there as well, but for what SSH itself adds.
+    let variables = |transport: &str| {
+        let output = over(transport, &["vm", "exec", "-n", "dev1", "--", "env"], b"");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let own = |line: &&str| {
+            !line.starts_with("SSH_") && !line.starts_with("MOTD_") && !line.starts_with("XDG_")
+        };
+        text.lines().filter(own).map(str::to_owned).collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!(variables("agent"), variables("ssh"));
+    // systemd takes itself for booted, nothing failed, and it may start anew without the agent's end.
+    let output = exec(&[], "systemctl is-system-running --wait; systemctl daemon-reexec", b"");
+    assert_eq!(
+        (output.status.code(), output.stdout.as_slice()),
+        (Some(0), &b"running\n"[..]),
+        "{}",
+        said(&output)
+    );
+    let output = over("agent", &["vm", "diff", "dev1"], b"");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("\n-hello\n+changed\n"), "{}", said(&output));
+    // A killed host's command ends with it.
+    let mut child = home.banger(&["vm", "exec", "dev1", "--", "sh", "-c", "echo held; sleep 1234"]);
+    let mut child = child.env("BANGER_GUEST_TRANSPORT", "agent").stdout(Stdio::piped()).spawn().unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0; 5]).unwrap();
+    // SAFETY: kill(2) of a child that is not waited for yet.
+    unsafe { libc::kill(child.id().cast_signed(), libc::SIGINT) };
+    assert_eq!(wait(&mut child, Duration::from_secs(30)), Some(130));
+    let output = exec(&[], "for i in 1 2 3 4 5; do pgrep -x sleep || exit 0; sleep 1; done; exit 1", b"");
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert!(home.run(&["vm", "delete", "--force", "dev1"]).status.success());
+    home.assert_clean();
+}
+
 #[test]
 fn mise_puts_what_the_checkout_pins_on_the_path() {
     let mise = std::env::var_os("BANGER_TEST_MISE").filter(|path| !path.is_empty());
     let there = mise.as_ref().is_some_and(|path| Path::new(path).is_file());
-    let reason = "BANGER_TEST_MISE names no mise for x86_64 (npm's @jdxcode/mise-linux-x64 holds one)";
+    let reason = "BANGER_TEST_MISE names no mise for x86_64: use tests/run";
     if !support::require("mise", there, reason) {
         return;
     }

@@ -1,6 +1,7 @@
 //! The checkout goes in a second time.
 
 use std::fs;
+use std::path::Path;
 
 use crate::home::{Home, said};
 use crate::support;
@@ -9,9 +10,11 @@ use crate::support;
 fn a_checkout_that_moved_on_goes_in_again() {
     let Some(home) = Home::new() else { return };
     let repo = home.repo("repo");
+    fs::write(repo.join("loose"), "untracked\n").unwrap();
     let path = repo.to_str().unwrap();
-    let output =
-        home.run(&["vm", "run", "--name", "v1", "--net", "user", path, "--", "sh", "-c", "echo own >own"]);
+    let start =
+        ["vm", "run", "--name", "v1", "--net", "user", "--include-untracked", "--guest-path", "/root/w"];
+    let output = home.run(&[&start[..], &[path, "--", "sh", "-c", "echo own >own"]].concat());
     assert!(output.status.success(), "{}", said(&output));
     let again = home.run(&["vm", "workspace", "prepare", "v1"]);
     assert!(again.status.success() && said(&again).contains("nothing changed"), "{}", said(&again));
@@ -32,8 +35,10 @@ fn a_checkout_that_moved_on_goes_in_again() {
         "cat README.md own; ls LICENSE; git status --short",
     ]);
     let text = String::from_utf8_lossy(&seen.stdout).into_owned();
-    assert_eq!(text, "the host's\nown\n D LICENSE\n M README.md\n?? own\n", "{}", said(&seen));
+    assert_eq!(text, "the host's\nown\n D LICENSE\n M README.md\n?? loose\n?? own\n", "{}", said(&seen));
     assert_eq!(home.run(&["vm", "workspace", "status", "v1"]).stdout, b"own\n");
+
+    as_it_was_sent_before(&home, &repo);
 
     // Both have changed it: the guest's stays until it is given up.
     assert!(home.run(&["vm", "exec", "v1", "--", "sh", "-c", "echo guest >README.md"]).status.success());
@@ -46,4 +51,30 @@ fn a_checkout_that_moved_on_goes_in_again() {
     assert_eq!(home.run(&["vm", "exec", "v1", "--", "cat", "README.md"]).stdout, b"the host's second\n");
     assert!(home.run(&["vm", "delete", "--force", "v1"]).status.success());
     home.assert_clean();
+}
+
+/// What was chosen for the first copy holds for the next ones: here the place, and untracked files.
+fn as_it_was_sent_before(home: &Home, repo: &Path) {
+    fs::write(repo.join("later"), "untracked, too\n").unwrap();
+    let output = home.run(&["vm", "exec", "--auto-prepare", "v1", "--", "sh", "-c", "pwd; cat loose later"]);
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "/root/w\nuntracked\nuntracked, too\n",
+        "{}",
+        said(&output)
+    );
+    let prepare = |options: &[&str]| home.run(&[&["vm", "workspace", "prepare", "v1"], options].concat());
+    let listed = |options: &[&str]| {
+        let output = prepare(&[&["--dry-run"], options].concat());
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        (text.lines().any(|line| line == "later"), said(&output))
+    };
+    assert!(listed(&[]).0 && !listed(&["--no-include-untracked"]).0, "{:?}", listed(&[]));
+    assert!(listed(&["--mode", "shallow"]).1.contains("one commit of history"));
+    assert!(said(&prepare(&[])).contains("nothing changed"));
+    assert!(prepare(&["--no-include-untracked"]).status.success());
+    let seen = home.run(&["vm", "exec", "v1", "--", "ls"]);
+    assert_eq!(seen.stdout, b"README.md\nown\nrun.sh\n", "{}", said(&seen));
+    let odd = prepare(&["--guest-path", "/root/../x"]);
+    assert_eq!(odd.status.code(), Some(2), "{}", said(&odd));
 }

@@ -22,6 +22,10 @@ fn a_change_is_looked_at_and_applied() {
     assert_eq!(raw.stdout, patch, "to a pipe it is the patch: {}", said(&raw));
     let names = home.run(&["vm", "diff", "v1", "--name-only", "--", "README.md", "run.sh"]);
     assert_eq!(names.stdout, b"README.md\nrun.sh\n", "{}", said(&names));
+    let head = home.run(&["vm", "exec", "v1", "--", "git", "rev-parse", "HEAD"]).stdout;
+    let head = String::from_utf8_lossy(&head).trim().to_owned();
+    let names = home.run(&["vm", "diff", "v1", "--name-only", "--base-commit", &head]);
+    assert_eq!(names.stdout, b".envrc\nREADME.md\n", "since the guest's own commit: {}", said(&names));
     // A terminal gets our colours and no escape sequence of the guest's, whatever the pager.
     let mut terminal = support::command("script");
     let diff = format!("{} vm diff v1", env!("CARGO_BIN_EXE_banger"));

@@ -348,6 +348,9 @@ pub struct Workspace {
     pub base_commit: String,
     /// What travelled.
     pub mode: WorkspaceMode,
+    /// Whether untracked files travelled, too.
+    #[serde(default)]
+    pub include_untracked: bool,
     /// RFC 3339, UTC.
     pub prepared_at: String,
     /// Files in the working tree that was sent.

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use super::config::Config;
 use super::error::WorkspaceError;
+use crate::sys::exec::ExecError;
 use crate::sys::git::{self, Git};
 
 /// A checkout and what git is told about it.
@@ -107,6 +108,19 @@ impl Looker<'_> {
     }
 }
 
+/// Why git cannot use `dir`: in our words, where git's own begin with the long command that was tried.
+fn unusable(dir: &Path, source: ExecError) -> WorkspaceError {
+    match &source {
+        ExecError::Status { stderr, .. } if stderr.contains("not a git repository") => {
+            WorkspaceError::NoCheckout(dir.to_owned())
+        }
+        ExecError::Status { stderr, .. } if stderr.contains("dubious ownership") => {
+            WorkspaceError::Dubious(dir.to_owned())
+        }
+        _ => WorkspaceError::NotACheckout { dir: dir.to_owned(), source },
+    }
+}
+
 impl Checkout {
     /// The checkout that holds `dir`.
     pub fn open(dir: &Path) -> Result<Self, WorkspaceError> {
@@ -141,7 +155,7 @@ impl Checkout {
             let bare = Git::at(&dir).run(["rev-parse", "--is-bare-repository"]);
             match bare {
                 Ok(bare) if git::line(&bare) == "true" => WorkspaceError::Bare(dir.clone()),
-                _ => WorkspaceError::NotACheckout { dir: dir.clone(), source },
+                _ => unusable(&dir, source),
             }
         })?;
         let lines: Vec<&[u8]> = said.strip_suffix(b"\n").unwrap_or(&said).split(|b| *b == b'\n').collect();
@@ -175,7 +189,7 @@ impl Checkout {
     }
 
     /// Wraps a failure of git's.
-    pub fn git_error(&self) -> impl Fn(crate::sys::exec::ExecError) -> WorkspaceError + use<> {
+    pub fn git_error(&self) -> impl Fn(ExecError) -> WorkspaceError + use<> {
         let root = self.root.clone();
         move |source| WorkspaceError::Git { root: root.clone(), source }
     }

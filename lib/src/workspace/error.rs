@@ -18,7 +18,13 @@ pub enum WorkspaceError {
     #[error("there is no directory {0:?}")]
     NoDirectory(PathBuf),
     /// The directory is in no git checkout.
-    #[error("{dir:?} is not in a git checkout")]
+    #[error("{0:?} is not in a git checkout")]
+    NoCheckout(PathBuf),
+    /// The checkout is somebody else's, and git does not use it.
+    #[error("the git checkout at {0:?} belongs to another user")]
+    Dubious(PathBuf),
+    /// git cannot use the directory for another reason.
+    #[error("{dir:?} is no git checkout that git can use")]
     NotACheckout {
         /// The directory.
         dir: PathBuf,
@@ -182,6 +188,8 @@ impl Coded for WorkspaceError {
             Self::NoDirectory(_) | Self::NotPrepared { .. } | Self::NoWorkdir { .. } => ErrorCode::NotFound,
             Self::NotACheckout { source: ExecError::NotFound(_), .. } => ErrorCode::Unsupported,
             Self::NotACheckout { .. }
+            | Self::NoCheckout(_)
+            | Self::Dubious(_)
             | Self::Bare(_)
             | Self::Empty(_)
             | Self::OddPath(_)
@@ -216,12 +224,8 @@ impl Coded for WorkspaceError {
             Self::NoDirectory(_) => "give the directory of a git checkout",
             Self::NotACheckout { source: ExecError::NotFound(_), .. }
             | Self::Git { source: ExecError::NotFound(_), .. } => "install git",
-            Self::NotACheckout { source: ExecError::Status { stderr, .. }, .. }
-                if stderr.contains("dubious ownership") =>
-            {
-                "it belongs to another user: git config --global --add safe.directory DIR lets you use it"
-            }
-            Self::NotACheckout { .. } => {
+            Self::Dubious(_) => "git config --global --add safe.directory DIR lets you use it",
+            Self::NotACheckout { .. } | Self::NoCheckout(_) => {
                 "give the directory of a git checkout, or make one: git init && git add -A"
             }
             Self::Empty(_) => "add a file first: git add -A",

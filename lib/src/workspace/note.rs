@@ -12,8 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::error::WorkspaceError;
 use super::gitdir;
 use super::index::Index;
-use super::shipment::{Part, Survey};
-use super::tags::Tag;
+use super::shipment::{Committed, Part};
 use crate::contract::record::WorkspaceMode;
 use crate::state::dir::VmDir;
 use crate::sys::atomic;
@@ -61,32 +60,56 @@ pub struct Note {
     pub tags: BTreeMap<String, String>,
     /// The settings of a sparse checkout, names and values.
     pub sparse: Vec<(String, String)>,
-    /// Whether the differences to it can be sent: it is one repository, and all of it is there.
+    /// The prepared commits of the submodules, by their paths. Bytes that are not UTF-8 are replaced.
+    #[serde(default)]
+    pub submodules: BTreeMap<String, String>,
+    /// The commits whose parents the host does not have, either.
+    #[serde(default)]
+    pub shallow: Vec<String>,
+    /// Whether the differences to it can be sent: there is git in the guest, and the host has all that may be needed.
     pub is_plain: bool,
 }
 
 impl Note {
-    /// Of what `survey` found, with `tags`, once it is at `guest_path`.
-    pub fn new(survey: &Survey, tags: &[Tag], base_commit: &str, guest_path: &str) -> Self {
-        let part = survey.root();
+    /// Of what is `committed`, once it is at `guest_path`.
+    pub fn new(committed: &Committed, guest_path: &str) -> Self {
+        let (survey, part) = (&committed.survey, committed.survey.root());
+        let submodules = survey.parts.iter().zip(&committed.prepared).skip(1);
+        let submodules =
+            submodules.map(|(part, prepared)| (part.prefix.to_string_lossy().into_owned(), prepared.clone()));
+        let shallow = fs::read_to_string(&part.checkout.shallow).unwrap_or_default();
+        let tags = committed.tags.first().into_iter().flatten();
         Self {
             host_path: part.checkout.root.to_string_lossy().into_owned(),
             guest_path: guest_path.to_owned(),
-            base_commit: base_commit.to_owned(),
+            base_commit: committed.base_commit().to_owned(),
             mode: survey.choice.mode,
             head_commit: part.selection.head.commit.clone(),
             head: String::from_utf8_lossy(&gitdir::head_file(&part.selection.head)).into_owned(),
             tags: tags
-                .iter()
                 .map(|tag| (String::from_utf8_lossy(&tag.name).into_owned(), tag.object.clone()))
                 .collect(),
             sparse: gitdir::sparse(&part.checkout),
+            submodules: submodules.collect(),
+            shallow: shallow.lines().map(str::to_owned).collect(),
             is_plain: survey.choice.mode != WorkspaceMode::Files
-                && survey.parts.len() == 1
                 && !part.checkout.is_partial()
-                && !part.checkout.shallow.exists()
                 && part.selection.head.branch.as_ref().is_none_or(|branch| branch.to_str().is_some()),
         }
+    }
+
+    /// Why what differs `now` cannot be sent by itself, where that is so.
+    pub fn hinders(&self, now: &Self) -> Option<&'static str> {
+        if self.mode != now.mode {
+            return Some("it was sent with another --mode");
+        }
+        if !self.is_plain || !now.is_plain {
+            return Some("what a partial clone lacks, and files without git, are not compared");
+        }
+        if self.submodules != now.submodules {
+            return Some("a submodule is not as it was sent");
+        }
+        (self.shallow != now.shallow).then_some("the history of the shallow clone begins elsewhere now")
     }
 }
 

@@ -260,7 +260,7 @@ fn repository(
 ) -> Result<Repository, WorkspaceError> {
     let (checkout, staging, head) = (&part.checkout, &part.staging, &part.selection.head);
     let packing = Packing::start(checkout, staging, head, (prepared, tags), mode, hold)?;
-    if !part.prefix.as_os_str().is_empty() {
+    if !hold && !part.prefix.as_os_str().is_empty() {
         // One at a time beside the checkout's own: memory is bounded by the number of packs that are being made.
         packing.wait()?;
     }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::guest::{Guest, git, status};
+use super::guest::{Guest, git, said, status};
 use super::modes::{LOCAL, add_submodule, assert_whole, commit, prepare, text, try_prepare, upstream};
 use crate::support;
 use crate::support::changes::tree;
@@ -79,6 +79,89 @@ fn a_submodule_that_changed_makes_another_shipment_and_a_bump_comes_back() {
     let output = guest.ws(&["export"], &second);
     let patch = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(patch.contains(&format!("+Subproject commit {}", bumped.trim())), "{patch}");
+}
+
+/// As long as the host leaves them alone they are no part of what differs, whatever the guest does in them.
+#[test]
+fn a_checkout_with_submodules_goes_in_again() {
+    let Some(guest) = Guest::new() else { return };
+    let (inner, outer) = (upstream(&guest, "inner"), upstream(&guest, "outer"));
+    add_submodule(&outer, &inner, "deep");
+    let repo = guest.repo();
+    add_submodule(&repo, &outer, "sub");
+    git(&repo, &[&LOCAL[..], &["submodule", "update", "-q", "--init", "--recursive"]].concat());
+    commit(&repo, "first", "1\n", "with submodules");
+    prepare(&guest, &repo, &[]);
+    let copy = guest.path("guest");
+    let again = || {
+        let args = ["prepare", "--repo", repo.to_str().unwrap(), "--guest-path", copy.to_str().unwrap()];
+        guest.ws(&args, &guest.record())
+    };
+    fs::write(copy.join("sub/deep/own"), "the guest's\n").unwrap();
+    fs::write(repo.join("first"), "2\n").unwrap();
+    commit(&repo, "second", "2\n", "later");
+    fs::write(repo.join("staged"), "3\n").unwrap();
+    git(&repo, &["add", "staged"]);
+    let output = again();
+    assert!(output.status.success(), "{}", said(&output));
+    let record = support::record(&output);
+    assert_eq!(record["result"]["changed"], true);
+    assert!(
+        record["timings"].as_array().unwrap().iter().any(|timing| timing["step"] == "resync"),
+        "{record}"
+    );
+    assert_eq!(fs::read(copy.join("sub/deep/own")).unwrap(), b"the guest's\n");
+    fs::remove_file(copy.join("sub/deep/own")).unwrap();
+    assert_eq!(
+        (status(&copy), text(&copy, &["log", "--format=%H"])),
+        (status(&repo), text(&repo, &["log", "--format=%H"]))
+    );
+    assert_whole(&copy);
+    assert_whole(&copy.join("sub/deep"));
+    assert_eq!(support::record(&again())["result"]["changed"], false);
+
+    // One that the host has changed is not sent by itself, and nothing of the guest's is given up for it.
+    fs::write(repo.join("sub/deep/file"), "the host's\n").unwrap();
+    let record = support::assert_error(&again(), 1, "conflict");
+    assert!(
+        record["error"]["message"].as_str().unwrap().contains("a submodule is not as it was sent"),
+        "{record}"
+    );
+    git(&repo.join("sub/deep"), &["checkout", "-q", "file"]);
+    assert_eq!(support::record(&again())["result"]["changed"], false);
+}
+
+#[test]
+fn a_shallow_clone_goes_in_again_as_long_as_it_begins_where_it_did() {
+    let Some(guest) = Guest::new() else { return };
+    let from = upstream(&guest, "from");
+    commit(&from, "file", "two\n", "two");
+    let (repo, copy) = (guest.path("repo"), guest.path("guest"));
+    let url = format!("file://{}", from.display());
+    git(&from, &["clone", "-q", "--depth", "1", &url, repo.to_str().unwrap()]);
+    for (key, value) in [("user.name", "A"), ("user.email", "a@b")] {
+        git(&repo, &["config", key, value]);
+    }
+    prepare(&guest, &repo, &[]);
+    let again = || {
+        let args = ["prepare", "--repo", repo.to_str().unwrap(), "--guest-path", copy.to_str().unwrap()];
+        guest.ws(&args, &guest.record())
+    };
+    fs::write(copy.join("own"), "the guest's\n").unwrap();
+    commit(&repo, "later", "1\n", "later");
+    fs::write(repo.join("file"), "dirty\n").unwrap();
+    let output = again();
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(fs::read(copy.join("own")).unwrap(), b"the guest's\n");
+    assert_eq!(
+        (status(&copy), text(&copy, &["log", "--format=%H"])),
+        (status(&repo), text(&repo, &["log", "--format=%H"]))
+    );
+    assert_whole(&copy);
+    git(&repo, &["fetch", "-q", "--unshallow"]);
+    fs::write(repo.join("file"), "dirtier\n").unwrap();
+    let record = support::assert_error(&again(), 1, "conflict");
+    assert!(record["error"]["message"].as_str().unwrap().contains("begins elsewhere"), "{record}");
 }
 
 #[test]

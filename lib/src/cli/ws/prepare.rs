@@ -83,6 +83,7 @@ impl Staged {
             head_commit: survey.root().selection.head.commit.clone(),
             base_commit: self.base_commit().to_owned(),
             mode: survey.choice.mode,
+            include_untracked: survey.choice.include_untracked,
             prepared_at: now_rfc3339(),
             file_count: survey.sum(|selection| selection.entries.len()) as u64,
             size_bytes: survey.size_bytes(),
@@ -228,16 +229,14 @@ fn load(
     timeline: &mut Timeline,
 ) -> Result<(Shipment, Option<Compared>, Note), WorkspaceError> {
     let committed = timeline.step("commit", || Committed::new(survey))?;
-    let tags = committed.tags.first().map(Vec::as_slice).unwrap_or_default();
-    let now = Note::new(&committed.survey, tags, committed.base_commit(), guest_path);
+    let now = Note::new(&committed, guest_path);
     let same_place = |note: &Note| note.guest_path == now.guest_path && note.host_path == now.host_path;
     let compared = match notes.load(Stage::Sent).filter(same_place) {
         None => None,
-        Some(given) if given.mode != now.mode => Some(Compared::Unlike("it was sent with another --mode")),
-        Some(given) if !given.is_plain || !now.is_plain => {
-            Some(Compared::Unlike("submodules, parts of a history and files without git are not compared"))
-        }
-        Some(given) => Some(timeline.step("compare", || Delta::compare(&committed, given, notes))?),
+        Some(given) => Some(match given.hinders(&now) {
+            Some(why) => Compared::Unlike(why),
+            None => timeline.step("compare", || Delta::compare(&committed, given, notes))?,
+        }),
     };
     let hold = matches!(compared, Some(Compared::Differs(_) | Compared::Same));
     let shipment = timeline.step("plan", || Shipment::new(committed, hold))?;
@@ -267,8 +266,12 @@ pub(super) fn prepare(args: &PrepareArgs) -> ExitCode {
         let sent = staged.send(&guest, None, &mut quiet, &mut job.timeline)?;
         drop((guest, quiet));
         let before = job.document.workspace()?;
-        let workspace = before.filter(|w| !sent.changed && w.base_commit == staged.base_commit());
-        record_workspace(job, &workspace.unwrap_or_else(|| staged.workspace()))?;
+        let now = staged.workspace();
+        let same = |before: &Workspace| {
+            (&before.base_commit, before.include_untracked) == (&now.base_commit, now.include_untracked)
+        };
+        let workspace = before.filter(|before| !sent.changed && same(before)).unwrap_or(now);
+        record_workspace(job, &workspace)?;
         Ok(Outcome { changed: sent.changed, ..Outcome::default() })
     })
 }
