@@ -5,6 +5,7 @@
 //! what it did; what is killed midway leaves at most an empty bridge and rules, which `detach` and `gc` find by name.
 
 use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::NetError;
@@ -65,7 +66,7 @@ pub fn attach(
 ) -> Result<Attached, NetError> {
     require_same_section(request, previous.as_ref())?;
     caller.require_net_admin()?;
-    let _lock = timeline.step("lock", || RootLock::acquire(LOCK, PATIENCE))?;
+    let lock = timeline.step("lock", || RootLock::acquire(LOCK, PATIENCE))?;
     let mut host = timeline.step("inspect", Host::read)?;
     require_same_bridge(&host, request)?;
     host.require_free_subnet(request)?;
@@ -88,7 +89,7 @@ pub fn attach(
     let mut made = Made::default();
     match make(&mut host, request, held.as_ref(), &mut made, timeline) {
         Ok(()) => Ok(Attached { net: section, changed: true, blocked: made.blocked }),
-        Err(error) => Err(undo(error, request, &made)),
+        Err(error) => Err(undo(error, request, &made, &lock)),
     }
 }
 
@@ -222,7 +223,7 @@ fn make_bridge(
 }
 
 /// What `work` gives, when it began and how long it took, both in microseconds of CLOCK_BOOTTIME.
-pub(super) fn timed<T>(work: impl FnOnce() -> T) -> (T, u64, u64) {
+fn timed<T>(work: impl FnOnce() -> T) -> (T, u64, u64) {
     let began = boottime_us();
     let result = work();
     (result, began, boottime_us() - began)
@@ -341,15 +342,15 @@ fn join(host: &mut Host, request: &TapRequest, bridge: &Link) -> Result<(), NetE
 }
 
 /// Takes back what was made; a new tap went when its descriptor was closed.
-pub(super) fn undo(error: NetError, request: &TapRequest, made: &Made) -> NetError {
+pub(super) fn undo(error: NetError, request: &TapRequest, made: &Made, lock: &RootLock) -> NetError {
     let names = &request.names;
     let mut undo_errors = Vec::new();
     let mut note = |result: Result<(), NetError>| {
         undo_errors.extend(result.err().map(|e| e.line()));
     };
     if made.bridge {
-        note(firewall::remove_tables(&names.state));
-        note(remove_bridge(names));
+        note(firewall::remove_tables(&names.state).map(drop));
+        note(remove_bridge(names, lock));
     } else if made.rules && !matches!(error, NetError::AddressTaken(_)) {
         note(rules::remove_guest(&names.table, &names.vm).map(drop));
     }
@@ -361,8 +362,8 @@ pub(super) fn undo(error: NetError, request: &TapRequest, made: &Made) -> NetErr
     UndoError { error: Box::new(error), undo_errors }.into()
 }
 
-fn remove_bridge(names: &Names) -> Result<(), NetError> {
+fn remove_bridge(names: &Names, lock: &RootLock) -> Result<(), NetError> {
     let mut host = Host::read()?;
     let links = super::detach::bridge_links(&host, &names.state, |link| names.own(link));
-    Ok(link::delete_together(&mut host.netlink, &links, &host.links)?)
+    Ok(link::delete_together(&mut host.netlink, &links, &host.links, &[lock.as_fd()])?)
 }

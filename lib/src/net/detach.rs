@@ -1,10 +1,13 @@
 //! Detaching: the inverse of [`super::attach`], from names alone, whatever a crash left.
 //!
-//! The kernel takes its time to let go of a link, and of rules: they are waited for side by side. The tap is down before its rules go,
-//! so here, too, there is no instant at which a guest's frame meets no rules. No program is started, `nft` included.
+//! The tap is down before its rules go, so here, too, there is no instant at which a guest's frame meets no rules. No program is
+//! started, `nft` included. Nobody finds links and rules any more when this is through; the kernel takes some 40 ms longer to let go of
+//! them, for which a process stays behind ([`crate::sys::linger`]).
+
+use std::os::fd::{AsFd, BorrowedFd};
 
 use super::NetError;
-use super::attach::{LOCK, PATIENCE, timed};
+use super::attach::{LOCK, PATIENCE};
 use super::caller::Caller;
 use super::firewall;
 use super::host::Host;
@@ -13,6 +16,7 @@ use super::request::{Names, dummy_name};
 use super::rules::remove_guest;
 use crate::sys::clock::Timeline;
 use crate::sys::link::{self, Link};
+use crate::sys::nf_tables::Removed;
 use crate::sys::rootlock::RootLock;
 use crate::types::StateId;
 
@@ -27,7 +31,7 @@ pub fn detach(names: &Names, caller: &Caller, timeline: &mut Timeline) -> Result
         let nothing = host.link(&names.tap).is_none() && host.link(&names.bridge).is_none();
         return if nothing { Ok(false) } else { Err(NetError::Unprivileged) };
     }
-    let _lock = timeline.step("lock", || RootLock::acquire(LOCK, PATIENCE))?;
+    let lock = timeline.step("lock", || RootLock::acquire(LOCK, PATIENCE))?;
     let mut host = timeline.step("inspect", Host::read)?;
     let (tap, bridge) = (host.tap(names)?.cloned(), host.bridge(names)?.cloned());
     let is_other = |port: &Link| port.name != names.tap.as_str();
@@ -42,29 +46,24 @@ pub fn detach(names: &Names, caller: &Caller, timeline: &mut Timeline) -> Result
     let mut links = if others { Vec::new() } else { bridge_links(&host, &names.state, |l| names.own(l)) };
     links.extend(doomed);
     let any_links = tap.is_some() || !links.is_empty();
-    let (rules, deleted) = std::thread::scope(|scope| {
-        let rules = scope.spawn(|| timed(|| remove_rules(names, others, any_links)));
-        let deleted = timed(|| link::delete_together(&mut host.netlink, &links, &host.links));
-        (rules.join().expect("it does not panic"), deleted)
-    });
-    timeline.note("nft", rules.1, rules.2);
-    timeline.note("links", deleted.1, deleted.2);
-    let rules = rules.0?;
-    deleted.0?;
-    Ok(any_links || rules)
+    let rules = timeline.step("nft", || remove_rules(names, others, any_links));
+    let removed = rules.as_ref().ok().and_then(Option::as_ref);
+    let held: Vec<BorrowedFd<'_>> = [lock.as_fd()].into_iter().chain(removed.map(Removed::as_fd)).collect();
+    // Whatever became of the rules.
+    if any_links || removed.is_some() {
+        timeline.step("links", || link::delete_together(&mut host.netlink, &links, &host.links, &held))?;
+    }
+    Ok(rules?.is_some() || any_links)
 }
 
-/// The VM's rules, or both tables where no other VM is there. Gives whether there were any, as far as `any_links` leaves that
-/// open: it says that there is something to remove in any case.
-fn remove_rules(names: &Names, others: bool, any_links: bool) -> Result<bool, NetError> {
+/// The VM's rules, or both tables where no other VM is there; `None` where there were none, as far as `any_links` leaves that open: it
+/// says that there is something to remove in any case.
+fn remove_rules(names: &Names, others: bool, any_links: bool) -> Result<Option<Removed>, NetError> {
     if others {
         return remove_guest(&names.table, &names.vm);
     }
     let there = any_links || firewall::has_tables(&names.state)?;
-    if there {
-        firewall::remove_tables(&names.state)?;
-    }
-    Ok(there)
+    there.then(|| firewall::remove_tables(&names.state)).transpose()
 }
 
 /// The bridge of `state` and its dummy port, each where it is there and `ours`.

@@ -8,7 +8,7 @@
 use crate::contract::reply::Blocked;
 use crate::sys::exec::{Exec, ExecError};
 use crate::sys::iptables;
-use crate::sys::nf_tables::{self, Chain};
+use crate::sys::nf_tables::{self, Chain, Removed};
 use crate::sys::nft;
 use crate::types::StateId;
 
@@ -345,7 +345,7 @@ pub(super) fn has_tables(state: &StateId) -> Result<bool, NetError> {
 ///
 /// # Errors
 /// A firewall cannot be asked; then the tables stay, which say so. Or the kernel refuses.
-pub(super) fn remove_tables(state: &StateId) -> Result<(), NetError> {
+pub(super) fn remove_tables(state: &StateId) -> Result<Removed, NetError> {
     let (bridge, tag, notes) = (state.bridge(), tag(state), notes(state)?);
     let noted = |firewall: &&Firewall| {
         let mark = firewall.mark().unwrap_or_default();

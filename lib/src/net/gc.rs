@@ -1,6 +1,7 @@
 //! Garbage collection: removes what carries a state directory's tag and belongs to none of the VMs that are to stay.
 
 use std::collections::BTreeSet;
+use std::os::fd::AsFd;
 
 use super::NetError;
 use super::attach::{LOCK, PATIENCE};
@@ -50,7 +51,7 @@ pub fn collect(state: &StateId, keep: &BTreeSet<VmId>, caller: &Caller) -> Resul
         let any = host.links.iter().any(dead);
         return if any { Err(NetError::Unprivileged) } else { Ok(Collected::default()) };
     }
-    let _lock = RootLock::acquire(LOCK, PATIENCE)?;
+    let lock = RootLock::acquire(LOCK, PATIENCE)?;
     let mut host = Host::read()?;
     let mut collected = Collected::default();
     // Another user's bridge under this state id: neither it nor its rules are the caller's.
@@ -76,7 +77,8 @@ pub fn collect(state: &StateId, keep: &BTreeSet<VmId>, caller: &Caller) -> Resul
     let bridges = |link: &Link| link.alias.is_none() || is_ours(link, state, caller);
     let links = bridge_links(&host, state, bridges);
     if !used && !links.is_empty() {
-        let result = link::delete_together(&mut host.netlink, &links, &host.links).map_err(Into::into);
+        let held = [lock.as_fd()];
+        let result = link::delete_together(&mut host.netlink, &links, &host.links, &held).map_err(Into::into);
         collected.note(format!("bridge {}", state.bridge()), result);
     }
     Ok(collected)
@@ -106,7 +108,7 @@ fn collect_rules(state: &StateId, keep: &BTreeSet<VmId>, used: bool, collected: 
         Ok(tables) => tables,
     };
     if !used && tables.exist() {
-        let result = firewall::remove_tables(state);
+        let result = firewall::remove_tables(state).map(drop);
         return collected.note(format!("nftables tables {table}"), result);
     }
     for vm in tables.guests().into_iter().filter(|vm| !keep.contains(vm)) {

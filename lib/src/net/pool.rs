@@ -1,10 +1,13 @@
 //! A pool of ready taps: links that are ports of the state directory's bridge and wait for a VM, down, under names of their own.
 //!
-//! Attach claims one by renaming it, and detach gives it back. What that saves is not the making of a tap (0.2 ms) but the removal:
-//! the kernel waits for all processors before it lets go of a link, and twice for a bridge, which stays as long as the pool has a tap.
+//! Attach claims one by renaming it, and detach gives it back. What that saves is not the making of a tap (0.2 ms) but what the kernel
+//! does behind a removal ([`crate::sys::linger`]): it waits for all processors, and twice for a bridge, which stays as long as the pool
+//! has a tap.
 //!
 //! The links' group says that a tap is the pool's, under whatever name; so the kernel alone knows what belongs to it. All of it happens
 //! under the lock of [`super::attach`], so two programs never claim the same.
+
+use std::os::fd::{AsFd, BorrowedFd};
 
 use super::NetError;
 use super::attach::{LOCK, Made, PATIENCE, ensure_bridge, require_same_bridge, undo};
@@ -62,7 +65,7 @@ pub fn fill(
 ) -> Result<bool, NetError> {
     caller.require_net_admin()?;
     let names = &request.names;
-    let _lock = timeline.step("lock", || RootLock::acquire(LOCK, PATIENCE))?;
+    let lock = timeline.step("lock", || RootLock::acquire(LOCK, PATIENCE))?;
     let mut host = timeline.step("inspect", Host::read)?;
     require_same_bridge(&host, request)?;
     host.require_free_subnet(request)?;
@@ -77,7 +80,7 @@ pub fn fill(
         timeline.step("nft", || rules::apply_shared(request, made.bridge))?;
         timeline.step("taps", || make(&mut host, names, &bridge, missing))
     })();
-    filled.map(|()| true).map_err(|error| undo(error, request, &made))
+    filled.map(|()| true).map_err(|error| undo(error, request, &made, &lock))
 }
 
 /// Makes taps in free slots. They outlive this program all together or, when something fails, not at all.
@@ -129,7 +132,7 @@ pub(super) fn give_back(host: &mut Host, names: &Names, tap: &Link) -> Result<bo
 /// Any [`NetError`]; what could be removed is.
 pub fn drain(names: &Names, caller: &Caller, timeline: &mut Timeline) -> Result<bool, NetError> {
     caller.require_net_admin()?;
-    let _lock = timeline.step("lock", || RootLock::acquire(LOCK, PATIENCE))?;
+    let lock = timeline.step("lock", || RootLock::acquire(LOCK, PATIENCE))?;
     let mut host = timeline.step("inspect", Host::read)?;
     let bridge = host.bridge(names)?.cloned();
     let is_ours = |link: &&Link| is_of_pool(link) && Tag::of(link).as_ref() == Some(&names.tag);
@@ -145,10 +148,13 @@ pub fn drain(names: &Names, caller: &Caller, timeline: &mut Timeline) -> Result<
     let is_other = |port: &Link| !waiting.iter().any(|tap| tap.index == port.index);
     let others = bridge.is_some_and(|bridge| host.ports(&bridge, &names.dummy).any(is_other));
     let mut links = waiting.clone();
+    let mut removed = None;
     if !others {
-        timeline.step("nft", || firewall::remove_tables(&names.state))?;
+        removed = Some(timeline.step("nft", || firewall::remove_tables(&names.state))?);
         links.extend(bridge_links(&host, &names.state, |link| names.own(link)));
     }
-    timeline.step("links", || link::delete_together(&mut host.netlink, &links, &host.links))?;
+    let held: Vec<BorrowedFd<'_>> =
+        [lock.as_fd()].into_iter().chain(removed.as_ref().map(AsFd::as_fd)).collect();
+    timeline.step("links", || link::delete_together(&mut host.netlink, &links, &host.links, &held))?;
     Ok(true)
 }

@@ -13,7 +13,7 @@ use std::net::Ipv4Addr;
 use super::policy::{self, GUESTS, PUBLISH, PUBLISHED, SETS};
 use super::request::TapRequest;
 use super::{NetError, dns};
-use crate::sys::nf_tables::{self, Removal};
+use crate::sys::nf_tables::{self, Removal, Removed};
 use crate::sys::nft::{self, Element, NftError, Rule, Table};
 use crate::types::VmId;
 
@@ -359,11 +359,11 @@ impl Tables {
     }
 }
 
-/// Removes the chains of `vm` and what leads to them, in one transaction; `false` where there are none.
+/// Removes the chains of `vm` and what leads to them, in one transaction; `None` where there are none.
 ///
 /// # Errors
 /// The kernel refuses, or shows no rules.
-pub fn remove_guest(table: &str, vm: &VmId) -> Result<bool, NetError> {
+pub fn remove_guest(table: &str, vm: &VmId) -> Result<Option<Removed>, NetError> {
     let (tap, published) = (vm.tap(), published_chain(vm));
     let own = |name: &str| [tap.as_str(), published.as_str()].contains(&name);
     let removals = (|| {
@@ -396,8 +396,7 @@ pub fn remove_guest(table: &str, vm: &VmId) -> Result<bool, NetError> {
         Ok(removals)
     })();
     let removals = removals.map_err(NetError::io("read the VM's rules"))?;
-    nf_tables::remove(table, &removals).map_err(NetError::io("remove the VM's rules"))?;
-    Ok(!removals.is_empty())
+    nf_tables::remove(table, &removals).map_err(NetError::io("remove the VM's rules"))
 }
 
 /// The chain of a VM's published ports.

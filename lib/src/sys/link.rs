@@ -2,9 +2,12 @@
 
 use std::io;
 use std::net::Ipv4Addr;
+use std::os::fd::BorrowedFd;
 
+use rustix::net::netdevice;
 use thiserror::Error;
 
+use super::linger;
 use super::netlink::{Body, Netlink, attributes, text_of, u32_of};
 use super::random;
 use crate::contract::{Coded, ErrorCode};
@@ -219,14 +222,35 @@ pub fn delete(netlink: &mut Netlink, link: &Link) -> Result<(), LinkError> {
 /// Removes several links at once; those that are gone already are no error. `all` is what [`list`] gave.
 ///
 /// The kernel waits some 20 ms for all processors each time that it has removed links, and twice as long for a bridge. A group
-/// is removed with one such wait.
+/// is removed with one such wait, and that is left to a process that stays behind: here it is enough that nobody finds the links any
+/// more. `held` is closed when that process ends, too.
 ///
 /// # Errors
 /// The kernel refuses. Then all that were there still are.
-pub fn delete_together(netlink: &mut Netlink, links: &[Link], all: &[Link]) -> Result<(), LinkError> {
-    let [first, _, ..] = links else {
-        return links.first().map_or(Ok(()), |only| delete(netlink, only));
+pub fn delete_together(
+    netlink: &mut Netlink,
+    links: &[Link],
+    all: &[Link],
+    held: &[BorrowedFd<'_>],
+) -> Result<(), LinkError> {
+    let Some(first) = links.first() else {
+        // Should there be no such process, then whoever closes them waits.
+        drop(linger::stay_behind(held, None));
+        return Ok(());
     };
+    let body = if links.len() == 1 { ifinfo(first.index, 0, 0) } else { grouped(netlink, links, all)? };
+    let gone = |netlink: &Netlink| {
+        let name = |link: &Link| netdevice::index_to_name(netlink, link.index);
+        links.iter().all(|link| matches!(name(link), Err(rustix::io::Errno::NODEV)))
+    };
+    match Netlink::request_until((libc::RTM_DELLINK, 0, &body), held, gone) {
+        Err(source) if source.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+        other => other.map_err(|source| LinkError { action: "delete", link: first.name.clone(), source }),
+    }
+}
+
+/// Puts links into a group of their own, and gives the body that names it.
+fn grouped(netlink: &mut Netlink, links: &[Link], all: &[Link]) -> Result<Body, LinkError> {
     // Nobody else's links are in a group that was made up this moment.
     let group = std::iter::repeat_with(|| u32::from_ne_bytes(random::bytes()))
         .find(|group| *group != 0 && all.iter().all(|link| link.group != *group))
@@ -238,11 +262,7 @@ pub fn delete_together(netlink: &mut Netlink, links: &[Link], all: &[Link]) -> R
             other => other?,
         }
     }
-    let body = ifinfo(0, 0, 0).attr(IFLA_GROUP, &group.to_ne_bytes());
-    match change(netlink, "delete", &first.name, libc::RTM_DELLINK, 0, &body) {
-        Err(error) if error.is_absent() => Ok(()),
-        other => other,
-    }
+    Ok(ifinfo(0, 0, 0).attr(IFLA_GROUP, &group.to_ne_bytes()))
 }
 
 /// Names a link by its name in a request.

@@ -27,6 +27,7 @@ pub mod iptables;
 pub mod kconfig;
 pub mod kvm;
 pub mod landlock;
+pub mod linger;
 pub mod link;
 pub mod listen;
 pub mod loopdev;

@@ -7,10 +7,15 @@
 use std::io;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
 };
+use rustix::event::{PollFd, PollFlags};
+
+use super::linger::{self, Linger};
+use super::poll;
 
 /// nlmsghdr: length, type, flags, sequence, port (netlink(7)).
 const HEADER: usize = 16;
@@ -20,6 +25,10 @@ const BUFFER: usize = 64 << 10;
 
 /// How often a dump is begun again because the tables changed while it was read.
 const DUMP_ATTEMPTS: usize = 8;
+
+/// How long [`Netlink::request_until`] waits before it looks again: at first, and at last.
+const SHORTEST_PAUSE: Duration = Duration::from_micros(200);
+const LONGEST_PAUSE: Duration = Duration::from_millis(2);
 
 /// linux/netfilter/nfnetlink.h
 const BATCH_BEGIN: u16 = libc::NFNL_MSG_BATCH_BEGIN as u16;
@@ -208,6 +217,47 @@ impl Netlink {
         }
     }
 
+    /// As [`Self::request`], but waits only until `done` says that what is asked for has come about, and leaves the waiting for the
+    /// acknowledgement to a process that stays behind. `held` stays open as long as that process does. The socket is one of its own:
+    /// of two processes that read from the same one, either gets what is for the other.
+    ///
+    /// # Errors
+    /// As [`Self::open`] and [`Self::request`].
+    pub fn request_until(
+        (kind, flags, body): (u16, i32, &Body),
+        held: &[BorrowedFd<'_>],
+        mut done: impl FnMut(&Self) -> bool,
+    ) -> io::Result<()> {
+        let mut netlink = Self::open()?;
+        let mut message = Vec::with_capacity(HEADER + body.0.len());
+        netlink.put(&mut message, kind, flags | libc::NLM_F_ACK, body);
+        let all: Vec<BorrowedFd<'_>> = held.iter().copied().chain([netlink.as_fd()]).collect();
+        let Ok(behind) = linger::stay_behind(&all, Some((netlink.as_fd(), &message))) else {
+            return netlink.request(kind, flags, body);
+        };
+        let mut pause = SHORTEST_PAUSE;
+        while !done(&netlink) {
+            let mut ready = [PollFd::new(&behind, PollFlags::IN)];
+            if poll::wait(&mut ready, Some(Instant::now() + pause))? > 0 {
+                return match netlink.answer_of(behind)? {
+                    Some(answer) => answer,
+                    // It was killed, perhaps before it could ask.
+                    None => netlink.request(kind, flags, body),
+                };
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        Ok(())
+    }
+
+    /// What the kernel told the process that stayed behind about the latest request.
+    fn answer_of(&self, behind: Linger) -> io::Result<Option<io::Result<()>>> {
+        let bytes = behind.answer()?;
+        let message = Message::split(&bytes).map(|(message, _)| message);
+        let about_ours = |m: &Message<'_>| m.kind == NLMSG_ERROR && m.sequence == self.sequence;
+        Ok(message.filter(about_ours).map(|message| acknowledged(message.payload)))
+    }
+
     /// Asks for a whole table and gives the payload of every message of it.
     ///
     /// # Errors
@@ -310,5 +360,18 @@ mod tests {
         assert_eq!(attributes(list[1].1).next().and_then(|(_, v)| u32_of(v)), Some(7));
         assert_eq!(attributes(&[8, 0, 1, 0, 5]).count(), 0);
         assert_eq!(attributes(&[0, 0, 1, 0]).count(), 0);
+    }
+
+    #[test]
+    fn a_request_from_behind_is_refused_like_any_other_or_not_waited_for() {
+        // Removes a link with a number that none has. struct ifinfomsg: family, pad, type, index, flags, change.
+        let body = Body::new(&[&[0; 4][..], &i32::MAX.to_ne_bytes(), &[0; 8]].concat());
+        let refused =
+            Netlink::open().unwrap().request(libc::RTM_DELLINK, 0, &body).unwrap_err().raw_os_error();
+        assert!(matches!(refused, Some(libc::ENODEV | libc::EPERM)), "{refused:?}");
+        let request = (libc::RTM_DELLINK, 0, &body);
+        let from_behind = Netlink::request_until(request, &[], |_| false).unwrap_err().raw_os_error();
+        assert_eq!(from_behind, refused);
+        Netlink::request_until(request, &[], |_| true).unwrap();
     }
 }

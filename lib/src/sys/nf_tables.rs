@@ -3,6 +3,7 @@
 //! [`super::nft`]'s.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use super::netlink::{Body, Netlink, attributes, text_of};
 
@@ -73,12 +74,23 @@ fn is_absent(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP))
 }
 
+/// Rules that are removed. The kernel goes on letting go of them, and whoever drops this waits until it has (nft_rcv_nl_event() in
+/// net/netfilter/nf_tables_api.c), as does whoever else closes a socket to netfilter.
+#[derive(Debug)]
+pub struct Removed(Netlink);
+
+impl AsFd for Removed {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// Removes the tables named `name` of the families `inet` and `bridge`, each with all that is in it, in one transaction; those that are
 /// not there are no error.
 ///
 /// # Errors
 /// The kernel refuses.
-pub fn remove_tables(name: &str) -> io::Result<()> {
+pub fn remove_tables(name: &str) -> io::Result<Removed> {
     let mut netlink = Netlink::open_netfilter()?;
     // Adding a table that exists is no error and deleting one that does not is, so: both.
     let requests: Vec<_> = [libc::NFPROTO_INET, libc::NFPROTO_BRIDGE]
@@ -89,8 +101,8 @@ pub fn remove_tables(name: &str) -> io::Result<()> {
         })
         .collect();
     match netlink.transact(&requests) {
-        Err(error) if is_absent(&error) => Ok(()),
-        other => other,
+        Err(error) if !is_absent(&error) => Err(error),
+        _ => Ok(Removed(netlink)),
     }
 }
 
@@ -139,11 +151,11 @@ pub enum Removal {
     Chain(&'static str, String),
 }
 
-/// Removes parts of the tables named `table`, in this order, in one transaction.
+/// Removes parts of the tables named `table`, in this order, in one transaction; `None` where `removals` has none.
 ///
 /// # Errors
 /// The kernel refuses.
-pub fn remove(table: &str, removals: &[Removal]) -> io::Result<()> {
+pub fn remove(table: &str, removals: &[Removal]) -> io::Result<Option<Removed>> {
     let body = |family: &str| Body::new(&[number_of(family), 0, 0, 0]);
     let requests: Vec<_> = removals
         .iter()
@@ -161,7 +173,12 @@ pub fn remove(table: &str, removals: &[Removal]) -> io::Result<()> {
             ],
         })
         .collect();
-    if requests.is_empty() { Ok(()) } else { Netlink::open_netfilter()?.transact(&requests) }
+    if requests.is_empty() {
+        return Ok(None);
+    }
+    let mut netlink = Netlink::open_netfilter()?;
+    netlink.transact(&requests)?;
+    Ok(Some(Removed(netlink)))
 }
 
 /// The rules of the table `table` of `family` (`inet` or `bridge`) in order: the chain, and the comment. None where there is no such

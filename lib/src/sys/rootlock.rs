@@ -2,6 +2,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -52,7 +53,20 @@ impl Coded for RootLockError {
 /// killed the lock lasts until what it had started has ended, too.
 #[derive(Debug)]
 pub struct RootLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for RootLock {
+    fn drop(&mut self) {
+        // Whoever has inherited it: what was to be kept apart is done. Should this fail, closing the file does it.
+        drop(self.file.unlock());
+    }
+}
+
+impl AsFd for RootLock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
 }
 
 impl RootLock {
@@ -67,7 +81,7 @@ impl RootLock {
             .map_err(error)?
             .ok_or(RootLockError::Busy { path: path.clone(), waited: patience })?;
         rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty()).map_err(|e| error(e.into()))?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
 

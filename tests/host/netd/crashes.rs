@@ -16,8 +16,8 @@ fn injected(inject: &str, verb: &str, input: &Value) -> Output {
 
 /// The calls that change something, start something, or wait for it: netlink messages of netd and of nft, taps, locks, programs,
 /// the record itself.
-const CALLS: [&str; 9] =
-    ["sendto", "sendmsg", "ioctl", "flock", "clone3", "execve", "ppoll", "wait4", "write"];
+const CALLS: [&str; 10] =
+    ["sendto", "sendmsg", "ioctl", "flock", "clone", "clone3", "execve", "ppoll", "wait4", "write"];
 
 /// Kills `verb` at the `when`-th of every call, until it is through; `prepare` comes before, `finish` after.
 fn kill(verb: &str, input: &Value, prepare: impl Fn(), finish: impl Fn(u32, &str)) -> u32 {
@@ -208,6 +208,48 @@ fn a_detach_that_fails_says_so_and_the_next_one_finishes() {
             }
         }
         assert!(failures > 5, "only {failures} failures");
+    });
+}
+
+/// The process that stays behind for the kernel has something happen to it, or cannot be had at all: what it was to do is done.
+#[test]
+fn a_detach_does_itself_what_nobody_does_behind_it() {
+    traced("a_detach_does_itself_what_nobody_does_behind_it", || {
+        let before = snapshot();
+        for fault in ["clone:error=EAGAIN", "close_range:error=ENOSYS", "close_range:signal=KILL"] {
+            for beside in [false, true] {
+                let other = beside.then(|| ok("attach", &document(3)));
+                let alone = snapshot();
+                ok("attach", &document(2));
+                let output = injected(&format!("inject={fault}"), "detach", &document(2));
+                assert!(output.status.success(), "{fault}: {}", record(&output));
+                alone.assert_still(fault);
+                other.iter().for_each(|other| drop(ok("detach", other)));
+            }
+        }
+        before.assert_still("in the end");
+    });
+}
+
+/// Killed while the process behind it has not even begun: that one keeps the lock, so what comes next does not meet links that are on
+/// their way out.
+#[test]
+fn what_goes_on_behind_a_killed_detach_is_waited_for_by_the_next_command() {
+    traced("what_goes_on_behind_a_killed_detach_is_waited_for_by_the_next_command", || {
+        let before = snapshot();
+        ok("attach", &document(2));
+        std::fs::write("/run/record", document(2).to_string()).expect("written");
+        // Only the process that stays behind closes all that it does not need, and only its parent looks links up.
+        let strace = "strace -f -qq -o /dev/null -e inject=close_range:delay_enter=250ms -e inject=ioctl:signal=KILL:when=2+";
+        let killed = format!("exec {strace} {NETD} detach </run/record >/dev/null 2>&1");
+        let mut detach = command("sh").args(["-c", &killed]).spawn().expect("sh can be started");
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        assert!(snapshot().has_link(&super::tap(2)), "it was removed already");
+        let attached = ok("attach", &document(2));
+        assert!(!detach.wait().expect("it ends").success(), "it was not killed");
+        ok("check", &attached);
+        ok("detach", &attached);
+        before.assert_still("in the end");
     });
 }
 

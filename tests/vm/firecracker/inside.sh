@@ -36,6 +36,8 @@ json() {
 }
 # All that the kernel holds for VMs, and whatever runs or is kept of them.
 held() {
+    # It stays a moment for the kernel to let go of links.
+    while pgrep -f 'banger-netd (detach|gc)' >/dev/null; do sleep 0.05; done
     ip -o link | awk -F': ' '{print $2}' | sort
     nft list ruleset
     losetup -nO NAME,BACK-FILE | sort
