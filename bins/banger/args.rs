@@ -263,7 +263,7 @@ pub struct Spec {
     /// Size of the root filesystem, such as 20G [default: the image's]
     #[arg(long, value_name = "SIZE", value_parser = parse_disk_size)]
     pub disk_size: Option<u64>,
-    /// Size of the work disk, which is the guest's /root [default: the image's]
+    /// Size of the work disk, which is the guest's /root: 64M or what the image has in it at least [default: the image's]
     #[arg(long, value_name = "SIZE", value_parser = parse_disk_size)]
     pub work_size: Option<u64>,
     /// How much may go through each disk in a second, such as 50M, or "none" [default: none]
@@ -295,6 +295,7 @@ impl Spec {
         let config = config.clone();
         Config {
             image: self.image.clone().unwrap_or(config.image),
+            kernel: self.kernel.clone().or(config.kernel),
             init: self.init.map(Into::into).or(config.init),
             vcpus: self.vcpus.or(config.vcpus),
             memory_mib: self.memory.unwrap_or(config.memory_mib),

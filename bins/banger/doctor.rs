@@ -15,7 +15,7 @@ use crate::{dns, setup, space, subnet, table, vmm};
 
 pub fn doctor(context: &Context, args: &Doctor) -> Result<ExitCode> {
     if args.setup && !context.explain {
-        setup::install(context)?;
+        setup::install(context, &[])?;
     }
     let missing = setup::missing();
     let fix = (!missing.is_empty()).then(|| setup::command_line(&missing)).flatten();

@@ -8,6 +8,7 @@ use banger_lib::cli::catalog::CatalogSpec;
 use banger_lib::cli::import::ImportSpec;
 use banger_lib::cli::pull::PullSpec;
 use banger_lib::contract::ErrorCode;
+use banger_lib::disk::distribution;
 use banger_lib::disk::image::{self, ImageError};
 use banger_lib::disk::seed;
 use banger_lib::types::ImageName;
@@ -16,7 +17,7 @@ use serde_json::Value;
 use crate::args::ImageCommand;
 use crate::context::{self, Context, Result};
 use crate::stage::Stage;
-use crate::table;
+use crate::{setup, table};
 
 /// The image that is built when it is asked for and not there.
 const DEFAULT_IMAGE: &str = "debian";
@@ -39,6 +40,7 @@ pub fn ensure(context: &Context, name: &ImageName) -> Result<()> {
     if let Some(catalog) = &context.config.catalog {
         let stage = Stage::new("banger-disk", "image").arg("pull").arg(name.as_str());
         let stage = stage.arg("--state-dir").arg(context.state.root()).arg("--catalog").arg(catalog);
+        let stage = with_limits(context, stage, &[]);
         match stage.run_long(context, "getting the image from the catalog") {
             Ok(_) => return Ok(()),
             // Without the catalog, or without that in it, the default image can be had all the same.
@@ -59,19 +61,41 @@ pub fn ensure(context: &Context, name: &ImageName) -> Result<()> {
 
 fn build_stage(context: &Context, args: &BuildSpec) -> Stage {
     let stage = Stage::new("banger-disk", "image").arg("build").arg("--state-dir").arg(context.state.root());
-    args.words().into_iter().fold(stage, Stage::arg)
+    let stage = args.words().into_iter().fold(stage, Stage::arg);
+    // Packages have no limits: they are signed.
+    if args.file.is_some() { with_limits(context, stage, &args.make.limits()) } else { stage }
 }
 
 fn import_stage(context: &Context, args: &ImportSpec) -> Stage {
     let stage = Stage::new("banger-disk", "image").arg("import").arg("--state-dir").arg(context.state.root());
     let stage = args.words().into_iter().fold(stage, Stage::arg);
-    stage.with_stdin(args.source.as_os_str() == "-")
+    with_limits(context, stage, &args.make.limits()).with_stdin(args.source.as_os_str() == "-")
 }
 
 fn pull_stage(context: &Context, args: &PullSpec) -> Stage {
     let stage = Stage::new("banger-disk", "image").arg("pull").arg("--state-dir").arg(context.state.root());
     let stage = args.words().into_iter().fold(stage, Stage::arg);
-    with_catalog(context, stage, &args.catalog)
+    let stage = match context.config.max_download_bytes.filter(|_| args.max_download.is_none()) {
+        Some(limit) => stage.arg(format!("--max-download={limit}")),
+        None => stage,
+    };
+    with_catalog(context, with_limits(context, stage, &args.make.limits()), &args.catalog)
+}
+
+/// The configuration's limits, but for those that are `given`.
+fn with_limits(context: &Context, stage: Stage, given: &[(&str, Option<u64>)]) -> Stage {
+    let config = &context.config;
+    let limits = [
+        ("max-entries", config.max_entries),
+        ("max-unpacked", config.max_unpacked_bytes),
+        ("max-size", config.max_image_bytes),
+    ];
+    let is_given = |name: &str| given.iter().any(|(other, limit)| *other == name && limit.is_some());
+    let limits = limits.into_iter().filter(|(name, _)| !is_given(name));
+    limits.fold(stage, |stage, (name, limit)| match limit {
+        Some(limit) => stage.arg(format!("--{name}={limit}")),
+        None => stage,
+    })
 }
 
 /// The configuration's catalog, where none is named.
@@ -86,7 +110,7 @@ pub fn dispatch(context: &Context, command: ImageCommand) -> Result<ExitCode> {
     let plain = |verb: &str| Stage::new("banger-disk", "image").arg(verb);
     let state = context.state.root();
     let stage = match &command {
-        ImageCommand::Build(args) => build_stage(context, args),
+        ImageCommand::Build(args) => build_stage(context, &args.spec),
         ImageCommand::Import(args) => import_stage(context, args),
         ImageCommand::Pull(args) => pull_stage(context, args),
         ImageCommand::Ls => plain("ls").arg("--state-dir").arg(state),
@@ -110,6 +134,12 @@ pub fn dispatch(context: &Context, command: ImageCommand) -> Result<ExitCode> {
     };
     if context.explain {
         return Ok(context::print(&format!("{}\n", stage.shown())));
+    }
+    if let ImageCommand::Build(args) = &command
+        && args.setup
+    {
+        let is_ubuntu = args.spec.file.is_none() && args.spec.distribution()? == &distribution::UBUNTU;
+        setup::install(context, if is_ubuntu { &[setup::UBUNTU_KEYS] } else { &[] })?;
     }
     let answer = match &command {
         ImageCommand::Build(_) => stage.run_long(context, BUILDING)?,

@@ -16,6 +16,7 @@ use banger_lib::disk::seed;
 use banger_lib::net::request::check_policy;
 use banger_lib::state::db::{Lease, Life, Store, StoreError};
 use banger_lib::state::dir::{StateDir, VmDir};
+use banger_lib::sys::ext4::Ext4Error;
 use banger_lib::sys::{atomic, clock, exec, random, sshkey};
 use banger_lib::types::{Cidr, MacAddr, Size, StateId, VmId, VmName};
 use banger_lib::vmm::qemu::QemuError;
@@ -37,6 +38,16 @@ pub enum PlanError {
     FirecrackerUser,
     #[error("a {what} of {wanted} is wanted, and that of the image {image} has {least} already")]
     Small { what: &'static str, wanted: Size, image: String, least: Size },
+    #[error(
+        "a work disk of {wanted} is wanted, and what the image {image} has in /root needs one of {least}"
+    )]
+    NoRoom { wanted: Size, image: String, least: Size },
+    #[error("cannot tell how much the image {image} has in /root")]
+    Seed {
+        image: String,
+        #[source]
+        source: Ext4Error,
+    },
     #[error("cannot make the directory {path:?}")]
     Directory {
         path: PathBuf,
@@ -49,8 +60,8 @@ impl Coded for PlanError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::FirecrackerUser => ErrorCode::Unsupported,
-            Self::Small { .. } => ErrorCode::Usage,
-            Self::Directory { .. } => ErrorCode::Failed,
+            Self::Small { .. } | Self::NoRoom { .. } => ErrorCode::Usage,
+            Self::Seed { .. } | Self::Directory { .. } => ErrorCode::Failed,
         }
     }
     fn hint(&self) -> Option<String> {
@@ -82,7 +93,7 @@ pub fn plan(context: &Context, store: &mut Store, wanted: &Wanted<'_>) -> Result
     seed::heal(&context.state, &config.image)?;
     let image = image::load(&context.state, &config.image)?
         .ok_or_else(|| ImageError::Unknown(config.image.clone()))?;
-    let kernel = match &wanted.spec.kernel {
+    let kernel = match &config.kernel {
         Some(name) => {
             Some(kernel::load(&context.state, name)?.ok_or_else(|| KernelError::Unknown(name.clone()))?)
         }
@@ -142,20 +153,27 @@ struct Choice<'a> {
 
 /// How large root and work disk are to be: not smaller than what the image has in them.
 fn sizes(config: &Config, image: &Image) -> Result<(u64, u64)> {
-    let size = |what, path: &Path, wanted: Option<u64>, default: u64| {
-        let Some(wanted) = wanted else { return Ok(default) };
-        let least = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
-        if wanted >= least {
-            return Ok(wanted);
-        }
+    let root = config.disk_size_bytes.unwrap_or_else(|| image.default_rootfs_size_bytes());
+    let length = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    let least = length(&image.rootfs);
+    let small = |wanted: u64, least: u64| {
         let (wanted, least) = (Size::from_bytes(wanted), Size::from_bytes(least));
-        Err(PlanError::Small { what, wanted, image: image.name().to_string(), least })
+        (wanted, image.name().to_string(), least)
     };
-    let (root, work) = (image.default_rootfs_size_bytes(), image.default_work_size_bytes());
-    Ok((
-        size("root filesystem", &image.rootfs, config.disk_size_bytes, root)?,
-        size("work disk", &image.work_seed, config.work_size_bytes, work)?,
-    ))
+    if config.disk_size_bytes.is_some() && root < least {
+        let (wanted, image, least) = small(root, least);
+        return Err(PlanError::Small { what: "root filesystem", wanted, image, least }.into());
+    }
+    let work = config.work_size_bytes.unwrap_or_else(|| image.default_work_size_bytes());
+    if work < length(&image.work_seed) {
+        let least = seed::least_work_bytes(image)
+            .map_err(|source| PlanError::Seed { image: image.name().to_string(), source })?;
+        if work < least {
+            let (wanted, image, least) = small(work, least);
+            return Err(PlanError::NoRoom { wanted, image, least }.into());
+        }
+    }
+    Ok((root, work))
 }
 
 fn insert(context: &Context, store: &mut Store, wanted: &Wanted<'_>, choice: &Choice<'_>) -> Result<Vm> {
@@ -196,7 +214,7 @@ fn describe(
         owner_uid: rustix::process::getuid().as_raw(),
         created_at: clock::now_rfc3339(),
         image: config.image.clone(),
-        kernel: spec.kernel.clone(),
+        kernel: config.kernel.clone(),
         init: config.init.unwrap_or_else(|| choice.image.init()),
         hostname: name.clone(),
         name,

@@ -82,7 +82,7 @@ pub fn run(context: &Context, args: Run) -> Result<ExitCode> {
     // Caught from here on: whatever is made below is undone when Ctrl-C comes.
     context.interrupts()?;
     if args.setup {
-        setup::install(context)?;
+        setup::install(context, &[])?;
     }
     // A checkout that cannot travel is found before a VM is made for it.
     let travels = inspect(context, &args)?;

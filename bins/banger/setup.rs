@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::context::{Context, Result};
 /// How long an installation may take.
 const DEADLINE: Duration = Duration::from_secs(1800);
 
-/// A program that the main job needs, and the package that has it.
+/// A program that the main job needs, or by its path another file, and the package that has it.
 #[derive(Debug, Clone, Copy)]
 pub struct Needed {
     pub program: &'static str,
@@ -88,6 +89,14 @@ pub const NEEDED: [Needed; 9] = [
     },
 ];
 
+/// What images of Ubuntu need besides.
+pub const UBUNTU_KEYS: Needed = Needed {
+    program: "/usr/share/keyrings/ubuntu-archive-keyring.gpg",
+    purpose: "builds Ubuntu images",
+    required: true,
+    packages: [Some("ubuntu-archive-keyring"), Some("ubu-keyring"), Some("ubuntu-keyring"), None],
+};
+
 /// A package manager and how it installs.
 struct Manager {
     program: &'static str,
@@ -142,6 +151,15 @@ impl Coded for SetupError {
     }
 }
 
+impl Needed {
+    fn is_there(&self) -> bool {
+        match self.program.starts_with('/') {
+            true => Path::new(self.program).exists(),
+            false => find_program(self.program.as_ref()).is_some(),
+        }
+    }
+}
+
 /// The needed programs that are not there. Without root, taps are out of reach and so is what only they need.
 pub fn missing() -> Vec<Needed> {
     let root = rustix::process::geteuid().is_root();
@@ -150,17 +168,13 @@ pub fn missing() -> Vec<Needed> {
         "newuidmap" => !root,
         _ => true,
     };
-    NEEDED
-        .iter()
-        .filter(useful)
-        .filter(|needed| find_program(needed.program.as_ref()).is_none())
-        .copied()
-        .collect()
+    NEEDED.iter().filter(useful).filter(|needed| !needed.is_there()).copied().collect()
 }
 
-/// Installs what is missing and says so.
-pub fn install(context: &Context) -> Result<()> {
-    let missing = missing();
+/// Installs what is missing, `besides` as well, and says so.
+pub fn install(context: &Context, besides: &[Needed]) -> Result<()> {
+    let mut missing = missing();
+    missing.extend(besides.iter().filter(|needed| !needed.is_there()));
     if missing.is_empty() {
         return Ok(());
     }
@@ -186,7 +200,7 @@ pub fn install(context: &Context) -> Result<()> {
     warn_of_removals(context, manager, &packages);
     let words: Vec<&str> = manager.install.iter().chain(&packages).copied().collect();
     root.run(manager.program, &words).map_err(failed)?;
-    match missing.iter().find(|needed| needed.required && find_program(needed.program.as_ref()).is_none()) {
+    match missing.iter().find(|needed| needed.required && !needed.is_there()) {
         Some(needed) => Err(SetupError::StillMissing(needed.program.into()).into()),
         None => Ok(()),
     }

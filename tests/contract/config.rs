@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
+use crate::support::kernel::{RELEASE, install};
 use crate::support::{self, assert_error, command, record, run};
 
 /// A state directory with an image, and a configuration.
@@ -60,6 +61,13 @@ fn what_is_wrong_is_named_with_file_line_and_key() {
         ("[vm]\nvcpus = 33\n", 2, &["vm.vcpus is 33"]),
         ("[vm]\nvcpus = -1\n", 2, &["vm.vcpus is -1"]),
         ("[vm]\nimage = 'a/b'\n", 2, &["vm.image is 'a/b'"]),
+        ("[vm]\nkernel = 'a/b'\n", 2, &["vm.kernel is 'a/b'", "kernel ls"]),
+        ("[images]\nmax_entries = 0\n", 2, &["images.max_entries is 0", "from 1"]),
+        ("[images]\nmax_entries = '10'\n", 2, &["images.max_entries is '10'"]),
+        ("[images]\nmax_unpacked = 20\n", 2, &["images.max_unpacked is 20", "16T"]),
+        ("[images]\nmax_size = '1K'\n", 2, &["images.max_size is '1K'", "1M"]),
+        ("[images]\nmax_download = 'x'\n", 2, &["images.max_download is 'x'"]),
+        ("[images]\nmax = 1\n", 2, &["no key images.max;", "images.max_entries", "images.catalog"]),
         ("[vm]\ninit = 'openrc'\n", 2, &["vm.init", "lean", "systemd"]),
         ("[vm]\nttl = '0s'\n", 2, &["vm.ttl", "1h30m"]),
         ("[vm]\nnat = 'yes'\n", 2, &["vm.nat is 'yes'", "true or false"]),
@@ -288,15 +296,28 @@ fn stages_are_told_what_they_need() {
 #[test]
 fn a_disk_that_would_shrink_is_refused_before_anything_is_made() {
     let world = World::new("net.mode = 'user'\n");
-    std::fs::File::create(world.state.path().join("images/debian/work-seed.ext4"))
-        .unwrap()
-        .set_len(1 << 30)
-        .unwrap();
-    let error = assert_error(&world.run(&["vm", "plan", "dev1", "--work-size", "512M"]), 2, "usage");
+    let image = world.state.path().join("images/debian");
+    std::fs::File::create(image.join("rootfs.ext4")).unwrap().set_len(1 << 30).unwrap();
+    let error = assert_error(&world.run(&["vm", "plan", "dev1", "--disk-size", "512M"]), 2, "usage");
     assert_eq!(
         error["error"]["message"],
-        "a work disk of 512M is wanted, and that of the image debian has 1G already"
+        "a root filesystem of 512M is wanted, and that of the image debian has 1G already"
     );
+    // The work disk may be smaller than its seed, as long as there is room for what is in that.
+    let (seed, home) = (image.join("work-seed.ext4"), world.state.path().join("home"));
+    std::fs::create_dir(&home).unwrap();
+    std::fs::write(home.join("file"), vec![b'x'; 100 << 20]).unwrap();
+    std::fs::File::create(&seed).unwrap().set_len(1 << 30).unwrap();
+    let mut mke2fs = command(support::disk::mke2fs());
+    let made = run(mke2fs.args(["-q", "-F", "-t", "ext4", "-d"]).arg(&home).arg(&seed), b"");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let error = assert_error(&world.run(&["vm", "plan", "dev1", "--work-size", "200M"]), 2, "usage");
+    assert_eq!(
+        error["error"]["message"],
+        "a work disk of 200M is wanted, and what the image debian has in /root needs one of 206M"
+    );
+    assert_eq!(world.planned("small", &["--work-size", "206M"])["work_size_bytes"], 206 << 20);
+    assert!(world.run(&["vm", "delete", "small"]).status.success());
     assert_eq!(record(&world.run(&["ps", "--json"]))["items"].as_array().unwrap().len(), 0);
     assert!(std::fs::read_dir(world.state.path().join("vms")).unwrap().next().is_none());
 }
@@ -320,6 +341,58 @@ fn disks_grow_and_never_shrink() {
     assert_error(&set(&["--disk-size", "20"]), 2, "usage");
     let shown = record(&world.run(&["vm", "show", "dev1", "--json"]));
     assert_eq!(shown["vm"], grown["vm"]);
+}
+
+#[test]
+fn limits_of_images_reach_the_stage_unless_options_say_otherwise() {
+    let world = World::new(concat!(
+        "[images]\nmax_entries = 7\nmax_unpacked = '2G'\nmax_size = '1G'\nmax_download = '3M'\n",
+        "catalog = 'http://127.0.0.1:9/index.json'\n",
+    ));
+    let explained = |args: &[&str]| {
+        let output = world.run(&[&["--explain", "image"], args].concat());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let configured = "--max-entries=7 --max-unpacked=2147483648 --max-size=1073741824";
+    let import = explained(&["import", "layout", "new"]);
+    assert!(import.contains(configured) && !import.contains("max-download"), "{import}");
+    let pull = explained(&["pull", "127.0.0.1:9/x:1"]);
+    assert!(pull.contains(configured) && pull.contains("--max-download=3145728"), "{pull}");
+    let options =
+        ["pull", "127.0.0.1:9/x:1", "--max-size", "5G", "--max-entries", "8", "--max-download", "9"];
+    let pull = explained(&options);
+    for (option, times) in [
+        ("--max-size=5368709120", 1),
+        ("--max-size", 1),
+        ("--max-entries=8", 1),
+        ("--max-entries", 1),
+        ("--max-unpacked=2147483648", 1),
+        ("--max-download=9", 1),
+        ("--max-download", 1),
+    ] {
+        assert_eq!(pull.matches(option).count(), times, "{option}: {pull}");
+    }
+    assert!(!explained(&["build", "debian"]).contains("--max-"), "packages are signed, not limited");
+    assert!(explained(&["build", "--file", "x", "."]).contains(configured));
+}
+
+#[test]
+fn the_configured_kernel_is_booted_unless_an_option_names_another() {
+    let world = World::new("net.mode = 'user'\nvm.kernel = 'mine'\n");
+    let error = assert_error(&world.run(&["vm", "plan", "dev1"]), 3, "not-found");
+    assert!(error["error"]["message"].as_str().unwrap().contains("mine"), "{error}");
+    let root = tempfile::tempdir().unwrap();
+    install(root.path(), "lib");
+    let file = root.path().join(format!("boot/vmlinuz-{RELEASE}"));
+    for name in ["mine", "other"] {
+        let mut command = world.command(&["kernel", "import", "--name", name, "--modules"]);
+        let output = run(command.arg(root.path()).arg(&file), b"");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let vm = world.planned("dev1", &[]);
+    assert_eq!(vm["kernel"], "mine");
+    assert!(vm["paths"]["kernel"].as_str().unwrap().contains("/kernels/mine/"), "{vm}");
+    assert_eq!(world.planned("dev2", &["--kernel", "other"])["kernel"], "other");
 }
 
 #[test]

@@ -237,7 +237,11 @@ fn wrong_build_arguments_are_refused_before_anything_is_made() {
     let script = bench.state().join("script");
     fs::write(&script, "echo no interpreter\n").unwrap();
     let script = script.to_str().unwrap();
-    let table: [&[&str]; 11] = [
+    let table: [&[&str]; 14] = [
+        &["devel"],
+        &["--recipe", "other"],
+        &["--mise", "/usr/bin/mise"],
+        &["--file", "Dockerfile", "--recipe", "dev"],
         &["--script", script],
         &["--file", "Dockerfile", "--suite", "sid"],
         &["--kernel", "other"],
@@ -248,17 +252,20 @@ fn wrong_build_arguments_are_refused_before_anything_is_made() {
         &["--mirror", "ftp://example.org/"],
         &["--mirror", "http://example.org/ sid main\ndeb http://x"],
         &["--size", "4096"],
-        &["--distribution", "other"],
     ];
     for wrong in table {
-        let args = [&["image", "build", "new"], wrong].concat();
+        let args = [&["image", "build", "--name", "new"], wrong].concat();
         assert_error(&bench.disk(&args, b""), 2, "usage");
     }
     assert_error(&bench.disk(&["image", "build", "debian"], b""), 1, "conflict");
     let mut bare = bench.disk_command();
-    let output = crate::support::run(bare.args(["image", "build", "new"]).env("PATH", "/nonexistent"), b"");
+    let build = ["image", "build", "--name", "new"];
+    let output = crate::support::run(bare.args(build).env("PATH", "/nonexistent"), b"");
     assert_error(&output, 5, "unsupported");
-    assert_error(&bench.disk(&["image", "build", "new", "--script", "/nonexistent"], b""), 3, "not-found");
+    for gone in ["--script", "--keyring"] {
+        let output = bench.disk(&[&build[..], &[gone, "/nonexistent"]].concat(), b"");
+        assert_error(&output, 3, "not-found");
+    }
     assert_error(&bench.disk(&["image", "build", "-f", "/nonexistent", "."], b""), 3, "not-found");
     let mut bare = bench.disk_command();
     bare.args(["image", "build", "-f", script, "--name", "new"])

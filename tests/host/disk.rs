@@ -47,13 +47,14 @@ sh -c 'eval "$BANGER_HOOK"' exec "$root"
 test -e tmp/mmdebstrap.apt.conf
 "#;
 
-struct Builds {
-    bench: Bench,
+/// A state directory, and a mmdebstrap of its own.
+pub struct Builds {
+    pub bench: Bench,
     bin: PathBuf,
 }
 
 impl Builds {
-    fn new() -> Option<Self> {
+    pub fn new() -> Option<Self> {
         let able = support::is_root() && support::has("unshare") && can_mount();
         if !support::require("host", able, "building images as root needs root, unshare and mount namespaces")
         {
@@ -68,10 +69,10 @@ impl Builds {
         Some(Self { bench, bin })
     }
 
-    fn command(&self, fake: &[(&str, &str)]) -> std::process::Command {
+    pub fn command(&self, fake: &[(&str, &str)]) -> std::process::Command {
         let mut build = self.bench.disk_command();
         let path = format!("{}:{}", self.bin.display(), std::env::var("PATH").unwrap());
-        build.args(["image", "build", "small", "--size", "268435456"]).env("PATH", path);
+        build.args(["image", "build", "--name", "small", "--size", "256M"]).env("PATH", path);
         build.env("FAKE_LOG", self.file("log")).env("FAKE_PID", self.file("pid"));
         for (name, value) in fake {
             build.env(name, value);
@@ -79,11 +80,11 @@ impl Builds {
         build
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub fn file(&self, name: &str) -> PathBuf {
         self.bench.state().join(name)
     }
 
-    fn images(&self) -> Vec<String> {
+    pub fn images(&self) -> Vec<String> {
         names(&self.bench.state().join("images"))
     }
 }

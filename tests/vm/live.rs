@@ -82,3 +82,25 @@ fn a_running_vm_is_given_larger_disks_limits_and_another_time_to_live() {
     assert!(home.run(&["vm", "delete", "dev1"]).status.success());
     home.assert_clean();
 }
+
+#[test]
+fn a_work_disk_smaller_than_the_images_has_what_the_images_has_and_grows() {
+    let Some(home) = Home::new() else { return };
+    let repo = home.repo("repo");
+    let run = ["vm", "run", "--name", "dev1", "--work-size", "64M", repo.to_str().unwrap(), "--"];
+    let look = "cat README.md; ls -A /root; df -B1 --output=size /root | tail -n 1";
+    let output = home.run(&[&run[..], &["sh", "-c", look]].concat());
+    assert!(output.status.success(), "{}", said(&output));
+    let told = String::from_utf8(output.stdout).unwrap();
+    for name in ["hello", ".profile", ".bashrc", "repo"] {
+        assert!(told.lines().any(|line| line == name), "{name}: {told}");
+    }
+    let size = |told: &str| told.lines().last().unwrap().trim().parse::<u64>().unwrap();
+    assert!((40 << 20..64 << 20).contains(&size(&told)), "{told}");
+    assert!(home.run(&["vm", "set", "dev1", "--work-size", "1G"]).status.success());
+    let output = home.run(&["vm", "exec", "dev1", "--", "sh", "-c", look]);
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(size(&told) > 900 << 20 && told.starts_with("hello"), "{told}");
+    assert!(home.run(&["vm", "delete", "--force", "dev1"]).status.success());
+    home.assert_clean();
+}

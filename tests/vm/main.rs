@@ -23,6 +23,7 @@ mod main_job;
 mod names;
 mod pipeline;
 mod reach;
+mod recipe;
 mod registry;
 mod resync;
 mod review;

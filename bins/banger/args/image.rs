@@ -17,7 +17,7 @@ pub struct Image {
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
     /// Build an image
-    Build(Box<BuildSpec>),
+    Build(Box<ImageBuild>),
     /// Make an image out of a container image, a root filesystem's tar, or an ext4
     Import(Box<ImportSpec>),
     /// Make an image out of one in a registry
@@ -36,6 +36,15 @@ pub enum ImageCommand {
     /// Delete an image
     #[command(visible_alias = "rm")]
     Delete(ImageOne),
+}
+
+#[derive(Debug, Args)]
+pub struct ImageBuild {
+    #[command(flatten)]
+    pub spec: BuildSpec,
+    /// Install what this host lacks for it first, without asking
+    #[arg(long)]
+    pub setup: bool,
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 use thiserror::Error;
@@ -13,36 +14,46 @@ use super::import::MakeSpec;
 use super::plumbing::UsageError;
 use super::progress::ProgressArgs;
 use crate::contract::{Coded, ErrorCode};
-use crate::disk::build::{self, BuildError, BuildRequest, Builder, MAX_SCRIPT_BYTES};
+use crate::disk::build::{self, BuildError, BuildRequest, Builder, MAX_SCRIPT_BYTES, Mise};
+use crate::disk::distribution::{DISTRIBUTIONS, Distribution};
 use crate::disk::dockerfile::Tool;
+use crate::disk::image;
 use crate::disk::import::{self, Format, Source};
 use crate::disk::oci::{Platform, Select};
-use crate::disk::{debian, image};
+use crate::disk::recipe::{RECIPES, Recipe};
 use crate::state::lock::{CacheLock, ImagesLock};
+use crate::sys::exec::find_program;
 use crate::sys::signal::Interrupts;
 use crate::types::{ImageName, ParseNameError};
 
 /// What `image build` takes; `banger image build` takes the same.
 #[derive(Debug, Clone, Args)]
 pub struct BuildSpec {
-    /// What to call the image [default: debian]; with --file: the directory that COPY takes from [default: the working directory]
-    #[arg(value_name = "NAME|DIR")]
+    /// The distribution to install, debian or ubuntu [default: debian]; with --file: the directory that COPY takes from [default: the
+    /// working directory]
+    #[arg(value_name = "DISTRIBUTION|DIR")]
     pub target: Option<OsString>,
     /// Build it from a Dockerfile, by whichever of buildah, podman and docker is there
-    #[arg(long, short, value_name = "DOCKERFILE", conflicts_with_all = ["distribution", "suite", "mirror", "packages", "script"])]
+    #[arg(long, short, value_name = "DOCKERFILE", conflicts_with_all = ["suite", "mirror", "keyring", "recipe", "mise", "packages", "script"])]
     pub file: Option<PathBuf>,
-    /// With --file: what to call the image [default: as the directory]
-    #[arg(long, value_name = "NAME", requires = "file")]
+    /// What to call the image [default: as the distribution, with the recipe behind it, or as the directory]
+    #[arg(long, value_name = "NAME")]
     pub name: Option<ImageName>,
-    /// The distribution to install
-    #[arg(long, value_enum, default_value = "debian")]
-    pub distribution: Distribution,
-    /// Its release
-    #[arg(long, default_value = debian::DEFAULT_SUITE)]
-    pub suite: String,
-    /// The package archive [default: the one of the host's apt if it has the release, else Debian's]
+    /// The release [default: bookworm of Debian, noble of Ubuntu]
+    #[arg(long)]
+    pub suite: Option<String>,
+    /// The package archive [default: the one of the host's apt if it has the release, else the distribution's]
     #[arg(long, value_name = "URL")]
     pub mirror: Option<String>,
+    /// The keys that sign the archive [default: the distribution's, from /usr/share/keyrings]
+    #[arg(long, value_name = "FILE")]
+    pub keyring: Option<PathBuf>,
+    /// Install a ready set of packages and tools; dev is build tools, tmux and mise
+    #[arg(long, value_enum, value_name = "RECIPE")]
+    pub recipe: Option<RecipeChoice>,
+    /// With --recipe dev: the mise to install [default: the one in PATH where it runs in the image, else that of mise's package archive]
+    #[arg(long, value_name = "FILE", requires = "recipe")]
+    pub mise: Option<PathBuf>,
     /// Install one more package (may be given more than once)
     #[arg(long = "package", value_name = "PACKAGE")]
     pub packages: Vec<String>,
@@ -54,11 +65,18 @@ pub struct BuildSpec {
     pub make: MakeSpec,
 }
 
-/// What can be installed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Distribution {
-    /// Debian
-    Debian,
+/// A recipe, as a person asks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecipeChoice(&'static Recipe);
+
+impl ValueEnum for RecipeChoice {
+    fn value_variants<'a>() -> &'a [Self] {
+        static CHOICES: [RecipeChoice; RECIPES.len()] = [RecipeChoice(RECIPES[0])];
+        &CHOICES
+    }
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.0.name).help(self.0.about))
+    }
 }
 
 #[derive(Debug, Args)]
@@ -108,14 +126,18 @@ impl BuildSpec {
     /// The words that say this on a command line.
     pub fn words(&self) -> Vec<OsString> {
         let mut words = self.make.words();
+        words.extend(self.name.as_ref().map(|name| format!("--name={name}").into()));
         match &self.file {
             Some(file) => {
                 words.extend(["--file".into(), file.clone().into_os_string()]);
-                words.extend(self.name.as_ref().map(|name| format!("--name={name}").into()));
             }
             None => {
-                words.push(format!("--suite={}", self.suite).into());
+                words.extend(self.suite.as_ref().map(|suite| format!("--suite={suite}").into()));
                 words.extend(self.mirror.as_ref().map(|mirror| format!("--mirror={mirror}").into()));
+                words.extend(self.recipe.map(|recipe| format!("--recipe={}", recipe.0.name).into()));
+                for (option, path) in [("--keyring", &self.keyring), ("--mise", &self.mise)] {
+                    words.extend(path.iter().flat_map(|path| [option.into(), path.clone().into_os_string()]));
+                }
                 words.extend(self.packages.iter().map(|package| format!("--package={package}").into()));
                 if let Some(script) = &self.script {
                     words.extend(["--script".into(), script.clone().into_os_string()]);
@@ -130,16 +152,33 @@ impl BuildSpec {
         if let Some(name) = &self.name {
             return Ok(name.clone());
         }
-        let target = match (&self.file, &self.target) {
-            (Some(_), _) => absolute(&self.context())?.file_name().unwrap_or_default().to_owned(),
-            (None, Some(name)) => name.clone(),
-            (None, None) => "debian".into(),
-        };
-        let mut text = target.to_string_lossy().into_owned();
-        if self.file.is_some() {
-            text = text.to_lowercase().replace('_', "-");
+        if self.file.is_none() {
+            let recipe = self.recipe.map(|recipe| format!("-{}", recipe.0.name)).unwrap_or_default();
+            let text = format!("{}{recipe}", self.distribution()?.name);
+            return Ok(text.parse().expect("the names of distributions and recipes make names of images"));
         }
+        let target = absolute(&self.context())?.file_name().unwrap_or_default().to_owned();
+        let text = target.to_string_lossy().to_lowercase().replace('_', "-");
         Ok(text.parse().map_err(|source| NameError { target, source })?)
+    }
+
+    /// What is to be installed.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn distribution(&self) -> Result<&'static Distribution, UsageError> {
+        let Some(target) = &self.target else { return Ok(DISTRIBUTIONS[0]) };
+        let known = target.to_str().and_then(Distribution::named);
+        known.ok_or_else(|| {
+            let names = DISTRIBUTIONS.map(|distribution| distribution.name).join(" and ");
+            UsageError(format!("there is no distribution {target:?}: {names} can be built; --name says what to call the image"))
+        })
+    }
+
+    /// The mise for the recipe: the one that is named, else the one in PATH.
+    fn mise(&self) -> Option<Mise> {
+        let named = self.mise.clone().map(|path| Mise { path, needed: true });
+        named.or_else(|| find_program("mise".as_ref()).map(|path| Mise { path, needed: false }))
     }
 
     /// The directory that a Dockerfile's COPY takes from.
@@ -163,7 +202,7 @@ pub(super) fn build(args: &BuildArgs, guest: &[u8]) -> Result<Value, Failure> {
 
 fn from_packages(args: &BuildArgs, name: ImageName, guest: &[u8]) -> Result<Value, Failure> {
     let spec = &args.spec;
-    let Distribution::Debian = spec.distribution;
+    let distribution = spec.distribution()?;
     if spec.make.kernel_from().is_some() {
         return Err(
             UsageError("an image of packages has its own kernel: --kernel is for --file".into()).into()
@@ -177,8 +216,12 @@ fn from_packages(args: &BuildArgs, name: ImageName, guest: &[u8]) -> Result<Valu
     let (state, lock) = args.state.lock_images("banger-disk image build")?;
     let request = BuildRequest {
         name,
-        suite: spec.suite.clone(),
+        distribution,
+        suite: spec.suite.clone().unwrap_or_else(|| distribution.default_suite.to_owned()),
         mirror: spec.mirror.clone(),
+        keyring: spec.keyring.clone(),
+        recipe: spec.recipe.map(|recipe| recipe.0),
+        mise: spec.mise(),
         packages: spec.packages.clone(),
         script,
         labels: spec.make.labels.iter().cloned().collect(),
@@ -196,6 +239,7 @@ fn from_packages(args: &BuildArgs, name: ImageName, guest: &[u8]) -> Result<Valu
         // Not TMPDIR, which may be private to the user, nor /tmp, which may be small.
         temp_dir: Path::new("/var/tmp"),
         etc_apt: Path::new("/etc/apt"),
+        keyrings: Path::new("/usr/share/keyrings"),
         interrupted: &|| interrupts.pending(),
     };
     let image = build::build(&state, &lock, &request, &builder, &users, &mut |step, message| {

@@ -13,12 +13,11 @@ use super::Failure;
 use super::disk::{SignalsError, StateArgs, to_value, users_of};
 use super::progress::ProgressArgs;
 use crate::contract::{Coded, ErrorCode};
-use crate::disk::build;
 use crate::disk::flatten::Limits;
 use crate::disk::import::{self, Format, ImportRequest, KernelFrom, Source};
 use crate::disk::oci::{Platform, Select};
 use crate::sys::signal::Interrupts;
-use crate::types::{ImageName, KernelName};
+use crate::types::{ImageName, KernelName, Size};
 
 /// What `image import` takes; `banger image import` takes the same.
 #[derive(Debug, Clone, Args)]
@@ -52,21 +51,21 @@ pub struct MakeSpec {
     /// The kernel it gets, one that is no part of an image [default: the newest that is there]
     #[arg(long, value_name = "KERNEL", conflicts_with = "kernel_from")]
     pub kernel: Option<KernelName>,
-    /// How large a VM's root and work disk are by default
-    #[arg(long = "size", value_name = "BYTES", default_value_t = build::DEFAULT_SIZE_BYTES)]
+    /// How large a VM's root and work disk are by default, such as 20G; a bare number is bytes
+    #[arg(long = "size", value_name = "SIZE", value_parser = parse_bytes, default_value = "8G")]
     pub size_bytes: u64,
     /// Add a label to the image (may be given more than once)
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     pub labels: Vec<(String, String)>,
-    /// Refuse more files than this in all layers together
-    #[arg(long, value_name = "N", default_value_t = Limits::default().entries)]
-    pub max_entries: u64,
-    /// Refuse layers that unpack to more than this
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().unpacked_bytes)]
-    pub max_unpacked: u64,
-    /// Refuse a root filesystem larger than this
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().image_bytes)]
-    pub max_size: u64,
+    /// Refuse more files than this in all layers together [default: 500000]
+    #[arg(long, value_name = "N")]
+    pub max_entries: Option<u64>,
+    /// Refuse layers that unpack to more than this [default: 64G]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub max_unpacked: Option<u64>,
+    /// Refuse a root filesystem larger than this [default: 64G]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub max_size: Option<u64>,
 }
 
 /// What a source is, as a person says it.
@@ -96,6 +95,14 @@ pub(super) struct ImportArgs {
 
 pub(super) fn parse_platform(text: &str) -> Result<Platform, &'static str> {
     text.parse()
+}
+
+/// Bytes of a size such as `20G`; a bare number is bytes.
+pub(super) fn parse_bytes(text: &str) -> Result<u64, String> {
+    if let Ok(bytes) = text.parse() {
+        return Ok(bytes);
+    }
+    text.parse::<Size>().map(Size::bytes).map_err(|error| error.to_string())
 }
 
 fn parse_label(text: &str) -> Result<(String, String), &'static str> {
@@ -165,10 +172,17 @@ impl MakeSpec {
         for (key, value) in &self.labels {
             option("label", format!("{key}={value}"));
         }
-        option("max-entries", self.max_entries.to_string());
-        option("max-unpacked", self.max_unpacked.to_string());
-        option("max-size", self.max_size.to_string());
+        for (name, limit) in self.limits() {
+            if let Some(limit) = limit {
+                option(name, limit.to_string());
+            }
+        }
         words
+    }
+
+    /// The options that keep an archive from filling the host, and what was given.
+    pub fn limits(&self) -> [(&'static str, Option<u64>); 3] {
+        [("max-entries", self.max_entries), ("max-unpacked", self.max_unpacked), ("max-size", self.max_size)]
     }
 
     /// Whose kernel it gets, where that is said.
@@ -178,6 +192,7 @@ impl MakeSpec {
 
     /// What is to be made: the image `name` of what `select` says of `origin`.
     pub(super) fn request(&self, name: ImageName, origin: String, select: Select) -> ImportRequest {
+        let limits = Limits::default();
         ImportRequest {
             name,
             origin,
@@ -186,10 +201,10 @@ impl MakeSpec {
             labels: self.labels.iter().cloned().collect::<BTreeMap<_, _>>(),
             size_bytes: self.size_bytes,
             limits: Limits {
-                entries: self.max_entries,
-                unpacked_bytes: self.max_unpacked,
-                image_bytes: self.max_size,
-                ..Limits::default()
+                entries: self.max_entries.unwrap_or(limits.entries),
+                unpacked_bytes: self.max_unpacked.unwrap_or(limits.unpacked_bytes),
+                image_bytes: self.max_size.unwrap_or(limits.image_bytes),
+                ..limits
             },
         }
     }
@@ -221,4 +236,51 @@ pub(super) fn import(args: &ImportArgs) -> Result<Value, Failure> {
     let mut tell = |step: &str, message: &str| progress.tell(step, message);
     let image = import::import(&state, &lock, source, &request, &users, &interrupted, &mut tell)?;
     Ok(to_value(&image.record()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+    use crate::contract::config::KEYS;
+    use crate::disk::{build, registry};
+
+    #[derive(Parser)]
+    struct Made {
+        #[command(flatten)]
+        make: MakeSpec,
+    }
+
+    #[derive(Parser)]
+    struct Pulled {
+        #[command(flatten)]
+        pull: crate::cli::pull::PullSpec,
+    }
+
+    #[test]
+    fn what_help_and_configuration_say_of_limits_is_what_holds() {
+        assert_eq!(Made::parse_from(["x"]).make.size_bytes, build::DEFAULT_SIZE_BYTES);
+        let pulled = Pulled::parse_from(["x", "a"]).pull;
+        assert!(
+            pulled.max_download.is_none() && pulled.make.limits().iter().all(|(_, given)| given.is_none())
+        );
+        let limits = Limits::default();
+        let defaults = [
+            ("max-entries", limits.entries),
+            ("max-unpacked", limits.unpacked_bytes),
+            ("max-size", limits.image_bytes),
+            ("max-download", registry::DEFAULT_MAX_BYTES),
+        ];
+        for (option, default) in defaults {
+            let command = Pulled::command();
+            let argument = command.get_arguments().find(|a| a.get_long() == Some(option)).unwrap();
+            let help = argument.get_help().unwrap().to_string();
+            let told = help.rsplit_once("[default: ").unwrap().1.trim_end_matches(']').to_owned();
+            assert_eq!(parse_bytes(&told), Ok(default), "{option}: {help}");
+            let key =
+                KEYS.iter().find(|key| key.name == format!("images.{}", option.replace('-', "_"))).unwrap();
+            assert_eq!(key.default_text(), told, "{option}");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use thiserror::Error;
 use super::Failure;
 use super::catalog::{self, CatalogSpec};
 use super::disk::{SignalsError, StateArgs, to_value, users_of};
-use super::import::{MakeSpec, parse_platform};
+use super::import::{MakeSpec, parse_bytes, parse_platform};
 use super::progress::ProgressArgs;
 use crate::contract::{Coded, ErrorCode};
 use crate::disk::build::BuildError;
@@ -38,9 +38,9 @@ pub struct PullSpec {
     /// Only download it, into DIR, as an OCI image layout
     #[arg(long, value_name = "DIR")]
     pub layout: Option<PathBuf>,
-    /// Refuse to download more than this
-    #[arg(long, value_name = "BYTES", default_value_t = registry::DEFAULT_MAX_BYTES)]
-    pub max_download: u64,
+    /// Refuse to download more than this [default: 16G]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub max_download: Option<u64>,
     /// Where short names are looked up.
     #[command(flatten)]
     pub catalog: CatalogSpec,
@@ -107,7 +107,7 @@ impl PullSpec {
         if let Some(layout) = &self.layout {
             words.extend(["--layout".into(), layout.clone().into_os_string()]);
         }
-        words.push(format!("--max-download={}", self.max_download).into());
+        words.extend(self.max_download.map(|limit| format!("--max-download={limit}").into()));
         words.extend(self.catalog.words());
         words.push(match &self.wanted {
             Wanted::Registry(reference) => reference.to_string().into(),
@@ -200,7 +200,7 @@ fn download(
         layout,
         web: &web,
         docker_config: config.as_deref(),
-        max_bytes: spec.max_download,
+        max_bytes: spec.max_download.unwrap_or(registry::DEFAULT_MAX_BYTES),
     };
     registry::pull(&request, tell)
 }

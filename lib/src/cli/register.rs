@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::Failure;
 use super::disk::{NameArgs, StateArgs, to_value, users_of};
-use crate::disk::build;
+use super::import::parse_bytes;
 use crate::disk::flatten::Limits;
 use crate::disk::image::{self, ImageError};
 use crate::disk::import::{self, ImportRequest, KernelFrom, Source};
@@ -28,8 +28,8 @@ pub(super) struct RegisterArgs {
     /// The kernel it gets, one that is no part of an image [default: the newest]
     #[arg(long, value_name = "KERNEL", conflicts_with = "kernel_from")]
     kernel: Option<KernelName>,
-    /// How large a VM's root and work disk are by default
-    #[arg(long = "size", value_name = "BYTES", default_value_t = build::DEFAULT_SIZE_BYTES)]
+    /// How large a VM's root and work disk are by default, such as 20G; a bare number is bytes
+    #[arg(long = "size", value_name = "SIZE", value_parser = parse_bytes, default_value = "8G")]
     size_bytes: u64,
     #[command(flatten)]
     state: StateArgs,

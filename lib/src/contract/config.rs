@@ -18,7 +18,7 @@ use toml::de::{DeTable, DeValue};
 use super::file_sync::{FileSync, GUEST_ALLOWED, HOST_ALLOWED, MODE_ALLOWED};
 use super::record::{DiskBackend, Egress, Init, NetMode, VmmKind};
 use super::{Coded, ErrorCode};
-use crate::types::{Cidr, ImageName};
+use crate::types::{Cidr, ImageName, KernelName};
 
 mod keys;
 
@@ -37,6 +37,8 @@ pub struct Config {
     pub image: ImageName,
     /// Which init runs; `None`: the image's.
     pub init: Option<Init>,
+    /// The kernel to boot, one that is no part of an image; `None`: the image's own.
+    pub kernel: Option<KernelName>,
     /// Virtual CPUs; `None`: the host's, at most 2.
     pub vcpus: Option<u8>,
     /// Memory in MiB.
@@ -79,6 +81,14 @@ pub struct Config {
     pub mtu: Option<u16>,
     /// The address of the catalog of images and kernels.
     pub catalog: Option<String>,
+    /// The most files that an image is made of; `None`: as `banger-disk` has it, and so below.
+    pub max_entries: Option<u64>,
+    /// The most that the layers of an image unpack to, bytes.
+    pub max_unpacked_bytes: Option<u64>,
+    /// The largest root filesystem that is made, bytes.
+    pub max_image_bytes: Option<u64>,
+    /// The most that is downloaded for an image, bytes.
+    pub max_download_bytes: Option<u64>,
     /// Files of the user's that every start brings into the guest.
     pub file_sync: Vec<FileSync>,
 }
@@ -88,6 +98,7 @@ impl Default for Config {
         Self {
             image: "debian".parse().expect("it is an image's name"),
             init: None,
+            kernel: None,
             vcpus: None,
             memory_mib: 1024,
             disk_size_bytes: None,
@@ -109,6 +120,10 @@ impl Default for Config {
             subnet: None,
             mtu: None,
             catalog: None,
+            max_entries: None,
+            max_unpacked_bytes: None,
+            max_image_bytes: None,
+            max_download_bytes: None,
             file_sync: Vec::new(),
         }
     }

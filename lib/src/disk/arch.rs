@@ -9,6 +9,12 @@ pub const OCI_NAME: &str = "amd64";
 /// Debian's package of the newest kernel for virtual machines.
 #[cfg(target_arch = "x86_64")]
 pub const DEBIAN_KERNEL: &str = "linux-image-cloud-amd64";
+/// Ubuntu's archive.
+#[cfg(target_arch = "x86_64")]
+pub const UBUNTU_ARCHIVE: &str = "http://archive.ubuntu.com/ubuntu";
+/// Where Ubuntu's security updates are.
+#[cfg(target_arch = "x86_64")]
+pub const UBUNTU_SECURITY: &str = "http://security.ubuntu.com/ubuntu";
 /// The kernel options of the serial ports that the VMMs have.
 #[cfg(target_arch = "x86_64")]
 pub const CONSOLES: [&str; 1] = ["SERIAL_8250_CONSOLE"];
@@ -25,6 +31,12 @@ pub const OCI_NAME: &str = "arm64";
 /// Debian's package of the newest kernel for virtual machines.
 #[cfg(target_arch = "aarch64")]
 pub const DEBIAN_KERNEL: &str = "linux-image-cloud-arm64";
+/// Ubuntu's archive.
+#[cfg(target_arch = "aarch64")]
+pub const UBUNTU_ARCHIVE: &str = "http://ports.ubuntu.com/ubuntu-ports";
+/// Where Ubuntu's security updates are.
+#[cfg(target_arch = "aarch64")]
+pub const UBUNTU_SECURITY: &str = "http://ports.ubuntu.com/ubuntu-ports";
 /// The kernel options of the serial ports that the VMMs have.
 #[cfg(target_arch = "aarch64")]
 pub const CONSOLES: [&str; 2] = ["SERIAL_8250_CONSOLE", "SERIAL_AMBA_PL011_CONSOLE"];

@@ -129,7 +129,7 @@ fn check_record(vm: &Vm) -> Result<(), DiskError> {
             let (id, path) = (vm.id.clone(), PathBuf::from(path));
             return Err(match vm.kernel.clone().filter(|_| of_kernel) {
                 Some(kernel) => DiskError::KernelFile { vm: id, kernel, path },
-                None => DiskError::ImageFile { vm: id, image: vm.image.to_string(), path },
+                None => DiskError::ImageFile { vm: id, image: vm.image.clone(), path },
             });
         }
     }

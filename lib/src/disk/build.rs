@@ -21,8 +21,11 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use super::distribution::{self, Archive, Distribution, NoKeyring};
 use super::image::{self, Image, ImageError};
-use super::{arch, boot_set, debian, delete, modules, seed};
+use super::recipe::{self, Recipe};
+use super::{arch, boot_set, delete, given, modules, seed};
+use crate::contract::error::escape_controls;
 use crate::contract::image::{IMAGE_SCHEMA, Manifest};
 use crate::contract::record::Init;
 use crate::state::dir::StateDir;
@@ -32,6 +35,7 @@ use crate::sys::{clock, ext4};
 use crate::types::{ImageName, VmName};
 
 pub use super::build_error::{BuildError, DeleteError};
+pub use super::given::Mise;
 
 /// Size of root and work disk unless another is asked for, bytes.
 pub const DEFAULT_SIZE_BYTES: u64 = 8 << 30;
@@ -51,6 +55,9 @@ const MODULES: &str = "modules.tar";
 /// In an unfinished image: the kernel's version.
 const VERSION: &str = "version";
 
+/// In an unfinished image: lines for its notes.
+const NOTES: &str = "notes";
+
 /// The longest script, bytes: it travels in one variable, of which the kernel takes 128 KiB.
 pub const MAX_SCRIPT_BYTES: u64 = 100_000;
 
@@ -62,10 +69,18 @@ const HOOK: &str = include_str!("build.sh");
 pub struct BuildRequest {
     /// The image's name.
     pub name: ImageName,
+    /// The distribution.
+    pub distribution: &'static Distribution,
     /// The release.
     pub suite: String,
     /// The archive; `None`: the host's, else the distribution's.
     pub mirror: Option<String>,
+    /// The keys that sign the archive; `None`: the distribution's.
+    pub keyring: Option<PathBuf>,
+    /// A ready set of packages and what else belongs to it.
+    pub recipe: Option<&'static Recipe>,
+    /// The mise for a recipe that wants one.
+    pub mise: Option<Mise>,
     /// Packages beyond those that every image has.
     pub packages: Vec<String>,
     /// A script to run as root in the finished system.
@@ -88,6 +103,8 @@ pub struct Builder<'a> {
     pub temp_dir: &'a Path,
     /// The host's apt configuration: /etc/apt.
     pub etc_apt: &'a Path,
+    /// Where the host has the keys of archives: /usr/share/keyrings.
+    pub keyrings: &'a Path,
     /// The signal that asks this process to stop, once one came.
     pub interrupted: &'a dyn Fn() -> Option<i32>,
 }
@@ -96,6 +113,12 @@ pub struct Builder<'a> {
 pub type Progress<'a> = &'a mut dyn FnMut(&str, &str);
 
 impl BuildRequest {
+    /// The packages beyond the essential ones.
+    fn all_packages(&self) -> Vec<String> {
+        let of_recipe = self.recipe.map_or(&[][..], |recipe| recipe.packages);
+        self.distribution.packages(of_recipe.iter().copied().chain(self.packages.iter().map(String::as_str)))
+    }
+
     /// Checks everything that goes to other programs.
     fn check(&self) -> Result<(), BuildError> {
         let word = |text: &str, also: &str| {
@@ -155,9 +178,13 @@ pub fn build(
     }
     delete::refuse_in_use(&request.name, in_use_by)?;
     let tmp = unfinished(state)?;
-    let archive = debian::archive(&request.suite, request.mirror.as_deref(), builder.etc_apt);
-    progress("bootstrap", &format!("installing Debian {} from {}", request.suite, archive.uri));
-    let kernel_version = bootstrap(tmp.path(), lock, request, &archive, builder, progress)?;
+    let distribution = request.distribution;
+    let archive = distribution.archive(&request.suite, request.mirror.as_deref(), builder.etc_apt);
+    let keyring = keyring(request, &archive, builder)?;
+    let what = format!("installing {} {} from {}", distribution.title, request.suite, archive.uri);
+    progress("bootstrap", &what);
+    let Bootstrapped { kernel_version, notes } =
+        bootstrap(tmp.path(), lock, request, (&archive, keyring), builder, progress)?;
     progress("kernel", &format!("unpacking the kernel {kernel_version} and its modules"));
     kernel(tmp.path(), &kernel_version, builder.guest)?;
     progress("seeds", "making the empty filesystem");
@@ -170,16 +197,16 @@ pub fn build(
         source: archive.uri,
         digest: None,
         labels: request.labels.clone(),
-        distribution: "debian".to_owned(),
+        distribution: distribution.name.to_owned(),
         suite: request.suite.clone(),
-        packages: debian::packages(&request.packages),
+        packages: request.all_packages(),
         kernel_version,
         arch: arch::NAME.to_owned(),
         init: Init::Lean,
         default_rootfs_size_bytes: request.size_bytes,
         default_work_size_bytes: request.size_bytes,
         files: boot_set::seal(tmp.path(), &image::BOOT_SET, is_seed)?,
-        notes: Vec::new(),
+        notes,
     };
     let image = install(state, tmp, manifest)?;
     progress("done", &format!("the image {} is ready", request.name));
@@ -193,32 +220,47 @@ pub(super) fn unfinished(state: &StateDir) -> Result<TempDir, BuildError> {
     tmp.map_err(|source| BuildError::File { path: images, source })
 }
 
-/// Runs mmdebstrap with the hook; gives the kernel's version.
+/// What mmdebstrap and the hook tell of the root filesystem.
+struct Bootstrapped {
+    kernel_version: String,
+    notes: Vec<String>,
+}
+
+/// Runs mmdebstrap with the hook.
 fn bootstrap(
     tmp: &Path,
     lock: &ImagesLock,
     request: &BuildRequest,
-    archive: &debian::Archive,
+    (archive, keyring): (&Archive, Option<PathBuf>),
     builder: &Builder,
     progress: Progress,
-) -> Result<String, BuildError> {
+) -> Result<Bootstrapped, BuildError> {
     let root = builder.uid == 0;
     if !root {
         mmdebstrap::check_user_namespace(builder.user, builder.uid)?;
     }
     let scratch = Scratch::new(tmp, root, builder.temp_dir)?;
+    let keyring = keyring.map(|keyring| given::copy_keyring(&keyring, scratch.path())).transpose()?;
+    let wants_mise = request.recipe.is_some_and(|recipe| recipe.wants_mise);
+    let mise = request.mise.as_ref().filter(|_| wants_mise);
+    mise.map(|mise| given::copy_mise(mise, tmp)).transpose()?;
     let mke2fs = ext4::find_mke2fs().map_err(mmdebstrap::BootstrapError::Program)?;
     let output = outputs(tmp)?;
     let bootstrap = Bootstrap {
         suite: &request.suite,
         sources: &archive.lines,
-        packages: &debian::packages(&request.packages),
-        dpkg_options: &debian::DPKG_OPTIONS,
+        keyring: keyring.as_deref(),
+        packages: &request.all_packages(),
+        dpkg_options: &distribution::DPKG_OPTIONS,
         hook: HOOK,
         variables: &[
             ("BANGER_MKE2FS", mke2fs.to_string_lossy().into_owned()),
             ("BANGER_MKE2FS_ARGS", ext4::MKE2FS_ARGS.join(" ")),
             ("BANGER_WORK_SIZE", request.size_bytes.to_string()),
+            ("BANGER_RECIPE", request.recipe.map_or("", |recipe| recipe.name).to_owned()),
+            ("BANGER_RECIPE_SCRIPT", request.recipe.map_or("", |recipe| recipe.script).to_owned()),
+            ("BANGER_MISE_INSIDE", recipe::MISE_INSIDE.to_owned()),
+            (recipe::MISE_NEEDED, u8::from(mise.is_some_and(|mise| mise.needed)).to_string()),
             ("BANGER_SCRIPT", request.script.clone().unwrap_or_default()),
         ],
         output: &output,
@@ -229,15 +271,36 @@ fn bootstrap(
     bootstrap.run(&mut |line| progress("bootstrap", line), builder.interrupted)?;
     scratch.remove()?;
     set_mode(tmp, 0o700)?;
-    let path = tmp.join(VERSION);
-    let version = boot_set::read_bounded(&path, 200)?;
-    fs::remove_file(&path).map_err(|source| BuildError::File { path, source })?;
-    let version = String::from_utf8(version).unwrap_or_default();
+    given::remove_mise(tmp)?;
+    let notes = take(tmp, NOTES, 4000)?;
+    let version = take(tmp, VERSION, 200)?;
     let ok = |c: char| c.is_ascii_alphanumeric() || "+.-_~".contains(c);
     if version.is_empty() || version.starts_with('.') || !version.chars().all(ok) {
         return Err(BuildError::KernelVersion(version));
     }
-    Ok(version)
+    Ok(Bootstrapped { kernel_version: version, notes: notes.lines().map(escape_controls).collect() })
+}
+
+/// The text of a file of the unfinished image, which is removed.
+fn take(tmp: &Path, name: &str, limit: u64) -> Result<String, BuildError> {
+    let path = tmp.join(name);
+    let text = boot_set::read_bounded(&path, limit)?;
+    fs::remove_file(&path).map_err(|source| BuildError::File { path, source })?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// The keys that the archive is to be signed with; `None`: those that the host's apt trusts.
+fn keyring(
+    request: &BuildRequest,
+    archive: &Archive,
+    builder: &Builder,
+) -> Result<Option<PathBuf>, BuildError> {
+    if let Some(keyring) = &request.keyring {
+        return Ok(Some(keyring.clone()));
+    }
+    let distribution = request.distribution;
+    let found = distribution.keyring(archive, builder.keyrings);
+    found.map_err(|NoKeyring(path)| BuildError::NoKeyring { distribution, path })
 }
 
 /// Where mmdebstrap works.
@@ -337,7 +400,7 @@ pub(super) fn is_seed(name: &str) -> bool {
 /// Makes the files that the hook fills, and opens their directory. Whoever the hook runs as may pass through it and write them:
 /// the directory of all images keeps everybody else out.
 fn outputs(tmp: &Path) -> Result<File, BuildError> {
-    for name in [image::ROOTFS, image::WORK_SEED, image::KERNEL, MODULES, VERSION] {
+    for name in [image::ROOTFS, image::WORK_SEED, image::KERNEL, MODULES, VERSION, NOTES] {
         let path = tmp.join(name);
         let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let made = made.and_then(|file| file.set_permissions(Permissions::from_mode(0o666)));

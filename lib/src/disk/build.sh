@@ -4,17 +4,31 @@ set -eu
 root=$1
 output=/proc/self/fd/$BANGER_OUTPUT_FD
 
-# What the user wants done in there, as the last thing: mmdebstrap has mounted /dev, /proc and /sys, and names can be resolved.
-if [ -n "$BANGER_SCRIPT" ]; then
-    printf '%s' "$BANGER_SCRIPT" > "$root/tmp/banger-script"
+# run_inside TITLE SCRIPT: mmdebstrap has mounted /dev, /proc and /sys, and names can be resolved.
+run_inside() {
+    [ -n "$2" ] || return 0
+    printf '%s' "$2" > "$root/tmp/banger-script"
     chmod 700 "$root/tmp/banger-script"
-    if ! env -u BANGER_SCRIPT -u BANGER_HOOK HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-        chroot "$root" /tmp/banger-script < /dev/null; then
-        echo "E: the script failed" >&2
+    if ! env -u BANGER_SCRIPT -u BANGER_RECIPE_SCRIPT -u BANGER_HOOK HOME=/root \
+        PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin chroot "$root" /tmp/banger-script < /dev/null; then
+        echo "E: the $1 failed" >&2
         exit 1
     fi
     rm -f "$root/tmp/banger-script"
+}
+
+# What the recipe does, and then what the user wants done in there.
+mise=$root${BANGER_MISE_INSIDE:?}
+if [ -s "$output/mise" ]; then
+    mkdir "${mise%/*}"
+    cp "$output/mise" "$mise"
 fi
+run_inside "recipe $BANGER_RECIPE" "$BANGER_RECIPE_SCRIPT"
+rm -rf "${mise%/*}"
+if [ -f "$root/tmp/banger-notes" ]; then
+    head -c 4000 "$root/tmp/banger-notes" > "$output/notes"
+fi
+run_inside script "$BANGER_SCRIPT"
 
 # Whatever tells one machine from another is made by the VM or the host, never shared.
 rm -f "$root"/etc/ssh/ssh_host_* "$root/var/lib/dbus/machine-id" "$root/etc/hostname" "$root/etc/resolv.conf"

@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use super::boot_set::BootSetError;
 use super::build::MAX_SCRIPT_BYTES;
+use super::distribution::Distribution;
 use super::image::ImageError;
 use super::modules::ModulesError;
 use crate::contract::{Coded, ErrorCode};
@@ -28,6 +29,25 @@ pub enum BuildError {
     /// The script is none.
     #[error("the script is no text of at most {MAX_SCRIPT_BYTES} bytes that begins with #!")]
     Script,
+    /// A file that a build is given cannot be used.
+    #[error("cannot use {path:?} as the {what}")]
+    Given {
+        /// What it was to be.
+        what: &'static str,
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Nobody could tell whether packages are the distribution's.
+    #[error("the keys of {}'s archive are not on this host: there is no {path:?}", distribution.title)]
+    NoKeyring {
+        /// The distribution.
+        distribution: &'static Distribution,
+        /// Where they would be.
+        path: PathBuf,
+    },
     /// There is an image of that name.
     #[error("the image {0} exists")]
     Exists(ImageName),
@@ -76,6 +96,9 @@ impl Coded for BuildError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::Argument { .. } | Self::Script => ErrorCode::Usage,
+            Self::Given { source, .. } if source.kind() == io::ErrorKind::NotFound => ErrorCode::NotFound,
+            Self::Given { .. } => ErrorCode::BadInput,
+            Self::NoKeyring { .. } => ErrorCode::Unsupported,
             Self::Exists(_) => ErrorCode::Conflict,
             Self::Image(error) => error.code(),
             Self::InUse(error) => error.code(),
@@ -96,6 +119,11 @@ impl Coded for BuildError {
             Self::Argument { what: "size", .. } => {
                 Some("give bytes between 256 MiB and 16 TiB, a multiple of 4096".into())
             }
+            Self::NoKeyring { distribution: Distribution { name, keyring_package, .. }, .. } => {
+                let setup =
+                    format!("install the package {keyring_package}: banger image build {name} --setup does");
+                Some(setup + "; where the host's distribution has none, give a file of keys with --keyring")
+            }
             Self::Exists(name) => Some(format!("remove it first with: banger image delete {name}")),
             Self::Bootstrap(BootstrapError::Program(_)) => Some(
                 "install what is missing: banger vm run --setup does, or apt install mmdebstrap e2fsprogs"
@@ -104,6 +132,7 @@ impl Coded for BuildError {
             Self::Bootstrap(BootstrapError::NoUserNamespace(_)) => {
                 Some(format!("install uidmap, and as root: {} USER", crate::sys::mmdebstrap::SUBUID_FIX))
             }
+            Self::Bootstrap(BootstrapError::Failed { lines, .. }) => about_archive(lines).map(str::to_owned),
             Self::Image(error) => error.hint(),
             Self::InUse(error) => error.hint(),
             Self::Modules(error) => error.hint(),
@@ -111,6 +140,19 @@ impl Coded for BuildError {
             _ => None,
         }
     }
+}
+
+/// What to do about what apt says of an archive.
+fn about_archive(lines: &str) -> Option<&'static str> {
+    if lines.contains("is not signed") || lines.contains("NO_PUBKEY") {
+        return Some("--keyring names the keys that sign the archive");
+    }
+    if lines.contains("does not have a Release file") {
+        return Some("the archive has no such release: see --suite and --mirror");
+    }
+    lines
+        .contains("Failed to fetch")
+        .then_some("the archive cannot be reached: look at the network, or name another with --mirror")
 }
 
 /// An image that cannot be removed.

@@ -12,7 +12,7 @@ use crate::contract::{Coded, ErrorCode};
 use crate::state::lock::LockError;
 use crate::sys::atomic::WriteFileError;
 use crate::sys::ext4::Ext4Error;
-use crate::types::{KernelName, VmId};
+use crate::types::{ImageName, KernelName, VmId};
 
 /// A stage of a VM's disks that failed. What it had made is gone again.
 #[derive(Debug, Error)]
@@ -39,7 +39,7 @@ pub enum DiskError {
         /// The VM.
         vm: VmId,
         /// The image's name.
-        image: String,
+        image: ImageName,
         /// The file.
         path: PathBuf,
     },
@@ -232,7 +232,10 @@ impl Coded for DiskError {
             Self::KernelFile { kernel, .. } => {
                 Some(format!("import it again with: banger kernel import --name {kernel}"))
             }
-            Self::ImageFile { image, .. } => Some(format!("make the image with: banger image build {image}")),
+            Self::ImageFile { image, .. } => Some(format!(
+                "make the image again; if it was built, with: {}",
+                super::image::build_command(image)
+            )),
             Self::VmFile { .. } => Some("banger vm plan makes it; delete the VM and plan it again".into()),
             Self::Backend { .. } => Some("use auto, which takes what this host can do".into()),
             Self::OtherBackend { .. } => Some("ask for that one or for auto, or delete the VM".into()),

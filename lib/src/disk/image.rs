@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 pub use super::boot_set::{INITRD, KERNEL, KERNEL_ELF};
+use super::distribution::Distribution;
 use crate::contract::image::{ImagePaths, ImageRecord, Manifest};
 use crate::contract::record::Init;
 use crate::contract::{Coded, ErrorCode};
@@ -162,12 +163,23 @@ impl Coded for ImageError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Unknown(name) => Some(format!(
-                "make it with: banger image build {name}, or get it with banger image pull or banger image import"
+                "make it with: {}, or get it with banger image pull or banger image import",
+                build_command(name)
             )),
-            Self::MissingFile { name, .. } => Some(format!("make it again with: banger image build {name}")),
+            Self::MissingFile { name, .. } => {
+                Some(format!("delete it and make it again; if it was built, with: {}", build_command(name)))
+            }
             Self::Manifest { name, .. } => Some(format!("remove it with: banger image delete {name}")),
             Self::Read { .. } => None,
         }
+    }
+}
+
+/// The command that builds an image called `name`.
+pub(super) fn build_command(name: &ImageName) -> String {
+    match Distribution::named(name.as_str()) {
+        Some(distribution) => format!("banger image build {}", distribution.name),
+        None => format!("banger image build --name {name}"),
     }
 }
 

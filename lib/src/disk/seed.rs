@@ -70,7 +70,10 @@ impl Coded for SeedError {
     }
     fn hint(&self) -> Option<String> {
         let (Self::File { image, .. } | Self::Format { image, .. } | Self::Note { image, .. }) = self;
-        Some(format!("make the image again: banger image delete {image} && banger image build {image}"))
+        Some(format!(
+            "delete the image and make it again; if it was built, with: {}",
+            image::build_command(image)
+        ))
     }
 }
 
@@ -159,6 +162,19 @@ pub fn heal(state: &StateDir, name: &ImageName) -> Result<bool, SeedError> {
     }
     note(&image.dir).map_err(file(&image.dir.join(FINGERPRINT)))?;
     Ok(true)
+}
+
+/// The smallest work disk that has room for what the image's has in it, bytes. A smaller one than the seed is made empty, and the guest
+/// fills it.
+///
+/// # Errors
+/// The seed is no ext4.
+pub fn least_work_bytes(image: &Image) -> Result<u64, Ext4Error> {
+    let content = ext4::content_bytes(&image.work_seed)?;
+    // A journal takes 4 MiB of a small filesystem and 64 MiB of one of some GiB, inodes the 64th part.
+    let spare = if content < MIN_SEED_BYTES / 2 { 16 << 20 } else { 80 << 20 };
+    let least = (content + content / 4 + spare).next_multiple_of(1 << 20);
+    Ok(least.max(MIN_SEED_BYTES))
 }
 
 /// ext4 with a journal wants this much.

@@ -249,16 +249,26 @@ fn reflink_root(vm: &Vm, dir: &VmDir, made: &mut Made) -> Result<bool, DiskError
 }
 
 fn overlay(vm: &Vm, dir: &VmDir, made: &mut Made) -> Result<(), DiskError> {
-    let (seed, size) = (Path::new(&vm.paths.upper_seed), upper_size_bytes(vm));
+    from_seed(Path::new(&vm.paths.upper_seed), &dir.upper(), "banger-upper", upper_size_bytes(vm), made)
+}
+
+/// Makes `path` a filesystem of `size_bytes` after `seed`: a copy, which the guest grows when it mounts it. A filesystem does not shrink, so
+/// where a smaller one is wanted an empty one is made. The guest knows it by the seed's UUID, and fills an empty work disk itself.
+fn from_seed(
+    seed: &Path,
+    path: &Path,
+    label: &str,
+    size_bytes: u64,
+    made: &mut Made,
+) -> Result<(), DiskError> {
     let seed_size = open(seed)?.metadata().map_or(0, |metadata| metadata.len());
-    if size >= seed_size {
-        return clone(seed, &dir.upper(), size, made);
+    if size_bytes >= seed_size {
+        return clone(seed, path, size_bytes, made);
     }
-    // A filesystem does not shrink, so a smaller one is made. The guest knows it by the seed's UUID.
     let uuid = ext4::uuid(seed)?;
-    made.file(&dir.upper(), |file| {
-        file.set_len(size)?;
-        ext4::format(&with_suffix(&dir.upper()), "banger-upper", &uuid).map_err(io::Error::other)
+    made.file(path, |file| {
+        file.set_len(size_bytes)?;
+        ext4::format(&with_suffix(path), label, &uuid).map_err(io::Error::other)
     })
 }
 
@@ -303,7 +313,7 @@ pub(super) fn work(vm: &Vm, dir: &VmDir, made: &mut Made) -> Result<(), DiskErro
     if dir.work().exists() {
         return Ok(());
     }
-    clone(Path::new(&vm.paths.work_seed), &dir.work(), vm.work_size_bytes, made)
+    from_seed(Path::new(&vm.paths.work_seed), &dir.work(), "banger-work", vm.work_size_bytes, made)
 }
 
 /// Makes `path` a copy of `seed`, `size_bytes` large if that is larger: the guest grows the filesystem when it mounts it.

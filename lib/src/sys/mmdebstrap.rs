@@ -1,5 +1,6 @@
 //! mmdebstrap(1): a Debian root filesystem from packages, as root or in a user namespace.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,10 +17,10 @@ use super::exec::{Exec, ExecError, find_program};
 use super::fd;
 use crate::contract::error::escape_controls;
 
-/// How many of its last lines an error keeps.
 /// How many lines of the program that failed below mmdebstrap an error keeps.
 const CAUSE_LINES: usize = 3;
 
+/// How many of its last lines an error keeps.
 const KEPT_LINES: usize = 12;
 
 /// How much of a line an error keeps, bytes.
@@ -54,6 +55,8 @@ pub struct Bootstrap<'a> {
     pub suite: &'a str,
     /// Lines of sources.list(5); none: mmdebstrap's own default.
     pub sources: &'a [String],
+    /// The keys that sign the packages; `None`: those that the host's apt trusts.
+    pub keyring: Option<&'a Path>,
     /// Packages beyond the essential ones.
     pub packages: &'a [String],
     /// Lines for dpkg's configuration, such as `path-exclude=…`.
@@ -185,6 +188,12 @@ impl Bootstrap<'_> {
         let mut exec = exec
             // Nothing of the root is kept after the hook: nothing in it is to be cleaned.
             .args(["--variant=apt", "--format=null", "--skip=cleanup"])
+            .args(
+                self.keyring
+                    .map(|keyring| [OsStr::new("--keyring"), keyring.as_os_str()])
+                    .into_iter()
+                    .flatten(),
+            )
             .arg(format!("--include={}", self.packages.join(",")))
             .args(self.dpkg_options.iter().map(|option| format!("--dpkgopt={option}")))
             .arg("--customize-hook=eval \"$BANGER_HOOK\"")

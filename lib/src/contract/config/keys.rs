@@ -55,7 +55,7 @@ impl Key {
 }
 
 /// Everything that can stand in the file.
-pub const KEYS: [Key; 23] = [
+pub const KEYS: [Key; 28] = [
     Key {
         name: "vm.image",
         help: "The image that a new VM boots.",
@@ -64,6 +64,15 @@ pub const KEYS: [Key; 23] = [
         variable: None,
         set: |config, value| text(value).map(|image| config.image = image),
         get: |config| json!(config.image),
+    },
+    Key {
+        name: "vm.kernel",
+        help: "The kernel that a new VM boots, one that is no part of an image.",
+        allowed: "a kernel's name, as banger kernel ls shows it",
+        otherwise: "the image's own",
+        variable: None,
+        set: |config, value| text(value).map(|kernel| config.kernel = Some(kernel)),
+        get: |config| json!(config.kernel),
     },
     Key {
         name: "vm.init",
@@ -107,7 +116,7 @@ pub const KEYS: [Key; 23] = [
     },
     Key {
         name: "vm.work_size",
-        help: "Size of the work disk, which is the guest's /root; not less than the image's.",
+        help: "Size of the work disk, which is the guest's /root; not less than what the image has in it.",
         allowed: "a size from \"64M\" to \"16T\"",
         otherwise: "the image's",
         variable: None,
@@ -284,8 +293,51 @@ pub const KEYS: [Key; 23] = [
         },
         get: |config| json!(config.catalog),
     },
+    Key {
+        name: "images.max_entries",
+        help: "The most files that an image may have in all layers together, when it is imported or pulled.",
+        allowed: "a number from 1 to 100000000",
+        otherwise: "500000",
+        variable: None,
+        set: |config, value| {
+            let entries = integer(value).filter(|n| (1..=100_000_000).contains(n))?;
+            config.max_entries = Some(entries);
+            Some(())
+        },
+        get: |config| json!(config.max_entries),
+    },
+    Key {
+        name: "images.max_unpacked",
+        help: "The most that the layers of an image may unpack to.",
+        allowed: LIMIT,
+        otherwise: "64G",
+        variable: None,
+        set: |config, value| limit_bytes(value).map(|bytes| config.max_unpacked_bytes = Some(bytes)),
+        get: |config| size(config.max_unpacked_bytes),
+    },
+    Key {
+        name: "images.max_size",
+        help: "The largest root filesystem that is made of an image's layers.",
+        allowed: LIMIT,
+        otherwise: "64G",
+        variable: None,
+        set: |config, value| limit_bytes(value).map(|bytes| config.max_image_bytes = Some(bytes)),
+        get: |config| size(config.max_image_bytes),
+    },
+    Key {
+        name: "images.max_download",
+        help: "The most that is downloaded for an image.",
+        allowed: LIMIT,
+        otherwise: "16G",
+        variable: None,
+        set: |config, value| limit_bytes(value).map(|bytes| config.max_download_bytes = Some(bytes)),
+        get: |config| size(config.max_download_bytes),
+    },
 ];
 
+/// What an image may take of the host, bytes.
+const LIMIT_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=16 << 40;
+const LIMIT: &str = "a size from \"1M\" to \"16T\"";
 const TIMEOUT: &str = "a time from \"1s\" to \"24h\"";
 
 /// A string that is something else in writing.
@@ -305,6 +357,10 @@ fn integer(value: &DeValue<'_>) -> Option<u64> {
 
 fn disk_bytes(value: &DeValue<'_>) -> Option<u64> {
     text::<Size>(value).and_then(disk_size_bytes)
+}
+
+fn limit_bytes(value: &DeValue<'_>) -> Option<u64> {
+    text::<Size>(value).map(Size::bytes).filter(|bytes| LIMIT_BYTES.contains(bytes))
 }
 
 /// A bare number is seconds.

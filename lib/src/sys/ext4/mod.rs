@@ -23,7 +23,7 @@ mod writer_tests;
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -115,6 +115,28 @@ pub fn check_clean(path: &Path) -> Result<(), Ext4Error> {
     if is_clean { Ok(()) } else { Err(Ext4Error::NotClean { path: path.to_owned() }) }
 }
 
+/// How much the files of the ext4 in `path` take, bytes: what is not free without what the filesystem needs for itself. Where the
+/// superblock does not tell the latter, at most what `path` takes of the host, which for a fresh filesystem in a file with holes is
+/// little more.
+pub fn content_bytes(path: &Path) -> Result<u64, Ext4Error> {
+    uuid(path)?;
+    let mut block = [0; 1024];
+    let read = File::open(path).and_then(|file| {
+        file.read_exact_at(&mut block, SUPERBLOCK_AT)?;
+        Ok(file.metadata()?.blocks() * 512)
+    });
+    let taken = read.map_err(|source| Ext4Error::File { path: path.to_owned(), source })?;
+    let field = |at: usize| u32::from_le_bytes(block[at..at + 4].try_into().expect("four bytes"));
+    let block_bytes = 1024 << field(0x18).min(6);
+    let count = |low: usize, high: usize| u64::from(field(high)) << 32 | u64::from(field(low));
+    let used = count(0x4, 0x150).saturating_sub(count(0xc, 0x158)).saturating_mul(block_bytes);
+    // s_overhead_clusters, in blocks as long as a cluster is one.
+    Ok(match u64::from(field(0x248)) {
+        0 => used.min(taken),
+        overhead => used.saturating_sub(overhead * block_bytes),
+    })
+}
+
 /// How inode tables and journal are taken as they are, so that a large filesystem in a new file is made of few real blocks.
 const EXTENDED: &str =
     "lazy_itable_init=1,lazy_journal_init=1,assume_storage_prezeroed=1,nodiscard,root_owner=0:0";
@@ -160,8 +182,6 @@ pub fn format(path: &Path, label: &str, uuid: &str) -> Result<(), Ext4Error> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
-
     use super::*;
 
     #[test]
@@ -176,6 +196,7 @@ mod tests {
         let metadata = std::fs::metadata(&path).unwrap();
         assert_eq!(metadata.len(), 8 << 30);
         assert!(metadata.blocks() * 512 < 8 << 20, "{} bytes", metadata.blocks() * 512);
+        assert!(content_bytes(&path).unwrap() < 1 << 20, "{}", content_bytes(&path).unwrap());
     }
 
     #[test]
