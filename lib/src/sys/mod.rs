@@ -30,6 +30,7 @@ pub mod landlock;
 pub mod link;
 pub mod listen;
 pub mod loopdev;
+pub mod memory;
 pub mod mmdebstrap;
 pub mod modinfo;
 pub mod netdev;
