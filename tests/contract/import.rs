@@ -1,5 +1,7 @@
 //! `banger-disk image import` without privilege: what hostile archives come to, and what is told of sound ones.
 
+mod limits;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -64,6 +66,8 @@ fn hostile() -> Vec<(Vec<u8>, &'static str, &'static str)> {
         h.set(483, real.as_bytes());
         t().put(h, data).end()
     };
+    let global = b"25 SCHILY.xattr.user.x=1\n".repeat(200);
+    let extended = b"25 SCHILY.xattr.user.x=1\n".repeat(36_000);
     let raw = |field: usize, value: &[u8]| {
         let mut h = header(b"odd", b'3', 0);
         h.set(field, value);
@@ -100,6 +104,14 @@ fn hostile() -> Vec<(Vec<u8>, &'static str, &'static str)> {
         ),
         (t().put(header(b"x", b'x', 5), b"junk\n").file("y", b"").end(), "damaged", "PAX"),
         (t().pax(&[("path", b"nothing")]).end(), "damaged", "no entry"),
+        (t().put(header(b"g", b'g', 5000), &global).file("y", b"").end(), "damaged", "too many PAX records"),
+        (
+            (0..3)
+                .fold(t().file("after", b""), |tar, _| tar.put(header(b"x", b'x', 900_000), &extended))
+                .end(),
+            "after",
+            "too many PAX records",
+        ),
         (t().put(header(b"strange", b'M', 0), b"").end(), "strange", "unknown type"),
         (t().symlink("empty", "").end(), "empty", "between 1 and 4095"),
         (t().pax(&[("linkpath", &long("t", 5000))]).symlink("long", "t").end(), "long", "between 1 and 4095"),

@@ -4,7 +4,6 @@
 mod crash;
 mod layers;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
@@ -195,39 +194,4 @@ fn home_becomes_the_work_seed_and_nothing_tells_machines_apart() {
         (std::fs::read(root.join("etc/machine-id")).unwrap(), names(&root.join("etc/ssh")))
     });
     assert_eq!((id, keys), (Vec::new(), vec!["sshd_config".to_owned()]));
-}
-
-/// The most memory that a process of this test had, KiB.
-fn peak_of_children() -> i64 {
-    // SAFETY: all zeros is a valid rusage, which getrusage fills.
-    unsafe {
-        let mut usage = std::mem::zeroed::<libc::rusage>();
-        assert_eq!(libc::getrusage(libc::RUSAGE_CHILDREN, &mut usage), 0);
-        usage.ru_maxrss
-    }
-}
-
-#[test]
-fn memory_stays_small_whatever_the_layer_is() {
-    let Some(world) = World::new() else { return };
-    let import = |file: &Path, name: &str| {
-        must(&mut world.command(&["image", "import", file.to_str().unwrap(), name]));
-        let peak = peak_of_children();
-        assert!(peak < 64 << 10, "{name}: {peak} KiB");
-    };
-    // One large file that is not zeros, and as many names as are allowed.
-    let large = world.path("large.tar");
-    let script = r#"yes 0123456789abcdefghijklmnopqrstu | head -c 64M > "$1/large"; tar -C "$1" -cf "$2" large; rm "$1/large""#;
-    must(command("sh").args(["-euc", script, "sh"]).arg(world.temp.path()).arg(&large));
-    import(&large, "large");
-    std::fs::remove_file(&large).unwrap();
-    let many = world.path("many.tar");
-    let mut file = std::io::BufWriter::new(std::fs::File::create(&many).unwrap());
-    for i in 0..60_000 {
-        let one = archive::Tar::default().file(&format!("{:03}/a-file-with-{i:08}", i % 1000), b"");
-        file.write_all(&one.bytes).unwrap();
-    }
-    file.write_all(&[0; 1024]).unwrap();
-    file.flush().unwrap();
-    import(&many, "many");
 }

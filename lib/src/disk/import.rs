@@ -24,7 +24,7 @@ use crate::sys::decompress::{self, Compression};
 use crate::sys::digest::Digesting;
 use crate::sys::ext4::{self, Shape, Writer};
 use crate::sys::pump::{Pump, Stopped};
-use crate::sys::{clock, random, reflink, tar};
+use crate::sys::{clock, memory, random, reflink, tar};
 use crate::types::{ImageName, KernelName, VmName};
 
 pub use super::import_error::ImportError;
@@ -141,6 +141,7 @@ pub fn import(
     interrupted: &dyn Fn() -> Option<i32>,
     progress: Progress,
 ) -> Result<Image, ImportError> {
+    memory::map_large_blocks();
     build::check_size(request.size_bytes)?;
     build::clean_leftovers(state, lock)?;
     match image::load(state, &request.name) {
@@ -310,11 +311,14 @@ impl Work<'_> {
     }
 
     /// Makes what was flattened an image's root: with all that a VM needs, and without what tells one machine from another.
-    fn finish(&self, flattener: Flattener, progress: Progress) -> Result<Facts, ImportError> {
+    fn finish(&self, mut flattener: Flattener, progress: Progress) -> Result<Facts, ImportError> {
         progress("filesystem", "writing directories and inodes");
-        let (mut fs, lost_xattrs) = flattener.into_fs();
         let disk = |source| ImportError::Flatten(FlattenError::Disk(source));
-        let home = rootfs::home(&fs).map_err(disk)?;
+        let home = rootfs::home(flattener.fs()).map_err(disk)?;
+        if let Some(home) = home {
+            flattener.count_again("root", home)?;
+        }
+        let (mut fs, lost_xattrs) = flattener.into_fs();
         let mut notes = rootfs::prepare(&mut fs).map_err(disk)?;
         let (distribution, suite) = rootfs::release(&fs).map_err(disk)?;
         if !lost_xattrs.is_empty() {

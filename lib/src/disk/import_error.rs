@@ -11,6 +11,7 @@ use super::image::ImageError;
 use super::kernel::KernelError;
 use super::oci::OciError;
 use crate::contract::{Coded, ErrorCode};
+use crate::sys::decompress::StreamError;
 use crate::sys::ext4::Ext4Error;
 use crate::types::ImageName;
 
@@ -81,6 +82,7 @@ impl Coded for ImportError {
             Self::Kernel(error) => error.code(),
             Self::NoKernel => ErrorCode::NotFound,
             Self::Source { source, .. } if source.kind() == io::ErrorKind::NotFound => ErrorCode::NotFound,
+            Self::Source { source, .. } if StreamError::of(source).is_some() => ErrorCode::BadInput,
             Self::Oci(error) => error.code(),
             Self::Flatten(error) => error.code(),
             Self::Ext4(_) => ErrorCode::BadInput,
@@ -101,6 +103,7 @@ impl Coded for ImportError {
                 Some(format!("register it again after: banger image delete {name}"))
             }
             Self::Flatten(error) => error.hint(),
+            Self::Source { source, .. } => StreamError::of(source).and_then(StreamError::hint),
             _ => None,
         }
     }

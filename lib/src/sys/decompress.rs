@@ -3,11 +3,15 @@
 use std::io::{self, BufReader, Read};
 
 use flate2::bufread::MultiGzDecoder;
+use thiserror::Error;
 
-/// zstd's window: `zstd -19` uses 8 MiB. A stream of `--ultra` or `--long` may ask for more and is refused.
-const ZSTD_WINDOW_LOG: u32 = 25;
-/// What `xz -9` needs; all of it only for archives that large.
-const XZ_MEMORY: u64 = 72 << 20;
+/// What a decoder may keep of what it unpacked, MiB: with the names of as many files as are allowed that stays below 64 MiB. `zstd -19`
+/// and `xz` keep 8 MiB, `xz -7` 16; streams of `zstd --ultra` or `--long` and of `xz -9` may ask for more and are refused.
+const WINDOW_MIB: u64 = 16;
+/// The same as zstd says it.
+const ZSTD_WINDOW_LOG: u32 = 24;
+/// The same as xz says it, with the decoder around it.
+const XZ_MEMORY: u64 = (WINDOW_MIB + 1) << 20;
 /// Bytes that are read at once.
 const BUFFER: usize = 64 << 10;
 
@@ -22,6 +26,35 @@ pub enum Compression {
     Zstd,
     /// xz.
     Xz,
+}
+
+/// Why a stream cannot be unpacked, where it is not that it cannot be read: what an [`io::Error`] of [`open`]'s reader carries.
+#[derive(Debug, Error)]
+pub enum StreamError {
+    /// It is not what the program writes, or not all of it.
+    #[error("the {0} stream is damaged or cut off")]
+    Damaged(&'static str, #[source] io::Error),
+    /// It wants more memory than there is for it.
+    #[error("the {0} stream cannot be unpacked without keeping more than {WINDOW_MIB} MiB of it in memory")]
+    Memory(&'static str),
+}
+
+impl StreamError {
+    /// The reason of `error`, where it is such a one.
+    pub fn of(error: &io::Error) -> Option<&Self> {
+        error.get_ref().and_then(|inner| inner.downcast_ref())
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Damaged(..) => None,
+            Self::Memory(program) => Some(format!(
+                "compress it again, with {program} at its usual level; or unpack it first, as in: {program} -dc FILE | \
+                 banger image import - NAME"
+            )),
+        }
+    }
 }
 
 /// How many bytes [`of`] looks at.
@@ -50,18 +83,47 @@ pub fn open(mut input: Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Send>>
     let whole = BufReader::with_capacity(BUFFER, io::Cursor::new(start).chain(input));
     Ok(match compression {
         Compression::None => Box::new(whole),
-        Compression::Gzip => Box::new(MultiGzDecoder::new(whole)),
+        Compression::Gzip => Box::new(Explained { decoder: MultiGzDecoder::new(whole), program: "gzip" }),
         Compression::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(whole)?;
             decoder.window_log_max(ZSTD_WINDOW_LOG)?;
-            Box::new(decoder)
+            Box::new(Explained { decoder, program: "zstd" })
         }
         Compression::Xz => {
             let flags = liblzma::stream::CONCATENATED;
             let stream = liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, flags)?;
-            Box::new(liblzma::bufread::XzDecoder::new_stream(whole, stream))
+            let decoder = liblzma::bufread::XzDecoder::new_stream(whole, stream);
+            Box::new(Explained { decoder, program: "xz" })
         }
     })
+}
+
+/// A decoder whose errors say what is wrong.
+struct Explained<R> {
+    decoder: R,
+    program: &'static str,
+}
+
+impl<R: Read> Read for Explained<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.decoder.read(buffer).map_err(|error| {
+            // What the input itself says is left alone.
+            if error.raw_os_error().is_some() || error.kind() == io::ErrorKind::Interrupted {
+                return error;
+            }
+            let kind = error.kind();
+            let is_memory = match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+                Some(error) => matches!(error, liblzma::stream::Error::MemLimit),
+                // zstd tells its errors by their text only (ZSTD_error_frameParameter_windowTooLarge).
+                None => error.to_string() == "Frame requires too much memory for decoding",
+            };
+            let reason = match is_memory {
+                true => StreamError::Memory(self.program),
+                false => StreamError::Damaged(self.program, error),
+            };
+            io::Error::new(kind, reason)
+        })
+    }
 }
 
 #[cfg(test)]
@@ -106,9 +168,29 @@ mod tests {
         for bad in [whole[..whole.len() - 9].to_vec(), lying, [&whole[..], b"garbage"].concat()] {
             unpacked(bad).unwrap_err();
         }
-        let mut encoder = zstd::stream::Encoder::new(Vec::new(), 1).unwrap();
-        encoder.window_log(27).unwrap();
-        encoder.write_all(&vec![1; 1 << 20]).unwrap();
-        unpacked(encoder.finish().unwrap()).unwrap_err();
+    }
+
+    #[test]
+    fn streams_that_want_too_much_memory_are_refused_and_others_are_not() {
+        let zstd = |log| {
+            let mut encoder = zstd::stream::Encoder::new(Vec::new(), 1).unwrap();
+            encoder.window_log(log).unwrap();
+            encoder.write_all(&[1; 1 << 20]).unwrap();
+            encoder.finish().unwrap()
+        };
+        let xz = |level| {
+            let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), level);
+            encoder.write_all(&[1; 1 << 20]).unwrap();
+            encoder.finish().unwrap()
+        };
+        for good in [zstd(24), xz(7)] {
+            assert_eq!(unpacked(good).unwrap().len(), 1 << 20);
+        }
+        for (bad, program) in [(zstd(25), "zstd"), (xz(8), "xz"), (xz(9), "xz")] {
+            let error = unpacked(bad).unwrap_err();
+            let reason = StreamError::of(&error).unwrap();
+            assert!(matches!(reason, StreamError::Memory(of) if *of == program), "{program}: {reason:?}");
+            assert!(reason.hint().unwrap().contains(&format!("{program} -dc")));
+        }
     }
 }

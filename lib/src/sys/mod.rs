@@ -31,6 +31,7 @@ pub mod linger;
 pub mod link;
 pub mod listen;
 pub mod loopdev;
+pub mod memory;
 pub mod mmdebstrap;
 pub mod modinfo;
 pub mod netdev;

@@ -61,12 +61,17 @@ mount "$(node 1)" /mnt
 [ "$(cat /mnt/x)" = hello ] || fail "what was written is lost"
 umount /mnt
 remove 1
-truncate -s 300M cow1
-request 1 0 "$work/base.ext4" "$work/cow1" 268435456 | "$disk" dm create >/dev/null
-[ "$(blockdev --getsize64 "$(node 1)")" = 268435456 ] || fail "the root did not grow"
+# Larger by far, and its filesystem as a guest grows it.
+truncate -s 9G cow1
+request 1 0 "$work/base.ext4" "$work/cow1" 8589934592 | "$disk" dm create >/dev/null
+[ "$(blockdev --getsize64 "$(node 1)")" = 8589934592 ] || fail "the root did not grow"
 mount "$(node 1)" /mnt
+resize2fs "$(node 1)" >error 2>&1 || fail "the filesystem does not grow: $(cat error)"
+[ "$(df --output=size -m /mnt | tail -n 1)" -gt 7000 ] || fail "the filesystem did not grow: $(df -m /mnt)"
+dd if=/dev/zero of=/mnt/z bs=1M count=100 status=none
 [ "$(cat /mnt/x)" = hello ] || fail "what was written is lost in a root that grew"
 umount /mnt
+e2fsck -fn "$(node 1)" >error 2>&1 || fail "the filesystem that grew is damaged: $(cat error)"
 remove 1
 create 1
 mv base.ext4 renamed.ext4

@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use crate::contract::{Coded, ErrorCode};
+use crate::sys::decompress::StreamError;
 use crate::sys::ext4::WriteError;
 use crate::sys::tar::TarError;
 
@@ -134,6 +135,10 @@ impl Coded for FlattenError {
         match self {
             Self::Archive { source: TarError::Truncated { .. }, .. } => {
                 Some("it is not whole: get it again".into())
+            }
+            Self::Archive { source: TarError::Read { source, .. }, .. }
+            | Self::Entry { source: EntryError::Write(WriteError::Content(source)), .. } => {
+                StreamError::of(source).and_then(StreamError::hint)
             }
             Self::Entry { source: EntryError::TooMany { .. }, .. } => {
                 Some("allow more with --max-entries; each takes about 90 bytes of memory".into())

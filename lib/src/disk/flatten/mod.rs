@@ -22,7 +22,8 @@ use crate::sys::tar::{Archive, Entry, Kind, TarError, shown};
 /// How much an archive may make of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Entries of all layers together. Each takes about 60 bytes of memory and its name, which is 24 bytes long on average at most.
+    /// Entries of all layers together, and files and directories. Each takes about 50 bytes of memory and its name, which is 24
+    /// bytes long on average at most.
     pub entries: u64,
     /// What all layers are uncompressed, bytes.
     pub unpacked_bytes: u64,
@@ -130,10 +131,8 @@ impl Flattener {
     fn entries<R: Read>(&mut self, archive: &mut Archive<R>, meaning: Meaning) -> Result<(), LayerError> {
         while let Some(entry) = archive.next_entry().map_err(tar_error)? {
             self.entries += 1;
-            let name_bytes = self.fs.name_bytes() as u64;
-            if self.entries > self.limits.entries || name_bytes > self.limits.entries * NAME_BYTES {
-                let limit = self.limits.entries;
-                return Err(LayerError::Entry(shown(&entry.path), EntryError::TooMany { limit }));
+            if self.is_too_much(self.entries) {
+                return Err(LayerError::Entry(shown(&entry.path), self.too_many()));
             }
             self.apply(&entry, archive, meaning).map_err(|error| match error {
                 EntryError::Write(WriteError::Content(source)) => match Stopped::of(&source) {
@@ -144,6 +143,35 @@ impl Flattener {
                 },
                 error => LayerError::Entry(shown(&entry.path), error),
             })?;
+        }
+        Ok(())
+    }
+
+    /// Whether memory would hold more than it may. An entry may have made directories that it is in, more of them than there are entries.
+    fn is_too_much(&self, entries: u64) -> bool {
+        let (names, name_bytes) = (self.fs.name_count() as u64, self.fs.name_bytes() as u64);
+        entries.max(names) > self.limits.entries || name_bytes > self.limits.entries * NAME_BYTES
+    }
+
+    fn too_many(&self) -> EntryError {
+        EntryError::TooMany { limit: self.limits.entries }
+    }
+
+    /// Counts once more what is below `directory`, which `entry` is the path of: it will be copied, and the copies' names take memory too.
+    ///
+    /// # Errors
+    /// [`FlattenError::Entry`]: it is too much.
+    pub fn count_again(&mut self, entry: &str, directory: u32) -> Result<(), FlattenError> {
+        let mut directories = vec![directory];
+        let mut more = 0;
+        while let Some(directory) = directories.pop() {
+            let below = self.fs.list(directory);
+            more += below.len() as u64;
+            let inodes = below.into_iter().map(|(_, inode)| inode);
+            directories.extend(inodes.filter(|inode| self.fs.is_directory(*inode)));
+        }
+        if self.is_too_much(self.fs.name_count() as u64 + more) {
+            return Err(LayerError::Entry(entry.to_owned(), self.too_many()).in_layer(self.layer));
         }
         Ok(())
     }

@@ -1,7 +1,5 @@
 //! Copying a directory from one filesystem that is being written into another.
 
-use std::collections::HashMap;
-
 use super::extent::Extents;
 use super::format::{BLOCK, ROOT};
 use super::inode::Inode;
@@ -19,16 +17,16 @@ impl Writer {
         let root = self.copy_inode(ROOT, from, root)?;
         self.names.set_mode(ROOT, root.mode());
         self.put_inode(ROOT, &root)?;
-        // Hard links stay links to one file.
-        let mut copies = HashMap::new();
+        // Hard links stay links to one file: the copy of each inode, 0 where there is none yet.
+        let mut copies = vec![0; from.names.next_inode() as usize];
         let mut directories = vec![(directory, ROOT)];
         while let Some((source, target)) = directories.pop() {
             for (name, number) in from.list(source) {
-                let copy = match copies.get(&number) {
-                    Some(copy) => *copy,
-                    None => self.copy_file(from, number)?,
+                let copy = match copies[number as usize] {
+                    0 => self.copy_file(from, number)?,
+                    copy => copy,
                 };
-                copies.insert(number, copy);
+                copies[number as usize] = copy;
                 self.link(target, from.text(name), copy, 0);
                 if from.is_directory(number) {
                     directories.push((number, copy));

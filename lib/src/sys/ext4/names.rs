@@ -190,6 +190,11 @@ impl Names {
         self.bytes_of(name.0)
     }
 
+    /// How many names there are or were.
+    pub(super) fn count(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Bytes of all names together.
     pub(super) fn text_bytes(&self) -> usize {
         self.bytes.len()

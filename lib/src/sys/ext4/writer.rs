@@ -390,6 +390,11 @@ impl Writer {
         self.names.set_node_mark(number, mark);
     }
 
+    /// How many names there are or were: each takes memory.
+    pub fn name_count(&self) -> usize {
+        self.names.count()
+    }
+
     /// Bytes of memory that names take for their text.
     pub fn name_bytes(&self) -> usize {
         self.names.text_bytes()

@@ -20,6 +20,8 @@ use super::ext4::{Time, Xattr};
 const BLOCK: u64 = 512;
 /// The longest extension: a long name, or PAX records. Linux has paths of 4096 bytes and attributes of 64 KiB.
 const MAX_EXTENSION: u64 = 1 << 20;
+/// PAX records that hold for all entries that follow, bytes: every entry has a copy of them.
+const MAX_GLOBAL: u64 = 4096;
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,23 +186,29 @@ impl<R: Read> Archive<R> {
                 b'K' => extensions.link = Some(header::until_nul(&self.extension(size)?).to_vec()),
                 b'x' => {
                     let bytes = self.extension(size)?;
-                    let added = extensions.records.add(&bytes);
-                    added.map_err(|()| self.wrong("PAX records are not of their shape"))?;
+                    self.add(&mut extensions.records, &bytes, MAX_GLOBAL + MAX_EXTENSION)?;
                 }
                 b'g' => {
                     let bytes = self.extension(size)?;
-                    let added = self.global.add(&bytes);
-                    added.map_err(|()| self.wrong("PAX records are not of their shape"))?;
-                    if self.global.bytes() > MAX_EXTENSION as usize {
-                        return Err(self.wrong("the global PAX records are too long"));
-                    }
-                    extensions.records = self.global.clone();
+                    let mut global = std::mem::take(&mut self.global);
+                    self.add(&mut global, &bytes, MAX_GLOBAL)?;
+                    extensions.records = global.clone();
+                    self.global = global;
                     continue;
                 }
                 _ => return self.entry(&header, size, extensions).map(Some),
             }
             is_extended = true;
         }
+    }
+
+    /// Adds PAX records to those that are there.
+    fn add(&self, records: &mut Records, bytes: &[u8], max_bytes: u64) -> Result<(), TarError> {
+        records.add(bytes).map_err(|()| self.wrong("PAX records are not of their shape"))?;
+        if records.are_too_many(max_bytes) {
+            return Err(self.wrong("there are too many PAX records, or they are too long"));
+        }
+        Ok(())
     }
 
     /// The next header; `None`: the end.

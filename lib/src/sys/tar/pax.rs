@@ -7,8 +7,16 @@ use crate::sys::ext4::{Time, Xattr};
 
 /// Extended attributes, as star and GNU tar name them.
 const XATTR: &[u8] = b"SCHILY.xattr.";
+/// What all keys about sparse files begin with.
+const SPARSE: &[u8] = b"GNU.sparse.";
+/// The other keys that mean something here.
+const KEYS: [&[u8]; 6] = [b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime"];
 
-/// Records, the later ones stronger.
+/// How many records that mean something an entry may have: each takes memory. A file in 8000 pieces has twice as many in the oldest of
+/// the sparse formats.
+const MAX_RECORDS: usize = 16_384;
+
+/// Records that mean something, the later ones stronger.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Records {
     list: Vec<(Vec<u8>, Vec<u8>)>,
@@ -18,22 +26,27 @@ pub(super) struct Records {
 impl Records {
     /// Adds `length key=value\n` after `length key=value\n`.
     pub(super) fn add(&mut self, mut bytes: &[u8]) -> Result<(), ()> {
-        self.bytes += bytes.len();
+        let means_something =
+            |key: &[u8]| KEYS.contains(&key) || key.starts_with(XATTR) || key.starts_with(SPARSE);
         while !bytes.is_empty() {
             let space = bytes.iter().take(20).position(|byte| *byte == b' ').ok_or(())?;
             let length = number(&bytes[..space]).and_then(|n| usize::try_from(n).ok()).ok_or(())?;
             let record = bytes.get(space + 1..length).ok_or(())?;
             let record = record.strip_suffix(b"\n").ok_or(())?;
             let equals = record.iter().position(|byte| *byte == b'=').ok_or(())?;
-            self.list.push((record[..equals].to_vec(), record[equals + 1..].to_vec()));
+            let (key, value) = (&record[..equals], &record[equals + 1..]);
+            if means_something(key) {
+                self.bytes += record.len();
+                self.list.push((key.to_vec(), value.to_vec()));
+            }
             bytes = &bytes[length..];
         }
         Ok(())
     }
 
-    /// How much they are.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
+    /// Whether they are more than any entry has, by number or by length.
+    pub(super) fn are_too_many(&self, max_bytes: u64) -> bool {
+        self.list.len() > MAX_RECORDS || self.bytes as u64 > max_bytes
     }
 
     /// The value of `key`; an empty one takes an earlier one back.
