@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::boot_set::BootSetError;
 use super::build::MAX_SCRIPT_BYTES;
-use super::image::ImageError;
+use super::image::{ImageError, MAX_MANIFEST_BYTES};
 use super::modules::ModulesError;
 use crate::contract::{Coded, ErrorCode};
 use crate::sys::ext4::Ext4Error;
@@ -52,6 +52,11 @@ pub enum BuildError {
     /// A filesystem.
     #[error("cannot make the image's seeds")]
     Ext4(#[from] Ext4Error),
+    /// What it says of itself is too much.
+    #[error(
+        "the image {0} is described by more than {MAX_MANIFEST_BYTES} bytes of labels, commands and the like"
+    )]
+    Manifest(ImageName),
     /// What an unfinished build left cannot be removed.
     #[error("cannot remove {path:?}, which an unfinished build left")]
     Leftover {
@@ -77,6 +82,7 @@ impl Coded for BuildError {
         match self {
             Self::Argument { .. } | Self::Script => ErrorCode::Usage,
             Self::Exists(_) => ErrorCode::Conflict,
+            Self::Manifest(_) => ErrorCode::BadInput,
             Self::Image(error) => error.code(),
             Self::InUse(error) => error.code(),
             Self::Bootstrap(BootstrapError::Program(_) | BootstrapError::NoUserNamespace(_)) => {

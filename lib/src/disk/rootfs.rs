@@ -73,7 +73,7 @@ fn what_will_not_work(fs: &Writer, notes: &mut Vec<String>) -> Result<(), WriteE
         );
     }
     if !has(b"bin/sh")? {
-        notes.push("there is no /bin/sh in the image: commands that need a shell will not work".to_owned());
+        notes.push("there is no /bin/sh in the image: its VMs boot, and run no command".to_owned());
     }
     Ok(())
 }
