@@ -200,7 +200,7 @@ fn an_image_tells_what_it_is_and_what_will_not_work() {
     assert_eq!(image["kernel_version"], "6.1.0-test");
     assert_eq!(image["missing"], json!([]));
     let notes = image["notes"].to_string();
-    assert!(notes.contains("sshd") && notes.contains("git") && notes.contains("/bin/sh"), "{notes}");
+    assert!(notes.contains("sshd") && notes.contains("vm diff") && notes.contains("/bin/sh"), "{notes}");
     let again = world.import(&[dir.to_str().unwrap(), "new"], b"");
     assert_error(&again, 1, "conflict");
     assert_eq!(names(&world.path("images")), ["debian", "new"]);

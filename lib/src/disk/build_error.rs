@@ -110,6 +110,14 @@ impl Coded for BuildError {
             Self::Bootstrap(BootstrapError::NoUserNamespace(_)) => {
                 Some(format!("install uidmap, and as root: {} USER", crate::sys::mmdebstrap::SUBUID_FIX))
             }
+            // apt's words.
+            Self::Bootstrap(BootstrapError::Failed { lines, .. }) if lines.contains("Failed to fetch") => {
+                Some(
+                    "without that archive: --mirror names another (file:/// as well), and banger image import makes an image of an archive \
+                     from elsewhere"
+                        .into(),
+                )
+            }
             Self::Image(error) => error.hint(),
             Self::InUse(error) => error.hint(),
             Self::Modules(error) => error.hint(),

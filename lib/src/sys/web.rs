@@ -253,18 +253,25 @@ fn failure(url: &Url, source: ureq::Error) -> WebError {
     let unreachable = match &source {
         ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => true,
         ureq::Error::Timeout(ureq::Timeout::Resolve | ureq::Timeout::Connect) => true,
-        ureq::Error::Io(error) => matches!(
-            error.kind(),
-            io::ErrorKind::ConnectionRefused
-                | io::ErrorKind::NetworkUnreachable
-                | io::ErrorKind::HostUnreachable
-                | io::ErrorKind::AddrNotAvailable
-                | io::ErrorKind::NetworkDown
-        ),
+        ureq::Error::Io(error) => is_unreachable(error),
         _ => false,
     };
     let source = Box::new(source);
     if unreachable { WebError::Unreachable { host, source } } else { WebError::Failed { host, source } }
+}
+
+/// Whether there was no connection.
+fn is_unreachable(error: &io::Error) -> bool {
+    // A name that nobody resolves has no kind of its own (std::net::ToSocketAddrs).
+    let unresolved = || error.raw_os_error().is_none() && error.to_string().starts_with("failed to lookup");
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::AddrNotAvailable
+            | io::ErrorKind::NetworkDown
+    ) || unresolved()
 }
 
 /// The certificates in `file`, else in the distribution's. What cannot be read there does not count.
