@@ -215,6 +215,7 @@ fn describe(
         created_at: clock::now_rfc3339(),
         image: config.image.clone(),
         kernel: config.kernel.clone(),
+        env: own.manifest.run.as_ref().map(|run| run.env.clone()).unwrap_or_default(),
         init: config.init.unwrap_or_else(|| choice.image.init()),
         hostname: name.clone(),
         name,

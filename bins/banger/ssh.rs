@@ -11,6 +11,7 @@ use std::process::{ExitCode, Stdio};
 use banger_lib::contract::Document;
 use banger_lib::contract::error::escape_controls;
 use banger_lib::contract::record::{Net, Workspace};
+use banger_lib::disk::image;
 use banger_lib::state::db::VmRow;
 use banger_lib::state::dir::VmDir;
 use banger_lib::sys::exec::{Exec, ExecError, shell_status};
@@ -125,10 +126,20 @@ fn session(context: &Context, row: &VmRow, ssh: Exec) -> Result<ExitCode> {
             return Err(LifecycleError::Stopped(row.vm.name.to_string()).into());
         }
     } else {
+        if status == SSH_FAILED {
+            tell_of_sshd(context, row);
+        }
         let name = &row.vm.name;
         context.say(format!("{name} still runs; delete it: banger vm delete --force {name}"));
     }
     Ok(ExitCode::from(u8::try_from(status).unwrap_or(context::OWN_FAILURE)))
+}
+
+/// After ssh has failed: what was noted when the image was imported, where it has no sshd.
+fn tell_of_sshd(context: &Context, row: &VmRow) {
+    let image = image::load_manifest(&context.state, &row.vm.image).ok().flatten();
+    let notes = image.map_or_else(Vec::new, |image| image.manifest.notes);
+    notes.iter().filter(|note| note.contains("sshd")).for_each(|note| context.say(escape_controls(note)));
 }
 
 /// An option of ssh whose value is one word: it splits values at spaces unless they are quoted, and expands what follows a `%`

@@ -8,7 +8,7 @@ use std::process::Output;
 
 use serde_json::{Value, json};
 
-use crate::support::archive::{Header, Tar, layout, packed};
+use crate::support::archive::{Header, Tar, layout, layout_to_run, packed};
 use crate::support::disk::{DISK, names};
 use crate::support::{assert_error, command, record, run, state_with_fake_image};
 
@@ -212,10 +212,61 @@ fn an_image_tells_what_it_is_and_what_will_not_work() {
     assert_eq!(image["kernel_version"], "6.1.0-test");
     assert_eq!(image["missing"], json!([]));
     let notes = image["notes"].to_string();
-    assert!(notes.contains("sshd") && notes.contains("git") && notes.contains("/bin/sh"), "{notes}");
+    assert!(notes.contains("sshd") && notes.contains("vm diff") && notes.contains("/bin/sh"), "{notes}");
     let again = world.import(&[dir.to_str().unwrap(), "new"], b"");
     assert_error(&again, 1, "conflict");
     assert_eq!(names(&world.path("images")), ["debian", "new"]);
+}
+
+#[test]
+fn an_image_tells_how_it_wants_to_be_run() {
+    let world = World::new();
+    let (dir, tar) = (world.path("layout"), simple().end());
+    let import = |run: &Value| {
+        drop(fs::remove_dir_all(&dir));
+        layout_to_run(&dir, &[(tar.clone(), tar.clone())], run);
+        world.import(&[dir.to_str().unwrap(), "new"], b"")
+    };
+    let long = "x".repeat(60 << 10);
+    let wanted = json!({ "Env": ["PATH=/opt/bin:/bin", "npm.x=1", "HOME=/home/app", format!("LONG={long}"), "A=a b"], "User": "app",
+        "WorkingDir": "/srv", "Entrypoint": ["/entry"], "Cmd": null, "ExposedPorts": { "80/tcp": {} } });
+    let image = record(&import(&wanted));
+    let expected = json!({ "env": { "A": "a b", "PATH": "/opt/bin:/bin" }, "user": "app", "working_dir": "/srv",
+        "entrypoint": ["/entry"], "cmd": [] });
+    assert_eq!(image["run"], expected);
+    let notes = image["notes"].to_string();
+    assert!(notes.contains("npm.x") && notes.contains("LONG") && !notes.contains("HOME"), "{notes}");
+    assert!(notes.len() < 4096, "what is left out is named, not repeated: {}", notes.len());
+    // The VM's record has them, for those who run commands in its guest.
+    let mut plan = command(env!("CARGO_BIN_EXE_banger"));
+    plan.args(["vm", "plan", "dev1", "--net", "user", "--image", "new"])
+        .env("BANGER_STATE_DIR", world.state.path());
+    let planned = record(&run(&mut plan, b""));
+    assert_eq!(planned["vm"]["env"], expected["env"], "{planned}");
+}
+
+#[test]
+fn an_image_that_says_too_much_of_itself_is_refused() {
+    let world = World::new();
+    let (dir, tar) = (world.path("layout"), simple().end());
+    let import = |run: &Value| {
+        drop(fs::remove_dir_all(&dir));
+        layout_to_run(&dir, &[(tar.clone(), tar.clone())], run);
+        world.import(&[dir.to_str().unwrap(), "new"], b"")
+    };
+    // Each fits what is read of a configuration, and no manifest.
+    let long = "x".repeat(1 << 20);
+    for run in
+        [json!({ "Labels": { "long": long } }), json!({ "Entrypoint": [long] }), json!({ "User": long })]
+    {
+        let error = assert_error(&import(&run), 2, "bad-input");
+        assert!(whole(&error).contains("the image new is described by more than"), "{error}");
+        world.assert_nothing_left("too much");
+    }
+    for run in [json!({ "Env": "A=1" }), json!({ "Cmd": [1] }), json!({ "User": 1 })] {
+        assert_error(&import(&run), 2, "bad-input");
+        world.assert_nothing_left("no configuration");
+    }
 }
 
 #[test]

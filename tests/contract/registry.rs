@@ -551,8 +551,14 @@ fn secrets_stay_with_the_server_they_are_for() {
 #[test]
 fn without_a_registry_the_alternatives_are_named() {
     let place = Place::new();
-    let error = assert_error(&run(&mut place.command("127.0.0.1:1/team/image", &[]), b""), 1, "failed");
-    assert!(all_of(&error).contains("image import") && all_of(&error).contains("image build"), "{error}");
+    // Nobody answers there, and nobody has that name (RFC 6761).
+    for registry in ["127.0.0.1:1", "registry.invalid"] {
+        let error =
+            assert_error(&run(&mut place.command(&format!("{registry}/team/image"), &[]), b""), 1, "failed");
+        let said = all_of(&error);
+        assert!(said.contains("image import") && said.contains("image build"), "{error}");
+        assert!(said.contains(&format!("cannot reach {registry}")), "{error}");
+    }
     let error = assert_error(&run(&mut place.command("alpine", &[]), b""), 2, "usage");
     assert!(all_of(&error).contains("--catalog") || all_of(&error).contains("no catalog"), "{error}");
     for bad in ["Team/image", "r.example/a:", "http://r.example/a"] {

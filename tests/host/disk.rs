@@ -23,7 +23,7 @@ if [ -n "${FAKE_SLEEP:-}" ]; then
 fi
 if [ -n "${FAKE_FAIL:-}" ]; then
     echo "I: about to fail" >&2
-    echo "E: no such suite" >&2
+    echo "E: $FAKE_FAIL" >&2
     exit 25
 fi
 cd "$root"
@@ -162,10 +162,17 @@ fn an_image_is_built_with_its_boot_set() {
 #[test]
 fn a_failed_build_says_why_and_leaves_nothing() {
     let Some(builds) = Builds::new() else { return };
-    let output = run(&mut builds.command(&[("FAKE_FAIL", "1")]), b"");
+    let output = run(&mut builds.command(&[("FAKE_FAIL", "no such suite")]), b"");
     let error = assert_error(&output, 1, "failed");
     let causes = error["error"]["causes"].to_string();
     assert!(causes.contains("no such suite") && !causes.contains("about to fail"), "{causes}");
+    assert_eq!(error["error"]["hint"], Value::Null);
+    assert_eq!(builds.images(), ["debian"]);
+    // Without a network there are other ways.
+    let offline = "Failed to fetch http://deb.example/InRelease  Temporary failure resolving 'deb.example'";
+    let error = assert_error(&run(&mut builds.command(&[("FAKE_FAIL", offline)]), b""), 1, "failed");
+    let hint = error["error"]["hint"].as_str().unwrap();
+    assert!(hint.contains("--mirror") && hint.contains("image import"), "{hint}");
     assert_eq!(builds.images(), ["debian"]);
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use banger_lib::sys::digest::sha256;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// A tar that is being made.
 #[derive(Default, Clone)]
@@ -102,6 +102,11 @@ fn layer_type(bytes: &[u8]) -> &'static str {
 
 /// Writes an OCI image layout of layers: the files, and what is in them. Gives the manifest's digest.
 pub fn layout(dir: &Path, layers: &[(Vec<u8>, Vec<u8>)]) -> String {
+    layout_to_run(dir, layers, &json!({ "Labels": { "from": "the image" } }))
+}
+
+/// The same of an image that wants to be run so.
+pub fn layout_to_run(dir: &Path, layers: &[(Vec<u8>, Vec<u8>)], run: &Value) -> String {
     let blobs = dir.join("blobs/sha256");
     std::fs::create_dir_all(&blobs).unwrap();
     let blob = |kind: &str, bytes: &[u8]| {
@@ -114,7 +119,7 @@ pub fn layout(dir: &Path, layers: &[(Vec<u8>, Vec<u8>)]) -> String {
     let diff_ids: Vec<String> = layers.iter().map(|(_, tar)| format!("sha256:{}", sha256(tar))).collect();
     let config = json!({
         "os": "linux", "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
-        "config": { "Labels": { "from": "the image" } }, "rootfs": { "type": "layers", "diff_ids": diff_ids },
+        "config": run, "rootfs": { "type": "layers", "diff_ids": diff_ids },
     });
     let config = blob("config.v1+json", config.to_string().as_bytes());
     let manifest = json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": config, "layers": described });

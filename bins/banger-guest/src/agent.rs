@@ -21,7 +21,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Tells the host that sshd accepts connections, then answers it for ever. Returns only where the VM has no channel.
+    /// Tells the host that the VM is ready, then answers it for ever. Returns only where the VM has no channel.
     pub fn run(self, mut steps: Steps) {
         let start_us = now_us();
         let mut channel = match Channel::open() {

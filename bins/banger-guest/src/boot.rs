@@ -105,6 +105,7 @@ fn mount_disks(config: &GuestConfig, tar: &[u8]) -> Result<Vec<Disk>, Error> {
         }
     }
     files::write_identity(config)?;
+    files::write_environment(&config.env)?;
     files::lay(tar)?;
     Ok(disks)
 }

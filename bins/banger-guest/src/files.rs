@@ -1,6 +1,7 @@
 //! What a VM's root gets that its image does not have: the host's files as they come in the tar, the VM's name and resolvers.
 //! Called when the image's root is this process' root, so that its links resolve inside it.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -17,10 +18,13 @@ use tar::{Archive, Entry, EntryType};
 
 use crate::error::{Context, Error};
 use crate::halt;
-use crate::protocol::{AUTHORIZED_KEYS_PATH, GuestConfig};
+use crate::protocol::{AUTHORIZED_KEYS_PATH, ENVIRONMENT_PATH, GuestConfig};
 
 /// Where the work disk is mounted, and the user's files go, relative to the root.
 const HOME: &str = "root";
+
+/// What login shells read last.
+const PROFILE: &str = "/etc/profile.d/zz-banger-image.sh";
 
 /// Writes the VM's own files.
 pub fn write_identity(config: &GuestConfig) -> Result<(), Error> {
@@ -31,6 +35,26 @@ pub fn write_identity(config: &GuestConfig) -> Result<(), Error> {
     write_if_different("/etc/hosts", &hosts)?;
     let resolvers: String = config.dns.iter().map(|dns| format!("nameserver {dns}\n")).collect();
     write_if_different("/etc/resolv.conf", &resolvers)
+}
+
+/// Leaves the variables that commands get for whatever starts one, and for login shells: /etc/profile sets PATH anew for these, as
+/// Debian's does, and reads the files of a directory then.
+pub fn write_environment(env: &BTreeMap<String, String>) -> Result<(), Error> {
+    if env.is_empty() {
+        return Ok(());
+    }
+    let variables: String = env.iter().map(|(name, value)| format!("{name}={value}\0")).collect();
+    write_if_different(ENVIRONMENT_PATH, &variables)?;
+    if !Path::new(PROFILE).parent().is_some_and(Path::is_dir) {
+        return Ok(());
+    }
+    write_if_different(PROFILE, &exports(env))
+}
+
+/// A shell script that sets the variables.
+fn exports(env: &BTreeMap<String, String>) -> String {
+    let quoted = |value: &str| value.replace('\'', r"'\''");
+    env.iter().map(|(name, value)| format!("export {name}='{}'\n", quoted(value))).collect()
 }
 
 /// Gives the VM a machine-id where systemd, which makes its own, does not run.
@@ -327,6 +351,13 @@ mod tests {
         }
         assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
         fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn variables_are_quoted_for_a_shell() {
+        let env =
+            BTreeMap::from([("A".to_owned(), "it's $HOME\n`x`".to_owned()), ("B".into(), String::new())]);
+        assert_eq!(exports(&env), "export A='it'\\''s $HOME\n`x`'\nexport B=''\n");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::agent::Agent;
 use crate::clock::{Steps, now_us};
 use crate::disks::{self, Disk};
 use crate::error::{BootFailure, Context, Error};
-use crate::{files, halt, mounts, sshd, sys};
+use crate::{files, halt, mounts, serve, sshd, sys};
 
 /// Connections that are served at once; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 200;
@@ -33,13 +33,13 @@ pub fn run(disks: Vec<Disk>, mut steps: Steps) -> Result<Infallible, BootFailure
     let agent = Agent { init: "lean", disks: disks.clone(), shut_down: ask_for_shutdown };
     // Spawned with the signals blocked, so that they come to the descriptor and nowhere else.
     drop(std::thread::Builder::new().name("agent".into()).spawn(move || agent.run(steps)));
-    serve(&listener, &signals);
+    serve(listener.as_ref(), &signals);
     drop(listener);
     shut_down(&disks);
     halt::now()
 }
 
-fn prepare() -> Result<(TcpListener, SignalFd), Error> {
+fn prepare() -> Result<(Option<TcpListener>, SignalFd), Error> {
     mounts::userland_filesystems();
     files::write_machine_id()?;
     files::unlock_root_for_keys()?;
@@ -56,9 +56,7 @@ fn prepare() -> Result<(TcpListener, SignalFd), Error> {
     set.thread_block().context(what)?;
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let signals = SignalFd::with_flags(&set, flags).context(what)?;
-    let listener = sshd::listen()?;
-    listener.set_nonblocking(true).context(|| "cannot wait for connections".to_owned())?;
-    Ok((listener, signals))
+    Ok((sshd::listen(serve::has_device())?, signals))
 }
 
 fn ask_for_shutdown() -> std::io::Result<()> {
@@ -66,11 +64,13 @@ fn ask_for_shutdown() -> std::io::Result<()> {
 }
 
 /// Returns when a shutdown is asked for.
-fn serve(listener: &TcpListener, signals: &SignalFd) {
+fn serve(listener: Option<&TcpListener>, signals: &SignalFd) {
     let mut connections = BTreeSet::new();
     loop {
         let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-        if connections.len() < MAX_CONNECTIONS {
+        if let Some(listener) = listener
+            && connections.len() < MAX_CONNECTIONS
+        {
             fds.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
         }
         if let Err(errno) = poll(&mut fds, PollTimeout::NONE)
@@ -79,7 +79,7 @@ fn serve(listener: &TcpListener, signals: &SignalFd) {
             halt::say(&format!("cannot wait for connections: {errno}"));
             std::thread::sleep(Duration::from_secs(1));
         }
-        if let Ok((connection, _)) = listener.accept() {
+        if let Some(Ok((connection, _))) = listener.map(TcpListener::accept) {
             match sshd::serve(connection) {
                 Ok(pid) => drop(connections.insert(pid as i32)),
                 Err(error) => halt::say(&format!("cannot start sshd: {error}")),

@@ -1,6 +1,6 @@
 //! Root's login shell, as sshd starts it for a command.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -9,10 +9,14 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command};
 
+use crate::protocol::ENVIRONMENT_PATH;
 use crate::sys;
 
 /// Where programs are looked for if nobody says: what Debian's sshd gives to root.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The shell if nobody says.
+const DEFAULT_SHELL: &str = "/bin/sh";
 
 /// What /etc/passwd says of root.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,7 +31,7 @@ impl Account {
         let field = |at: usize, or: &str| {
             line.split(':').nth(at).filter(|field| field.starts_with('/')).unwrap_or(or).to_owned()
         };
-        Self { home: field(5, "/root"), shell: field(6, "/bin/sh") }
+        Self { home: field(5, "/root"), shell: field(6, DEFAULT_SHELL) }
     }
 }
 
@@ -46,6 +50,17 @@ fn variables(text: &str) -> Vec<(String, String)> {
     text.lines().filter_map(variable).collect()
 }
 
+/// The image's variables, as [`ENVIRONMENT_PATH`] has them.
+pub fn of_image() -> Vec<(OsString, OsString)> {
+    let bytes = fs::read(ENVIRONMENT_PATH).unwrap_or_default();
+    let variables = bytes.split(|byte| *byte == 0).filter_map(|variable| {
+        let at = variable.iter().position(|byte| *byte == b'=')?;
+        let text = |bytes: &[u8]| OsStr::from_bytes(bytes).to_owned();
+        Some((text(&variable[..at]), text(&variable[at + 1..])))
+    });
+    variables.collect()
+}
+
 /// The streams of a command.
 pub struct Streams {
     /// A socket, as sshd's is: it is what makes bash read root's ~/.bashrc.
@@ -59,22 +74,31 @@ pub struct Streams {
 /// Starts the shell with `line` in a session of its own.
 pub fn start(line: &[u8], streams: Streams) -> io::Result<Child> {
     let account = Account::of(&fs::read_to_string("/etc/passwd").unwrap_or_default());
-    let shell = Path::new(&account.shell);
+    let shell = shell_of(&account);
     #[expect(clippy::disallowed_methods, reason = "the host's command: the guest has no deadlines of ours")]
     let mut command = Command::new(shell);
     command.arg0(shell.file_name().unwrap_or(shell.as_os_str())).arg("-c").arg(OsStr::from_bytes(line));
     command.env_clear().env("PATH", DEFAULT_PATH);
     command.envs(variables(&fs::read_to_string("/etc/environment").unwrap_or_default()));
-    command
-        .env("HOME", &account.home)
-        .env("SHELL", &account.shell)
-        .env("USER", "root")
-        .env("LOGNAME", "root");
+    command.envs(of_image());
+    command.env("HOME", &account.home).env("SHELL", shell).env("USER", "root").env("LOGNAME", "root");
     let home = Path::new(&account.home);
     command.current_dir(if home.is_dir() { home } else { Path::new("/") });
     command.stdin(streams.input).stdout(streams.output).stderr(streams.errors);
     sys::begin_session(&mut command);
-    command.spawn()
+    let missing = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            io::Error::other(format!("the image has no {}, and commands need a shell", shell.display()))
+        }
+        _ => error,
+    };
+    command.spawn().map_err(missing)
+}
+
+/// Root's shell, or the one that every system has where that is gone, as an account that was made for another image has it.
+fn shell_of(account: &Account) -> &Path {
+    let own = Path::new(&account.shell);
+    if own.is_file() { own } else { Path::new(DEFAULT_SHELL) }
 }
 
 #[cfg(test)]

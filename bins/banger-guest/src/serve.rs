@@ -26,6 +26,12 @@ const AGAIN: Duration = Duration::from_secs(1);
 const VIRTIO_CONSOLE: u32 = 3;
 const VIRTIO_VSOCK: u32 = 19;
 
+/// Whether this VM has a device over which commands may come; its ports may not have their names yet.
+pub fn has_device() -> bool {
+    let devices = virtio_devices();
+    devices.contains(&VIRTIO_CONSOLE) || devices.contains(&VIRTIO_VSOCK)
+}
+
 /// Whether this VM has something to take commands over.
 pub fn has_streams() -> bool {
     let devices = virtio_devices();

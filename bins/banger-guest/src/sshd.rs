@@ -2,10 +2,12 @@
 //! before any sshd was started, and an image's sshd costs nothing until it is used; each connection would cost a start of sshd under a
 //! listening sshd as well.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -13,6 +15,7 @@ use std::sync::OnceLock;
 
 use crate::error::{Context, Error};
 use crate::protocol::HOST_KEY_PATH;
+use crate::{halt, login};
 
 const SSHD: &str = "/usr/sbin/sshd";
 const PORT: u16 = 22;
@@ -34,14 +37,30 @@ const OPTIONS: [&str; 12] = [
     "PidFile=none",
 ];
 
-/// Listens for connections, on both families where the kernel has them.
-pub fn listen() -> Result<TcpListener, Error> {
-    if !Path::new(SSHD).exists() {
-        return Err(Error::new(format!("the image has no {SSHD}")));
+/// Whether the image has an sshd.
+pub fn is_installed() -> bool {
+    Path::new(SSHD).exists()
+}
+
+/// Listens for connections, on both families where the kernel has them. `Ok(None)`: the image has no sshd, and the host has other ways
+/// in.
+pub fn listen(has_streams: bool) -> Result<Option<TcpListener>, Error> {
+    if !is_installed() {
+        let missing = format!("the image has no {SSHD}");
+        if !has_streams {
+            return Err(Error::new(format!(
+                "{missing}, and the VM has no device over which commands could come"
+            )));
+        }
+        halt::say(&format!("{missing}: nobody can log in over SSH"));
+        return Ok(None);
     }
     let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT))
         .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)));
-    listener.context(|| format!("cannot listen on port {PORT}"))
+    let what = || format!("cannot listen on port {PORT}");
+    let listener = listener.context(what)?;
+    listener.set_nonblocking(true).context(what)?;
+    Ok(Some(listener))
 }
 
 /// Whether the CPU is QEMU's emulation. There OpenSSL's vector code is several times slower than its plain code: ChaCha20-Poly1305
@@ -54,6 +73,25 @@ fn is_emulated() -> bool {
     })
 }
 
+/// The option that gives sessions the image's variables. All are in one, since only the first counts; sshd_config(5) has quotes, and
+/// backslashes in them.
+fn set_env(variables: &[(OsString, OsString)]) -> Option<OsString> {
+    let mut option = OsString::from("SetEnv=");
+    for (name, value) in variables {
+        option.push("\"");
+        option.push(name);
+        option.push("=");
+        for byte in value.as_bytes() {
+            if matches!(byte, b'"' | b'\\') {
+                option.push("\\");
+            }
+            option.push(OsStr::from_bytes(&[*byte]));
+        }
+        option.push("\" ");
+    }
+    (!variables.is_empty()).then_some(option)
+}
+
 /// Starts an sshd for a connection. The caller reaps it.
 pub fn serve(connection: TcpStream) -> io::Result<u32> {
     let (input, output) = (OwnedFd::from(connection.try_clone()?), OwnedFd::from(connection));
@@ -61,6 +99,9 @@ pub fn serve(connection: TcpStream) -> io::Result<u32> {
     let mut sshd = Command::new(SSHD);
     sshd.args(["-i", "-e", "-o", &format!("HostKey=/{HOST_KEY_PATH}")]);
     sshd.args(OPTIONS.iter().flat_map(|option| ["-o", option]));
+    if let Some(option) = set_env(&login::of_image()) {
+        sshd.arg("-o").arg(option);
+    }
     sshd.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     if is_emulated() {
         sshd.env("OPENSSL_ia32cap", "0x0:0");

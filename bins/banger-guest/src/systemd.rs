@@ -9,7 +9,7 @@ use crate::agent::Agent;
 use crate::clock::{Steps, now_us};
 use crate::disks::Disk;
 use crate::error::{BootFailure, Context, Error};
-use crate::{halt, inspect, sys};
+use crate::{halt, inspect, sshd, sys};
 
 const INIT: &std::ffi::CStr = c"/sbin/init";
 const MACHINE_ID: &str = "/etc/machine-id";
@@ -35,13 +35,13 @@ fn prepare() -> Result<(), Error> {
     Ok(())
 }
 
-/// Waits for the image's sshd and serves the host.
+/// Waits for the image's sshd, if it has one, and serves the host.
 fn run_agent(disks: Vec<Disk>, mut steps: Steps, start_us: u64) -> ! {
     if let Err(error) = sys::mark_as_spared() {
         halt::say(&format!("systemd will end the agent early: {error}"));
     }
     nix::unistd::setsid().ok();
-    while !inspect::is_listening(22) {
+    while sshd::is_installed() && !inspect::is_listening(22) {
         std::thread::sleep(Duration::from_millis(50));
     }
     steps.add("sshd", start_us);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::contract::{Coded, ErrorCode};
+use crate::types::is_variable;
 use crate::workspace::command::Command;
 
 /// The variable with the values of the command's environment, a JSON object, that `banger` hands down: arguments are for all users of
@@ -78,12 +79,6 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn is_name(name: &str) -> bool {
-    let mut bytes = name.bytes();
-    bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
-        && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
-}
-
 impl CommandOptions {
     /// The variables, the last of each name. A name alone that is not set here is not set there, as with docker.
     pub fn variables(&self) -> Result<BTreeMap<String, String>, CommandError> {
@@ -91,7 +86,7 @@ impl CommandOptions {
         for given in &self.env {
             let text = given.to_string_lossy();
             let name = text.split('=').next().unwrap_or_default().to_owned();
-            if !is_name(&name) {
+            if !is_variable(&name) {
                 return Err(CommandError::Name(name));
             }
             let value = match given.to_str().map(|text| text.split_once('=')) {
@@ -116,7 +111,7 @@ impl CommandOptions {
             variables = handed.map_err(CommandError::HandedDown)?;
         }
         variables.extend(self.variables()?);
-        if let Some(name) = variables.keys().find(|name| !is_name(name)) {
+        if let Some(name) = variables.keys().find(|name| !is_variable(name)) {
             return Err(CommandError::Name(name.clone()));
         }
         Ok(Command {

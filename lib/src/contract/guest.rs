@@ -27,6 +27,7 @@
 //! or `signal NUMBER\n`, with ` timeout` before the newline where `--timeout-ms` had passed. So the end is told from what background
 //! processes still hold or write, and a status of 0 from none. `start -- COMMAND…` becomes the command, and says the same where it cannot.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -50,6 +51,8 @@ pub const HOST_KEY_PATH: &str = "etc/ssh/ssh_host_ed25519_key";
 pub const AUTHORIZED_KEYS_PATH: &str = "root/.ssh/authorized_keys";
 /// banger-guest in the running guest, root's alone: it runs the host's commands.
 pub const HELPER_PATH: &str = "/run/banger/guest";
+/// The variables that commands get, in the running guest: `NAME=VALUE` and a NUL, each.
+pub const ENVIRONMENT_PATH: &str = "/run/banger/environment";
 /// The status where a command cannot be executed, as the shell's.
 pub const NOT_EXECUTABLE_STATUS: u8 = 126;
 /// The status where there is no such command, as the shell's.
@@ -95,6 +98,9 @@ pub struct GuestConfig {
     pub hostname: String,
     /// `lean` or `systemd`.
     pub init: String,
+    /// The variables that commands get: names that every shell takes, values without NUL.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
     /// UUID of the ext4 that is the root.
     pub root_uuid: String,
     /// UUID of the empty ext4 that takes the changes; `None`: the root itself is writable.
@@ -135,7 +141,7 @@ pub struct GuestStep {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum Event {
-    /// sshd accepts connections.
+    /// Commands are taken: sshd, where the image has one, accepts connections.
     Ready {
         /// The guest's CLOCK_BOOTTIME at this moment, microseconds: with the host's it gives the offset of the clocks.
         now_us: u64,

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::record::Init;
-use crate::types::ImageName;
+use crate::types::{Environment, ImageName};
 
 /// The schema of an [`ImageRecord`] and of the [`Manifest`] that an image keeps.
 pub const IMAGE_SCHEMA: &str = "banger.image/1";
@@ -22,6 +22,23 @@ pub struct ImageFile {
     pub size_bytes: u64,
     /// Lower-case hexadecimal SHA-256. `None` for the seeds, which are all but holes.
     pub sha256: Option<String>,
+}
+
+/// How an OCI image wants to be run. Commands in its VMs get the variables; the rest is for people, since a VM has an init and a
+/// workspace of its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// The variables that commands get, but for those that a login sets, such as HOME.
+    pub env: Environment,
+    /// As whom it would run: commands in VMs run as root.
+    pub user: Option<String>,
+    /// Where it would run: commands in VMs run in their workspace.
+    pub working_dir: Option<String>,
+    /// What it would run.
+    pub entrypoint: Vec<String>,
+    /// The arguments of that, or the command where it has none.
+    pub cmd: Vec<String>,
 }
 
 /// What an image is: the content of its `manifest.json`, and all of a record but the paths.
@@ -41,6 +58,9 @@ pub struct Manifest {
     /// Labels: those of the OCI image, and those that were asked for.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// How the OCI image wants to be run; `None` where it was made from something else.
+    #[serde(default)]
+    pub run: Option<RunConfig>,
     /// The distribution, such as `debian`; `unknown` where the image does not tell.
     pub distribution: String,
     /// The release, such as `bookworm`; `unknown` where the image does not tell.

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use super::policy::{Egress, Protocol, Publish};
-use crate::types::{ImageName, KernelName, LinkName, MacAddr, StateId, VmId, VmName};
+use crate::types::{Environment, ImageName, KernelName, LinkName, MacAddr, StateId, VmId, VmName};
 
 /// The schema of a VM's record.
 pub const VM_SCHEMA: &str = "banger.vm/1";
@@ -107,6 +107,9 @@ pub struct Vm {
     /// The kernel it boots; `None`: the image's own.
     #[serde(default)]
     pub kernel: Option<KernelName>,
+    /// The variables that commands in the guest get: those of the image.
+    #[serde(default)]
+    pub env: Environment,
     /// Which init runs.
     pub init: Init,
     /// The guest's host name.

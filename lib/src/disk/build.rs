@@ -197,6 +197,7 @@ pub fn build(
         source: archive.uri,
         digest: None,
         labels: request.labels.clone(),
+        run: None,
         distribution: distribution.name.to_owned(),
         suite: request.suite.clone(),
         packages: request.all_packages(),
@@ -358,6 +359,9 @@ fn kernel(tmp: &Path, version: &str, guest: &[u8]) -> Result<(), BuildError> {
 /// Puts the finished image in its place, in one step.
 pub(super) fn install(state: &StateDir, tmp: TempDir, manifest: Manifest) -> Result<Image, BuildError> {
     let json = serde_json::to_vec_pretty(&manifest).expect("a manifest has string keys only");
+    if json.len() as u64 > image::MAX_MANIFEST_BYTES {
+        return Err(BuildError::Manifest(manifest.name));
+    }
     boot_set::write(&tmp.path().join(image::MANIFEST), &json)?;
     seed::note(tmp.path()).map_err(|source| BuildError::File { path: tmp.path().to_owned(), source })?;
     let target = state.image(&manifest.name);

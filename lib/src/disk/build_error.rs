@@ -8,7 +8,7 @@ use thiserror::Error;
 use super::boot_set::BootSetError;
 use super::build::MAX_SCRIPT_BYTES;
 use super::distribution::Distribution;
-use super::image::ImageError;
+use super::image::{ImageError, MAX_MANIFEST_BYTES};
 use super::modules::ModulesError;
 use crate::contract::{Coded, ErrorCode};
 use crate::sys::ext4::Ext4Error;
@@ -72,6 +72,11 @@ pub enum BuildError {
     /// A filesystem.
     #[error("cannot make the image's seeds")]
     Ext4(#[from] Ext4Error),
+    /// What it says of itself is too much.
+    #[error(
+        "the image {0} is described by more than {MAX_MANIFEST_BYTES} bytes of labels, commands and the like"
+    )]
+    Manifest(ImageName),
     /// What an unfinished build left cannot be removed.
     #[error("cannot remove {path:?}, which an unfinished build left")]
     Leftover {
@@ -100,6 +105,7 @@ impl Coded for BuildError {
             Self::Given { .. } => ErrorCode::BadInput,
             Self::NoKeyring { .. } => ErrorCode::Unsupported,
             Self::Exists(_) => ErrorCode::Conflict,
+            Self::Manifest(_) => ErrorCode::BadInput,
             Self::Image(error) => error.code(),
             Self::InUse(error) => error.code(),
             Self::Bootstrap(BootstrapError::Program(_) | BootstrapError::NoUserNamespace(_)) => {
@@ -150,9 +156,9 @@ fn about_archive(lines: &str) -> Option<&'static str> {
     if lines.contains("does not have a Release file") {
         return Some("the archive has no such release: see --suite and --mirror");
     }
-    lines
-        .contains("Failed to fetch")
-        .then_some("the archive cannot be reached: look at the network, or name another with --mirror")
+    lines.contains("Failed to fetch").then_some(
+        "without that archive: --mirror names another (file:/// as well), and banger image import makes an image of an archive from elsewhere",
+    )
 }
 
 /// An image that cannot be removed.

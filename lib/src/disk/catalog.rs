@@ -112,6 +112,9 @@ impl Coded for CatalogError {
                 "write docker.io/library/{name} or the like for an image in a registry, or name a catalog with --catalog URL"
             ),
             Self::Web { source: WebError::Plain(_), .. } => "--insecure takes it without encryption".into(),
+            Self::Web { source, .. } if source.certificate_hint().is_some() => {
+                source.certificate_hint()?.to_owned()
+            }
             Self::Web { .. } | Self::Broken { .. } => {
                 "without the catalog: banger image build makes an image, and banger image import takes an archive".into()
             }

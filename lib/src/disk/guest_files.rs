@@ -44,6 +44,7 @@ pub(super) fn config(vm: &Vm, net: &Net, backend: DiskBackend) -> Result<GuestCo
         vm_id: vm.id.to_string(),
         hostname: vm.hostname.to_string(),
         init: init.to_owned(),
+        env: vm.env.variables().clone(),
         root_uuid: uuid(&vm.paths.rootfs)?,
         upper_uuid,
         work_uuid: uuid(&vm.paths.work_seed)?,

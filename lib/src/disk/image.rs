@@ -36,8 +36,8 @@ pub const MANIFEST: &str = "manifest.json";
 /// The boot set: every file without which a VM cannot be made from the image.
 pub const BOOT_SET: [&str; 6] = [ROOTFS, KERNEL, KERNEL_ELF, INITRD, WORK_SEED, UPPER_SEED];
 
-/// The largest manifest that is read, bytes.
-const MAX_MANIFEST_BYTES: u64 = 1 << 20;
+/// The largest manifest that is written and read, bytes.
+pub(super) const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 
 /// An image by its files. All paths are absolute.
 #[derive(Debug, Clone, PartialEq, Eq)]

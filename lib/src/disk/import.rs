@@ -15,7 +15,7 @@ use super::image::{self, Image, ImageError};
 use super::kernel::{self, Kernel, KernelError};
 use super::oci::{self, OciImage, Select, Store};
 use super::{arch, boot_set, delete, rootfs};
-use crate::contract::image::{IMAGE_SCHEMA, ImageFile, Manifest};
+use crate::contract::image::{IMAGE_SCHEMA, ImageFile, Manifest, RunConfig};
 use crate::contract::kernel::KernelManifest;
 use crate::contract::record::Init;
 use crate::state::dir::StateDir;
@@ -122,6 +122,7 @@ pub struct ImportRequest {
 struct Facts {
     digest: Option<String>,
     labels: BTreeMap<String, String>,
+    run: Option<RunConfig>,
     distribution: String,
     suite: String,
     notes: Vec<String>,
@@ -164,6 +165,7 @@ pub fn import(
         source: request.origin.clone(),
         digest: facts.digest,
         labels: facts.labels.into_iter().chain(request.labels.clone()).collect(),
+        run: facts.run,
         distribution: facts.distribution,
         suite: facts.suite,
         packages: Vec::new(),
@@ -292,8 +294,10 @@ impl Work<'_> {
                 oci::check_digest(&format!("the content of layer {}", at + 1), &diff_id, expected)?;
             }
         }
-        let OciImage { digest, labels, .. } = image;
-        Ok(Facts { digest: Some(digest), labels, ..self.finish(flattener, progress)? })
+        let mut facts = self.finish(flattener, progress)?;
+        let OciImage { digest, labels, run, notes, .. } = image;
+        facts.notes.extend(notes);
+        Ok(Facts { digest: Some(digest), labels, run: Some(run), ..facts })
     }
 
     /// A tar of a root filesystem.

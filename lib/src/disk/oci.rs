@@ -4,6 +4,7 @@
 
 mod error;
 mod platform;
+mod run;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use crate::contract::image::RunConfig;
 use crate::sys::digest::sha256;
 use crate::sys::tar::{self, Kind, TarError, shown};
 
@@ -71,7 +73,7 @@ struct Config {
     platform: Option<Platform>,
     rootfs: RootFs,
     #[serde(default)]
-    config: Option<RunConfig>,
+    config: Option<OwnConfig>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -80,10 +82,12 @@ struct RootFs {
     diff_ids: Vec<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-struct RunConfig {
+#[derive(Debug, Clone, Default, Deserialize)]
+struct OwnConfig {
     #[serde(default, rename = "Labels")]
     labels: Option<BTreeMap<String, String>>,
+    #[serde(flatten)]
+    run: run::Wanted,
 }
 
 #[derive(Deserialize)]
@@ -117,6 +121,10 @@ pub struct OciImage {
     pub platform: Option<Platform>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// How it wants to be run.
+    pub run: RunConfig,
+    /// For people: what of that is left out.
+    pub notes: Vec<String>,
 }
 
 /// Files by name: a directory, or a tar that is not compressed.
@@ -341,7 +349,7 @@ impl Found {
         let config = Config {
             platform: self.platform.clone(),
             rootfs: RootFs { diff_ids: self.config.rootfs.diff_ids.clone() },
-            config: self.config.config.as_ref().map(|config| RunConfig { labels: config.labels.clone() }),
+            config: self.config.config.clone(),
         };
         of(layers, config, self.descriptor.digest.clone(), &self.descriptor.digest)
     }
@@ -376,8 +384,10 @@ fn of(
         .zip(diff_ids)
         .map(|((path, digest), diff_id)| Layer { path, digest, diff_id: Some(diff_id) })
         .collect();
-    let labels = config.config.and_then(|config| config.labels).unwrap_or_default();
-    Ok(OciImage { layers, digest, platform: config.platform, labels })
+    let own = config.config.unwrap_or_default();
+    let (run, notes) = own.run.checked();
+    let labels = own.labels.unwrap_or_default();
+    Ok(OciImage { layers, digest, platform: config.platform, labels, run, notes })
 }
 
 /// An error where a file with the digest `found` was asked for by another one.

@@ -68,12 +68,13 @@ fn what_will_not_work(fs: &Writer, notes: &mut Vec<String>) -> Result<(), WriteE
     }
     if !has(b"usr/bin/git")? && !has(b"usr/local/bin/git")? {
         notes.push(
-            "there is no git in the image: checkouts travel with --mode files only. Add it where the image is made"
+            "there is no git in the image: checkouts arrive, and what changes in their copies cannot be told (--patch, banger vm \
+             diff). Add it where the image is made, as with: RUN apt-get install -y git, or apk add git"
                 .to_owned(),
         );
     }
     if !has(b"bin/sh")? {
-        notes.push("there is no /bin/sh in the image: commands that need a shell will not work".to_owned());
+        notes.push("there is no /bin/sh in the image: its VMs boot, and run no command".to_owned());
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::contract::record::{DiskBackend, Egress, Init, NetMode, Paths, VmmKind};
-use crate::types::MacAddr;
+use crate::types::{Environment, MacAddr};
 
 const READY: Life = Life { creating: false, ephemeral: false };
 
@@ -16,6 +16,7 @@ fn vm(store: &Store, name: &VmName, lease: Lease) -> Vm {
         created_at: "2026-01-01T00:00:00.000Z".into(),
         image: "debian".parse().unwrap(),
         kernel: None,
+        env: Environment::default(),
         init: Init::Lean,
         hostname: name.clone(),
         vcpus: 1,

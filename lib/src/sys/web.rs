@@ -58,6 +58,15 @@ pub enum WebError {
     /// There are no certificates to check servers by.
     #[error("there are no certificates of authorities to check {0} by")]
     NoCertificates(String),
+    /// Its certificate is of no authority that is known, or not its own.
+    #[error("cannot trust the certificate of {host}")]
+    Untrusted {
+        /// Its name.
+        host: String,
+        /// Why.
+        #[source]
+        source: rustls::Error,
+    },
     /// The server cannot be reached.
     #[error("cannot reach {host}")]
     Unreachable {
@@ -79,6 +88,17 @@ pub enum WebError {
 }
 
 impl WebError {
+    /// What to do about certificates, where these are the matter.
+    pub fn certificate_hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NoCertificates(_) => Some("install ca-certificates, or name a file with SSL_CERT_FILE"),
+            Self::Untrusted { .. } => Some(
+                "where its authority is your own, name the file with its certificate (PEM): SSL_CERT_FILE=FILE",
+            ),
+            _ => None,
+        }
+    }
+
     /// Whether another attempt may succeed.
     pub fn is_passing(&self) -> bool {
         match self {
@@ -224,21 +244,34 @@ impl Web {
 
 fn failure(url: &Url, source: ureq::Error) -> WebError {
     let host = url.authority().to_owned();
+    if let ureq::Error::Io(error) = &source
+        && let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>())
+        && matches!(error, rustls::Error::InvalidCertificate(_))
+    {
+        return WebError::Untrusted { host, source: error.clone() };
+    }
     let unreachable = match &source {
         ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => true,
         ureq::Error::Timeout(ureq::Timeout::Resolve | ureq::Timeout::Connect) => true,
-        ureq::Error::Io(error) => matches!(
-            error.kind(),
-            io::ErrorKind::ConnectionRefused
-                | io::ErrorKind::NetworkUnreachable
-                | io::ErrorKind::HostUnreachable
-                | io::ErrorKind::AddrNotAvailable
-                | io::ErrorKind::NetworkDown
-        ),
+        ureq::Error::Io(error) => is_unreachable(error),
         _ => false,
     };
     let source = Box::new(source);
     if unreachable { WebError::Unreachable { host, source } } else { WebError::Failed { host, source } }
+}
+
+/// Whether there was no connection.
+fn is_unreachable(error: &io::Error) -> bool {
+    // A name that nobody resolves has no kind of its own (std::net::ToSocketAddrs).
+    let unresolved = || error.raw_os_error().is_none() && error.to_string().starts_with("failed to lookup");
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::AddrNotAvailable
+            | io::ErrorKind::NetworkDown
+    ) || unresolved()
 }
 
 /// The certificates in `file`, else in the distribution's. What cannot be read there does not count.

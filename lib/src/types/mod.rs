@@ -1,14 +1,16 @@
 //! Values that are parsed once at the edge and trusted afterwards: a [`VmName`] is a valid name wherever it appears.
 //!
-//! Every type here validates in [`std::str::FromStr`], serialises as the string it was parsed from, and so is
-//! validated again whenever a record or a database row is read. Nothing here touches the host.
+//! Every type here validates in [`std::str::FromStr`] ([`Environment`], which is no string: where it is set), serialises as what it was
+//! parsed from, and so is validated again whenever a record or a database row is read. Nothing here touches the host.
 
 mod cidr;
+mod environment;
 mod id;
 mod name;
 mod size;
 
 pub use cidr::{Cidr, MacAddr, ParseCidrError, ParseMacError};
+pub use environment::{Environment, EnvironmentError, is_variable};
 pub use id::{ParseIdError, StateId, VmId};
 pub use name::{ImageName, KernelName, LinkName, ParseNameError, VmName};
 pub use size::{ParseSizeError, Size};

@@ -142,9 +142,7 @@ impl Coded for PullError {
             Self::Web { source: WebError::Plain(_), .. } => {
                 "--insecure takes it from a registry without encryption".into()
             }
-            Self::Web { source: WebError::NoCertificates(_), .. } => {
-                "install ca-certificates, or name a file with SSL_CERT_FILE".into()
-            }
+            Self::Web { source, .. } => return source.certificate_hint().map(str::to_owned),
             Self::Denied { .. } => "log in with: docker login, or podman login --authfile ~/.docker/config.json".into(),
             Self::Platform { .. } => "choose one with --platform".into(),
             Self::TooLarge { .. } => "allow more with --max-download".into(),
