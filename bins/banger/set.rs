@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
+use banger_lib::cli::Failure;
 use banger_lib::contract::record::{NetMode, Vm};
 use banger_lib::contract::{Coded, Document, ErrorCode};
 use banger_lib::net::request::check_policy;
-use banger_lib::state::db::VmRow;
+use banger_lib::state::db::{Store, VmRow};
 use banger_lib::state::dir::VmDir;
 use banger_lib::state::handles::Handles;
 use banger_lib::state::lock::VmLock;
@@ -56,25 +57,98 @@ pub fn set(context: &Context, args: &Set) -> Result<ExitCode> {
     check_sizes(&row.vm, &vm)?;
     let mut document = list::current(&row)?;
     document.set_vm(&vm);
-    // Before the database, so that what it says of a running VM is true.
     if lifecycle::runs(&row.vm) {
         check_running(&row.vm, &vm)?;
-        for stage in stages(context, &document, &row.vm, &args.change)? {
-            document = stage.run_record(context, &document, &lock)?;
+        let mut known = row.vm.clone();
+        for (part, stage) in stages(context, &document, &row.vm, &args.change)? {
+            match stage.run_record(context, &document, &lock) {
+                Ok(next) => document = next,
+                Err(failure) => return Err(after(context, failure, &row.vm, &known)),
+            }
+            // At once, so that what is recorded of a VM that runs is true whatever becomes of the next.
+            known = part.of(&vm, known);
+            record(&mut store, &known, &document)?;
         }
     }
-    store.set_vm(&vm)?;
+    record(&mut store, &vm, &document)?;
     if vm != row.vm {
         dns::refresh(context, &vm);
-    }
-    if document.net()?.is_some() {
-        Handles::of(&document)?.save(&VmDir::at(&vm.paths.dir))?;
     }
     if context.json {
         let row = VmRow { vm, ..row };
         return Ok(context::emit(&list::current(&row)?.to_value()));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Keeps what the VM is now, and what is attached to it.
+fn record(store: &mut Store, vm: &Vm, document: &Document) -> Result<()> {
+    store.set_vm(vm)?;
+    if document.net()?.is_some() {
+        Handles::of(document)?.save(&VmDir::at(&vm.paths.dir))?;
+    }
+    Ok(())
+}
+
+/// `failure` of a stage, with what the stages before it have made of `before`: `now`.
+fn after(context: &Context, failure: Failure, before: &Vm, now: &Vm) -> Failure {
+    let changed = changed(before, now);
+    if changed.is_empty() {
+        return failure;
+    }
+    dns::refresh(context, now);
+    let text = format!("{} took effect before that and stays", changed.join(", "));
+    if matches!(failure, Failure::Passed(_)) {
+        // The stage itself has told the rest.
+        context.say(&text);
+    }
+    let mut fault = failure.into_fault("banger", "vm set");
+    fault.details.insert("changed".into(), changed.into());
+    fault.causes.push(text);
+    Failure::Passed(Box::new(fault))
+}
+
+/// The options for what differs between the two.
+fn changed(before: &Vm, now: &Vm) -> Vec<&'static str> {
+    let options = [
+        ("--nat", before.nat != now.nat),
+        ("--egress", before.egress != now.egress),
+        ("--peer", before.peer != now.peer),
+        ("--disk-size", before.rootfs_size_bytes != now.rootfs_size_bytes),
+        ("--work-size", before.work_size_bytes != now.work_size_bytes),
+        ("--disk-rate", before.disk_rate_bytes_s != now.disk_rate_bytes_s),
+        ("--net-rate", before.net_rate_bytes_s != now.net_rate_bytes_s),
+        ("--ttl", before.ttl_s != now.ttl_s),
+    ];
+    options.into_iter().filter_map(|(option, differs)| differs.then_some(option)).collect()
+}
+
+/// What of a VM one stage makes so.
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Network,
+    Disks,
+    Machine,
+}
+
+impl Part {
+    /// `vm` with this part of `wanted`.
+    fn of(self, wanted: &Vm, vm: Vm) -> Vm {
+        match self {
+            Self::Network => Vm { nat: wanted.nat, egress: wanted.egress.clone(), peer: wanted.peer, ..vm },
+            Self::Disks => Vm {
+                rootfs_size_bytes: wanted.rootfs_size_bytes,
+                work_size_bytes: wanted.work_size_bytes,
+                ..vm
+            },
+            Self::Machine => Vm {
+                disk_rate_bytes_s: wanted.disk_rate_bytes_s,
+                net_rate_bytes_s: wanted.net_rate_bytes_s,
+                ttl_s: wanted.ttl_s,
+                ..vm
+            },
+        }
+    }
 }
 
 fn explain(context: &Context, row: &VmRow, change: &Change) -> Result<String> {
@@ -84,7 +158,7 @@ fn explain(context: &Context, row: &VmRow, change: &Change) -> Result<String> {
     let mut document = list::current(row)?;
     document.set_vm(&wanted(&row.vm, change));
     let stages = stages(context, &document, &row.vm, change)?;
-    let shown: Vec<String> = stages.iter().map(Stage::shown).collect();
+    let shown: Vec<String> = stages.iter().map(|(_, stage)| stage.shown()).collect();
     Ok(format!("banger vm show {} --record | {}\n", row.vm.name, shown.join(" | ")))
 }
 
@@ -131,28 +205,34 @@ fn check_running(before: &Vm, now: &Vm) -> Result<()> {
 }
 
 /// The programs that change a VM which runs, each only where it has something to change.
-fn stages(context: &Context, document: &Document, before: &Vm, change: &Change) -> Result<Vec<Stage>> {
+fn stages(
+    context: &Context,
+    document: &Document,
+    before: &Vm,
+    change: &Change,
+) -> Result<Vec<(Part, Stage)>> {
     let now = document.vm()?;
     let mut stages = Vec::new();
     if (&now.nat, &now.egress, &now.peer) != (&before.nat, &before.egress, &before.peer) {
         if now.net_mode == NetMode::User {
             return Err(SetError::User(now.name.to_string()).into());
         }
-        stages.push(Stage::new("banger-netd", "update").privileged(true));
+        stages.push((Part::Network, Stage::new("banger-netd", "update").privileged(true)));
     }
     let sizes = |vm: &Vm| (vm.rootfs_size_bytes, vm.work_size_bytes);
     let rates = |vm: &Vm| (vm.disk_rate_bytes_s, vm.net_rate_bytes_s);
     let grows = sizes(&now) != sizes(before);
     if grows {
-        stages.push(Stage::new("banger-disk", "update"));
+        stages.push((Part::Disks, Stage::new("banger-disk", "update")));
     }
     let ttl = change.ttl;
     if grows || rates(&now) != rates(before) || ttl.is_some() {
         let stage = Stage::new(vmm::program_of(&context.config, document)?, "update");
-        stages.push(match ttl {
+        let stage = match ttl {
             Some(ttl) => stage.arg("--ttl").arg(ttl.0.map_or("never".to_owned(), |s| s.to_string())),
             None => stage,
-        });
+        };
+        stages.push((Part::Machine, stage));
     }
     Ok(stages)
 }

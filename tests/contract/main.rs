@@ -18,6 +18,7 @@ mod pipe;
 mod registry;
 mod replaceable;
 mod seed;
+mod set;
 mod state;
 mod vmm;
 mod ws;

@@ -200,7 +200,9 @@ fn what_the_scanner_lets_through_git_writes_nowhere_else() {
             );
         }
     }
-    assert!(accepted > 20 && refused > 50, "{accepted} accepted, {refused} refused: not a test");
+    // One seed alone, as in a soak, may have few of the one kind.
+    let alone = std::env::var_os("BANGER_TEST_SEED").is_some();
+    assert!(alone || accepted > 20 && refused > 50, "{accepted} accepted, {refused} refused: not a test");
 }
 
 /// Checkouts of the test below.

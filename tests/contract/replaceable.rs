@@ -128,11 +128,7 @@ fn banger_works_with_a_stage_in_shell() {
     assert_eq!(shown()["pid"], running["pid"]);
     let pid = nix::unistd::Pid::from_raw(i32::try_from(running["pid"].as_i64().unwrap()).unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
-    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
-    while shown()["state"] != "exited" {
-        assert!(std::time::Instant::now() < until, "{}", shown());
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    assert!(support::soon(|| shown()["state"] == "exited"), "{}", shown());
     assert_eq!(shown()["exit"]["signal"], 9);
     banger(&["vm", "start", "dev1"]);
     banger(&["vm", "stop", "dev1"]);

@@ -17,8 +17,8 @@ fn pid_of(record: &Value, key: &str) -> i32 {
 }
 
 fn exit_json(world: &World) -> Value {
-    world.until("exit.json is written", || world.dir().join("exit.json").exists());
-    world.until("it ended", || world.processes().is_empty());
+    support::eventually("exit.json is written", || world.dir().join("exit.json").exists());
+    support::eventually("it ended", || world.processes().is_empty());
     serde_json::from_slice(&fs::read(world.dir().join("exit.json")).unwrap()).unwrap()
 }
 
@@ -111,9 +111,13 @@ fn qemu_is_started_sandboxed_and_the_supervisor_is_small_and_alone() {
             stat.rsplit(')').next().unwrap().split_whitespace().map(str::to_owned).collect();
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     };
-    let before = cpu();
-    std::thread::sleep(Duration::from_secs(1));
-    assert!(cpu() - before <= 1, "an idle supervisor computes");
+    // What it did until now may be counted late; an idle one comes to rest.
+    let rests = (0..10).any(|_| {
+        let before = cpu();
+        std::thread::sleep(Duration::from_secs(1));
+        cpu() - before <= 1
+    });
+    assert!(rests, "an idle supervisor computes");
     world.ok(&["kill"], &record);
     world.assert_clean();
 }
@@ -131,10 +135,22 @@ fn a_state_directory_deeper_than_a_socket_address() {
 fn the_guest_never_says_ready() {
     let world = World::new("mute");
     let started = Instant::now();
-    let output = world.run(&["start", "--accel", "tcg", "--ready-timeout", "1"], &world.record());
-    let error = support::assert_error(&output, 1, "timeout");
-    assert!(started.elapsed() < Duration::from_secs(20));
-    assert!(error["error"]["message"].as_str().unwrap().contains("within 1 s"), "{error}");
+    let start = |limit: u64| {
+        let limit_s = limit.to_string();
+        let output = world.run(&["start", "--accel", "tcg", "--ready-timeout", &limit_s], &world.record());
+        let error = support::assert_error(&output, 1, "timeout");
+        assert!(
+            error["error"]["message"].as_str().unwrap().contains(&format!("within {limit} s")),
+            "{error}"
+        );
+        (output, error)
+    };
+    // On a busy machine the fake may not come to its first words within a second.
+    let first = |limit| {
+        Some(start(limit)).filter(|(_, error)| error["error"]["details"]["console_tail"] != json!([]))
+    };
+    let (output, error) = [1, 2, 4, 8].into_iter().find_map(first).expect("it says something");
+    assert!(started.elapsed() < support::SOON);
     assert_eq!(error["error"]["details"]["console_tail"][0], "booting\\u{1b}[2J the guest");
     assert!(!String::from_utf8_lossy(&output.stderr).contains('\x1b'));
     world.assert_clean();
@@ -201,7 +217,8 @@ fn a_guest_that_prints_for_ever_fills_nothing() {
 
 #[test]
 fn hostile_replies_cost_nothing() {
-    for (reply, expected) in [
+    // Side by side, since most are waited for until the deadline. All worlds first: see lifecycle.rs on ETXTBSY.
+    let cases = [
         ("none", 504),
         ("garbage", 502),
         ("status", 502),
@@ -209,26 +226,27 @@ fn hostile_replies_cost_nothing() {
         ("deep", 504),
         ("stale", 200),
         ("slow", 504),
-    ] {
-        let world = World::new(&format!("reply={reply}"));
-        let record = world.start();
-        let expected = if reply == "garbage" { [504, 502] } else { [expected, expected] };
-        let (status, body) = world.ask("GET", "/v1/healthz");
-        assert!(expected.contains(&status), "{reply}: {status} {body}");
-        assert!(body.len() < 10_000 && !body.contains("stale\":true"));
-        let rss = fs::read_to_string(format!("/proc/{}/status", pid_of(&record, "supervisor_pid"))).unwrap();
-        let peak: u64 = rss
-            .lines()
-            .find_map(|l| l.strip_prefix("VmHWM:"))
-            .unwrap()
-            .trim()
-            .trim_end_matches(" kB")
-            .parse()
-            .unwrap();
-        assert!(peak <= 10 << 10, "{reply}: {peak} KiB");
-        world.ok(&["kill"], &record);
-        world.assert_clean();
-    }
+    ]
+    .map(|(reply, expected)| (World::new(&format!("reply={reply}")), reply, expected));
+    std::thread::scope(|scope| {
+        for (world, reply, expected) in &cases {
+            scope.spawn(move || assert_costs_nothing(world, reply, *expected));
+        }
+    });
+}
+
+fn assert_costs_nothing(world: &World, reply: &str, expected: u16) {
+    let record = world.start();
+    let expected = if reply == "garbage" { [504, 502] } else { [expected, expected] };
+    let (status, body) = world.ask("GET", "/v1/healthz");
+    assert!(expected.contains(&status), "{reply}: {status} {body}");
+    assert!(body.len() < 10_000 && !body.contains("stale\":true"));
+    let status = fs::read_to_string(format!("/proc/{}/status", pid_of(&record, "supervisor_pid"))).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap().trim();
+    let peak: u64 = peak.trim_end_matches(" kB").parse().unwrap();
+    assert!(peak <= 10 << 10, "{reply}: {peak} KiB");
+    world.ok(&["kill"], &record);
+    world.assert_clean();
 }
 
 #[test]
@@ -272,28 +290,34 @@ fn a_guest_that_does_not_want_to_stop() {
     let record = world.start();
     let started = Instant::now();
     world.ok(&["stop", "--deadline", "1"], &record);
-    assert!(started.elapsed() < Duration::from_secs(15));
+    assert!(started.elapsed() < support::SOON);
     world.assert_clean();
     assert_eq!(exit_json(&world)["signal"], 9);
 }
 
 #[test]
 fn ends_by_itself() {
-    let world = World::new("crash_later=0.3");
+    let world = World::new("");
     let record = world.start();
+    fs::write(world.bin().join("crash"), "").unwrap();
+    world.ask("GET", "/v1/healthz");
     let exit = exit_json(&world);
     assert_eq!((&exit["reason"], &exit["signal"]), (&json!("crashed"), &json!(11)));
     let status = world.ok(&["status"], &record);
     assert_eq!((&status["vmm"]["state"], &status["vmm"]["exit"]), (&json!("exited"), &exit));
     world.assert_clean();
+    fs::remove_file(world.bin().join("crash")).unwrap();
     let again = world.ok(&["start"], &record);
     assert_eq!(again["result"]["changed"], true, "what has ended can be started again");
-    exit_json(&world);
+    world.ok(&["kill"], &again);
 
+    // Its time counts from the start, so one short enough for a test may be over before the guest is ready: it is cut short.
     let world = World::new("");
     let mut record = world.record();
-    record["vm"]["ttl_s"] = json!(1);
-    world.ok(&["start"], &record);
+    record["vm"]["ttl_s"] = json!(3600);
+    let record = world.ok(&["start"], &record);
+    assert!(record["vmm"]["expires_at"].is_string(), "{record}");
+    world.ok(&["update", "--ttl", "1"], &record);
     assert_eq!(exit_json(&world)["reason"], "ttl");
     world.assert_clean();
 }
@@ -304,7 +328,7 @@ fn a_supervisor_that_is_killed_takes_its_vmm_along() {
     let record = world.start();
     let supervisor = nix::unistd::Pid::from_raw(pid_of(&record, "supervisor_pid"));
     nix::sys::signal::kill(supervisor, nix::sys::signal::Signal::SIGKILL).unwrap();
-    world.until("the VMM dies with it", || world.processes().is_empty());
+    support::eventually("the VMM dies with it", || world.processes().is_empty());
     let status = world.ok(&["status"], &record);
     assert_eq!(status["vmm"]["exit"]["reason"], "lost");
     world.ok(&["stop"], &record);
@@ -334,7 +358,7 @@ fn a_start_that_is_killed_leaves_no_vm() {
         let mut command = world.command(&["start", "--accel", "tcg", "--input", input.to_str().unwrap()]);
         let mut child =
             command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
-        world.until("QEMU runs", || world.fake_said("argv").is_some());
+        support::eventually("QEMU runs", || world.fake_said("argv").is_some());
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id().cast_signed()), signal).unwrap();
         child.wait().unwrap();
         world.assert_clean();

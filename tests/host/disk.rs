@@ -5,12 +5,11 @@ use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::support::disk::{Bench, DISK, names, vm_dir};
-use crate::support::{self, assert_error, command, record, run};
+use crate::support::{self, assert_error, command, eventually, record, run};
 
 /// A mmdebstrap that makes a small root of its own and then runs the real hook on it.
 const FAKE_MMDEBSTRAP: &str = r#"#!/bin/sh
@@ -181,7 +180,7 @@ fn a_killed_build_is_cleaned_up_by_the_next_command() {
     let Some(builds) = Builds::new() else { return };
     let mut build = builds.command(&[("FAKE_SLEEP", "60")]).stdout(Stdio::null()).spawn().unwrap();
     // Its pid in its own namespace is written once it works.
-    wait_for(|| builds.file("pid").exists(), "the build to begin");
+    eventually("the build to begin", || builds.file("pid").exists());
     let busy = run(&mut builds.command(&[]), b"");
     let error = assert_error(&busy, 4, "busy");
     assert!(error["error"]["details"]["holder"].as_str().unwrap().contains("image build"), "{error}");
@@ -189,13 +188,13 @@ fn a_killed_build_is_cleaned_up_by_the_next_command() {
     build.kill().unwrap();
     build.wait().unwrap();
     for child in children {
-        wait_for(|| !Path::new(&format!("/proc/{child}")).exists(), "mmdebstrap to end with its build");
+        eventually("mmdebstrap to end with its build", || !Path::new(&format!("/proc/{child}")).exists());
     }
     assert_eq!(builds.images().len(), 2, "what it had begun is still there");
     let list = json!({ "schema": "banger.vms/1", "state_id": "01234567", "items": [] });
     // What mmdebstrap had started may need a moment more to end, and holds the lock until then.
     let collect = || record(&builds.bench.disk(&["gc"], list.to_string().as_bytes()))["removed"].clone();
-    wait_for(|| collect().as_array().is_some_and(|removed| removed.len() == 1), "gc to remove the image");
+    eventually("gc to remove the image", || collect().as_array().is_some_and(|removed| removed.len() == 1));
     assert_eq!(builds.images(), ["debian"]);
 }
 
@@ -203,20 +202,12 @@ fn a_killed_build_is_cleaned_up_by_the_next_command() {
 fn an_interrupted_build_removes_what_it_made() {
     let Some(builds) = Builds::new() else { return };
     let build = builds.command(&[("FAKE_SLEEP", "60")]).stdout(Stdio::piped()).spawn().unwrap();
-    wait_for(|| builds.file("pid").exists(), "the build to begin");
+    eventually("the build to begin", || builds.file("pid").exists());
     let killed = run(command("kill").args(["-TERM", &build.id().to_string()]), b"");
     assert!(killed.status.success());
     let output = build.wait_with_output().unwrap();
     assert_error(&output, 1, "interrupted");
     assert_eq!(builds.images(), ["debian"]);
-}
-
-fn wait_for(condition: impl Fn() -> bool, what: &str) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(20), "waited too long for {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 fn children_of(child: &Child) -> Vec<i32> {

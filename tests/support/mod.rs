@@ -10,10 +10,17 @@ pub mod tree;
 pub mod web;
 
 use std::io::Write;
+use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+/// Whatever comes at all comes sooner, also on a machine that is busy with other things: what a test takes it apart from takes for
+/// ever, or minutes.
+pub const SOON: Duration = Duration::from_secs(45);
 
 /// Whether a test of `tier` may run. Where `condition` does not hold the reason is printed and the test is to return; it fails
 /// instead where `BANGER_TEST_REQUIRE` (a comma-separated list) names the tier.
@@ -72,6 +79,51 @@ pub fn run(command: &mut Command, stdin: &[u8]) -> Output {
     let output = child.wait_with_output().expect("the child can be waited for");
     writer.join().expect("the writer does not panic");
     output
+}
+
+/// Waits until `condition` holds, and says whether it came to hold.
+pub fn soon(mut condition: impl FnMut() -> bool) -> bool {
+    let until = Instant::now() + SOON;
+    while !condition() {
+        if Instant::now() > until {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    true
+}
+
+/// Waits until `condition` holds, which it must.
+#[track_caller]
+pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
+    assert!(soon(condition), "{what}: not within {SOON:?}");
+}
+
+/// The exit code of `child`, which ends soon; `None` where a signal ended it, or where it did not end and was killed for that.
+pub fn wait(child: &mut Child) -> Option<i32> {
+    let until = Instant::now() + SOON;
+    while Instant::now() < until {
+        if let Some(status) = child.try_wait().expect("the child can be waited for") {
+            return status.code();
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    drop(child.kill());
+    drop(child.wait());
+    None
+}
+
+/// A TCP port of this machine for a program that is to listen there later. Not one that the kernel chooses: it would give the same to
+/// the next connection of a test beside this one. These are below those and below banger's own, and each process begins at its own.
+pub fn free_port() -> u16 {
+    static USED: AtomicU16 = AtomicU16::new(0);
+    let own = (std::process::id() % 560) as u16 * 16;
+    loop {
+        let port = 11_000 + (own + USED.fetch_add(1, Ordering::Relaxed)) % (560 * 16);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// The one record on stdout.

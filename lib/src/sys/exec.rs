@@ -479,7 +479,7 @@ mod tests {
         let error = Exec::new("sleep").arg("9").deadline(Duration::from_millis(50)).start().unwrap().wait();
         assert!(matches!(error, Err(ExecError::Deadline { .. })), "{error:?}");
         let before = Instant::now();
-        drop(Exec::new("sleep").arg("9").start().unwrap());
-        assert!(before.elapsed() < Duration::from_secs(5));
+        drop(Exec::new("sleep").arg("60").start().unwrap());
+        assert!(before.elapsed() < Duration::from_secs(45));
     }
 }

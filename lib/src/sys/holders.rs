@@ -104,7 +104,7 @@ mod tests {
         let mut start =
             super::super::exec::Exec::new("flock").arg(&path).arg("sleep").arg("30").command().unwrap();
         let mut child = start.spawn().unwrap();
-        let until = Instant::now() + Duration::from_secs(5);
+        let until = Instant::now() + Duration::from_secs(25);
         while of(&path, None).unwrap().len() < 2 && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(10));
         }

@@ -27,9 +27,9 @@ pub enum Confined {
     Not,
 }
 
-/// From now on this thread and those that it starts read below `read`, write below `write`, connect to `port` alone, start no
+/// From now on this thread and those that it starts read below `read`, write below `write`, connect to `ports` alone, start no
 /// program and gain no privilege. Paths that are not there are left out.
-pub fn confine(read: &[&Path], write: &[&Path], port: u16) -> Result<Confined, ConfineError> {
+pub fn confine(read: &[&Path], write: &[&Path], ports: &[u16]) -> Result<Confined, ConfineError> {
     let all = AccessFs::from_all(RULES);
     let reading = AccessFs::ReadFile | AccessFs::ReadDir;
     let writing = all & !AccessFs::Execute;
@@ -37,7 +37,9 @@ pub fn confine(read: &[&Path], write: &[&Path], port: u16) -> Result<Confined, C
         .handle_access(all)?
         .handle_access(AccessNet::from_all(RULES))?
         .create()?
-        .add_rule(NetPort::new(port, AccessNet::ConnectTcp))?;
+        .add_rules(
+            ports.iter().map(|port| Ok::<_, ConfineError>(NetPort::new(*port, AccessNet::ConnectTcp))),
+        )?;
     for (paths, access) in [(read, reading), (write, writing)] {
         for path in paths {
             if let Ok(fd) = PathFd::new(path) {

@@ -126,10 +126,11 @@ mod tests {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let qemu = std::thread::spawn(move || {
             drop(theirs.write_all(script));
+            drop(theirs.shutdown(std::net::Shutdown::Write));
             drop(theirs.read(&mut [0; 256]));
         });
         let result =
-            Qmp::greet(ours, Instant::now() + Duration::from_secs(2)).map(|qmp| qmp.version().to_owned());
+            Qmp::greet(ours, Instant::now() + Duration::from_secs(45)).map(|qmp| qmp.version().to_owned());
         qemu.join().unwrap();
         result
     }

@@ -109,15 +109,25 @@ pub fn update(
         return Err(UpdateError::Stopped(name));
     }
     let mut now = vmm.clone();
-    let mut changes = limits(vm, disk, &vmm);
     (now.disk_rate_bytes_s, now.net_rate_bytes_s) = (vm.disk_rate_bytes_s, vm.net_rate_bytes_s);
-    changes.extend(sizes(vm, disk)?);
-    let until = Instant::now() + VMM_LIMIT;
-    let failed = |source| UpdateError::Vmm { vm: name.clone(), source: super::error::BoxedCause(source) };
-    monitor.change(&dir, &changes, until).map_err(failed)?;
+    let sizes = sizes(vm, disk)?;
+    let change = |changes: &[Change<'_>]| {
+        let failed = |source| UpdateError::Vmm { vm: name.clone(), source: super::error::BoxedCause(source) };
+        monitor.change(&dir, changes, Instant::now() + VMM_LIMIT).map_err(failed)
+    };
+    // What cannot be taken back comes first: with a larger disk nothing is wrong where the rest fails.
+    change(&sizes)?;
     let grew = grow(&dir, &name)?;
-    if let Some(ttl) = ttl {
-        now.expires_at = set_ttl(&dir, &name, &ttl)?;
+    let limited = change(&limits(disk, &vmm, &now));
+    let timed = limited.and_then(|()| ttl.map(|ttl| set_ttl(&dir, &name, &ttl)).transpose());
+    match timed {
+        Ok(Some(expires_at)) => now.expires_at = expires_at,
+        Ok(None) => {}
+        Err(error) => {
+            // A VMM that does not take back either has told why already.
+            let _ = change(&limits(disk, &now, &vmm));
+            return Err(error);
+        }
     }
     let changed = grew || now != vmm;
     Ok((now, changed))
@@ -133,15 +143,15 @@ fn drives(disk: &Disk) -> Vec<(&'static str, &str)> {
         .collect()
 }
 
-/// The limits that differ from those in force.
-fn limits<'a>(vm: &Vm, disk: &Disk, vmm: &Vmm) -> Vec<Change<'a>> {
+/// What makes the limits `from` those that are `to`.
+fn limits(disk: &Disk, from: &Vmm, to: &Vmm) -> Vec<Change<'static>> {
     let mut changes = Vec::new();
-    if vm.disk_rate_bytes_s != vmm.disk_rate_bytes_s {
-        let rate = vm.disk_rate_bytes_s;
+    if from.disk_rate_bytes_s != to.disk_rate_bytes_s {
+        let rate = to.disk_rate_bytes_s;
         changes.extend(drives(disk).into_iter().map(|(drive, _)| Change::DiskRate { drive, rate }));
     }
-    if vm.net_rate_bytes_s != vmm.net_rate_bytes_s {
-        changes.push(Change::NetRate(vm.net_rate_bytes_s));
+    if from.net_rate_bytes_s != to.net_rate_bytes_s {
+        changes.push(Change::NetRate(to.net_rate_bytes_s));
     }
     changes
 }

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use super::stage::{ID, Stage};
 use crate::support;
 
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = support::SOON;
 
 /// A fake Firecracker started by the test, in the VM's directory. Ends with it.
 struct Process {
@@ -187,7 +187,7 @@ fn a_firecracker_that_ends_or_makes_no_socket_is_not_waited_for() {
     let begun = Instant::now();
     let error = Process::start(&stage).connect(Duration::from_secs(60)).unwrap_err();
     assert!(matches!(error, LaunchError::Ended { .. }), "{error}");
-    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert!(begun.elapsed() < support::SOON);
     stage.behave(&[("HANG", "socket")]);
     let error = Process::start(&stage).connect(Duration::from_millis(300)).unwrap_err();
     assert_eq!(error.code(), ErrorCode::Timeout);

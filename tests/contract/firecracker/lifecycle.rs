@@ -124,7 +124,8 @@ fn kill_ends_a_guest_that_does_not_listen() {
         let started = assert_changed(&stage.run(&["start", ACCEL, "kvm"], &stage.record), true);
         let begun = Instant::now();
         assert_changed(&stage.run(&["kill"], &started), true);
-        assert!(begun.elapsed() < Duration::from_secs(5), "{guest}: {:?}", begun.elapsed());
+        // Ten are what a supervisor has that does not listen.
+        assert!(begun.elapsed() < Duration::from_secs(9), "{guest}: {:?}", begun.elapsed());
         assert!(!alive(&started["vmm"]["pid"]) && !alive(&started["vmm"]["supervisor_pid"]));
         assert!(stage.sockets().is_empty(), "{:?}", stage.sockets());
         assert_changed(&stage.run(&["kill"], &started), false);
@@ -148,13 +149,11 @@ fn what_a_crash_left_is_no_obstacle() {
     // The VMM first: it does not outlive its supervisor, so the other way round there may be nothing left to kill.
     let pids = [&started["vmm"]["pid"], &started["vmm"]["supervisor_pid"]].map(Value::to_string);
     assert!(support::command("kill").arg("-KILL").args(&pids).status().unwrap().success());
-    let until = Instant::now() + Duration::from_secs(10);
     // The lock goes with the last thread, which may outlive what is seen of its process.
     let dir = VmDir::at(stage.dir().to_str().unwrap());
-    while alive(&started["vmm"]["pid"]) || alive(&started["vmm"]["supervisor_pid"]) || is_alive(&dir) {
-        assert!(Instant::now() < until, "SIGKILL ends both");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    support::eventually("SIGKILL ends both", || {
+        !alive(&started["vmm"]["pid"]) && !alive(&started["vmm"]["supervisor_pid"]) && !is_alive(&dir)
+    });
     assert!(!stage.sockets().is_empty(), "a killed supervisor cleans nothing");
     let status = support::record(&stage.run(&["status"], &started));
     assert!(status["vmm"].is_null() || status["vmm"]["state"] == "exited", "{status}");
@@ -168,15 +167,17 @@ const LIVES: usize = 500;
 
 #[test]
 fn five_hundred_lives_leave_nothing() {
+    // All of them before the first process: one that is started while a program's file is being written has that file open for a
+    // moment, and the program cannot be run then (ETXTBSY in execve(2)).
+    let stages = [(); 4].map(|()| Stage::new(&[]));
     std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| live(LIVES / 4));
+        for stage in &stages {
+            scope.spawn(|| live(stage, LIVES / 4));
         }
     });
 }
 
-fn live(lives: usize) {
-    let stage = Stage::new(&[]);
+fn live(stage: &Stage, lives: usize) {
     let mut files = None;
     let descriptors = |pid: &Value| std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
     for life in 0..lives {

@@ -2,12 +2,10 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpListener;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -41,8 +39,7 @@ impl World {
         let fake = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fakes/qemu/qemu-system-x86_64");
         fs::copy(fake, bin.join("qemu-system-x86_64")).unwrap();
         fs::write(bin.join("mode"), mode).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let world = Self { root, state, port };
+        let world = Self { root, state, port: support::free_port() };
         for file in ["kernel", "initrd", "root.ext4", "work.ext4"] {
             fs::write(world.dir().join(file), b"x").unwrap();
         }
@@ -149,7 +146,7 @@ impl World {
     /// Sends bytes to the supervisor's socket and gives all that comes back.
     pub fn raw(&self, bytes: &[u8]) -> String {
         let mut stream = UnixStream::connect(self.dir().join("agent.sock")).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream.set_read_timeout(Some(support::SOON)).unwrap();
         stream.write_all(bytes).unwrap();
         let mut answer = Vec::new();
         drop(stream.read_to_end(&mut answer));
@@ -181,20 +178,10 @@ impl World {
         entries.filter(|e| e.file_type().is_ok_and(|t| t.is_socket())).map(|e| e.path()).collect()
     }
 
-    /// Waits for `condition`.
-    #[track_caller]
-    pub fn until(&self, what: &str, condition: impl Fn() -> bool) {
-        let until = Instant::now() + Duration::from_secs(20);
-        while !condition() {
-            assert!(Instant::now() < until, "not in time: {what}; {:?}", self.processes());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
     /// Nothing of the VM is left: no process, no socket.
     #[track_caller]
     pub fn assert_clean(&self) {
-        self.until("no process is left", || self.processes().is_empty());
+        assert!(support::soon(|| self.processes().is_empty()), "left behind: {:?}", self.processes());
         assert_eq!(self.sockets(), Vec::<PathBuf>::new());
     }
 }

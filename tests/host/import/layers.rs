@@ -2,6 +2,7 @@
 
 use super::{World, assert_same, must};
 use crate::support::archive::{Header, Tar, layout};
+use crate::support::changes::seeds;
 use crate::support::{command, tree};
 
 /// Numbers that look random and are always the same (splitmix64).
@@ -83,11 +84,7 @@ fn parents(mut tar: Tar, path: &str, used: &mut Vec<String>) -> Tar {
 #[test]
 fn random_layers_become_what_umoci_makes_of_them() {
     let Some(world) = World::new() else { return };
-    let seeds: Vec<u64> = match std::env::var("BANGER_TEST_SEED") {
-        Ok(seed) => vec![seed.parse().expect("a number")],
-        Err(_) => (0..6).collect(),
-    };
-    for seed in seeds {
+    for seed in seeds(0..6) {
         let mut random = Random(seed);
         let layers: Vec<Vec<u8>> =
             (0..random.below(4) + 2).map(|number| layer(&mut random, number as usize)).collect();

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::snapshot::{snapshot, snapshot_with_settings};
 use super::{STATE, document, document_in, gc, ip, isolated, netd, ok, record, sh};
+use crate::support::changes::{Dice, seeds};
 
 /// A second state directory of the same host.
 const OTHER: &str = "ffffffff";
@@ -100,21 +101,21 @@ fn two_state_directories_never_meet() {
             let items = [json!({ "id": document_of(state, keep)["vm"]["id"] })];
             ok("gc", &json!({ "schema": "banger.vms/1", "state_id": state, "items": items }))
         };
-        // Any order; xorshift, so that a failure can be repeated.
-        let mut random = 0x2545_f491_u32;
+        let seed = seeds(0..1)[0];
+        let mut dice = Dice::of(seed);
         for step in 0..60 {
-            random ^= random << 13;
-            random ^= random >> 17;
-            random ^= random << 5;
-            let (mine, theirs) = if random & 1 == 0 { (STATE, OTHER) } else { (OTHER, STATE) };
-            let n = 2 + (random >> 1 & 3) as u8;
-            let (what, untouched) = ((random >> 8) % 5, snapshot().of_state(theirs));
+            let (mine, theirs) = if dice.roll(2) == 0 { (STATE, OTHER) } else { (OTHER, STATE) };
+            let n = 2 + dice.roll(4) as u8;
+            let (what, untouched) = (dice.roll(5), snapshot().of_state(theirs));
             match what {
                 0..3 => drop(ok("attach", &document_of(mine, n))),
                 3 => drop(ok("detach", &document_of(mine, n))),
                 _ => drop(gc_of(mine, n)),
             }
-            untouched.assert_state_still(theirs, &format!("step {step}: {what} on VM {n} of {mine}"));
+            untouched.assert_state_still(
+                theirs,
+                &format!("BANGER_TEST_SEED={seed}, step {step}: {what} on VM {n} of {mine}"),
+            );
         }
         // And at the same time, in both.
         let both =

@@ -5,7 +5,7 @@ use std::process::Output;
 use serde_json::{Value, json};
 
 use super::guest::{Namespace, boot, wait_until_forwarding};
-use super::packets::{OUTSIDE, assert_lost, listen, outside, seen_by, serve};
+use super::packets::{OUTSIDE, assert_lost, listen, outside, seen_by, serve, unseen_by};
 use super::{STATE, document, isolated, netd, ok, sh, tap};
 use crate::support::{self, assert_error, record};
 
@@ -67,7 +67,7 @@ fn scenario(outside: &Namespace, name: &str, fix: &str) {
     assert!(warning.contains(name) && warning.contains(fix) && warning.lines().count() == 1, "{warning}");
     let guest = boot(&tap(2), 2);
     guest.run(|| serve(listen("0.0.0.0:80")));
-    assert!(guest.run(|| seen_by(OUTSIDE)).is_err(), "without consent it got out past {name}");
+    assert!(guest.run(|| unseen_by(OUTSIDE)).is_err(), "without consent it got out past {name}");
     let attached = ok("attach", &wanted(2, false));
     let blocked = ok("status", &attached)["blocked_by"].take();
     assert_eq!(
@@ -84,9 +84,9 @@ fn scenario(outside: &Namespace, name: &str, fix: &str) {
     assert_open(outside, &guest, 2);
     assert_eq!(ok("status", &attached)["blocked_by"], json!([]));
     // What we ourselves refuse stays refused.
-    other.run(|| seen_by("10.213.7.2:80")).expect_err("VMs reach each other");
+    other.run(|| unseen_by("10.213.7.2:80")).expect_err("VMs reach each other");
     outside.sh("ip route replace 10.213.7.0/24 via 198.51.100.2");
-    assert_lost(outside.run(|| seen_by("10.213.7.3:22")));
+    assert_lost(outside.run(|| unseen_by("10.213.7.3:22")));
     ok("detach", &wanted(3, true));
     assert_open(outside, &guest, 2);
     ok("detach", &wanted(2, false));
@@ -210,7 +210,7 @@ fn a_policy_of_iptables_legacy_is_seen_and_the_command_told() {
         assert!(warning.contains("the chain FORWARD of iptables-legacy"), "{warning}");
         let guest = boot(&tap(2), 2);
         guest.run(|| serve(listen("0.0.0.0:80")));
-        assert_lost(guest.run(|| seen_by(OUTSIDE)));
+        assert_lost(guest.run(|| unseen_by(OUTSIDE)));
         assert_eq!(ok("status", &record(&output))["blocked_by"][0]["fix"], fix);
         let state = support::state_with_fake_image();
         let mut doctor = support::command(env!("CARGO_BIN_EXE_banger"));
@@ -234,7 +234,7 @@ fn a_guest_that_is_let_out_later_meets_it_then() {
     let mut record = record(&output);
     record["vm"]["egress"]["policy"] = json!("open");
     assert!(warned(&netd("update", &record)).contains("Docker"));
-    assert!(guest.run(|| seen_by(OUTSIDE)).is_err());
+    assert!(guest.run(|| unseen_by(OUTSIDE)).is_err());
     record["vm"]["open_firewall"] = json!(true);
     assert_eq!(warned(&netd("update", &record)), "");
     guest.run(|| seen_by(OUTSIDE)).expect("it is let through");
@@ -335,7 +335,7 @@ fn any_other_chain_that_drops_is_named_with_the_command() {
         assert!(warning.contains("the nftables chain inet site passing"), "{warning}");
         let guest = boot(&tap(2), 2);
         guest.run(|| serve(listen("0.0.0.0:80")));
-        assert_lost(guest.run(|| seen_by(OUTSIDE)));
+        assert_lost(guest.run(|| unseen_by(OUTSIDE)));
         done(fix);
         assert_open(&outside, &guest, 2);
         // No warning where nothing of the VM's is forwarded.

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::attacks::{OTHER, STRINGS, inhabited, raw};
 use super::snapshot::{snapshot, snapshot_with_settings};
 use super::{STATE, document, isolated, ok};
+use crate::support::changes::rng_seed;
 
 /// How one valid input becomes a hostile one.
 #[derive(Debug, Clone)]
@@ -138,7 +139,9 @@ pub fn mutated(valid: &Value, mutations: &[Mutation]) -> Vec<u8> {
 
 /// Runs `verb` on `cases` mutations of `valid` and judges each by `judge`.
 fn fuzz(verb: &str, cases: u32, valid: &Value, judge: impl Fn(bool) -> Result<(), TestCaseError>) {
-    let config = Config { cases, failure_persistence: None, max_shrink_iters: 60, ..Config::default() };
+    let rng_seed = rng_seed();
+    let config =
+        Config { cases, failure_persistence: None, max_shrink_iters: 60, rng_seed, ..Config::default() };
     let strategy = proptest::collection::vec(mutation(), 1..4);
     let result = TestRunner::new(config).run(&strategy, |mutations| {
         let input = mutated(valid, &mutations);

@@ -6,11 +6,10 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
-use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns, unshare};
 
-use crate::support::command;
+use crate::support::{command, eventually};
 
 #[repr(C)]
 struct IfReq {
@@ -92,11 +91,7 @@ pub fn wait_until_forwarding(tap: &str) {
         let output = command("ip").args(["-d", "link", "show", tap]).output().expect("there is ip");
         String::from_utf8_lossy(&output.stdout).contains(" state forwarding ")
     };
-    let until = Instant::now() + Duration::from_secs(5);
-    while !state() {
-        assert!(Instant::now() < until, "{tap} is no forwarding port");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    eventually("it is a forwarding port", state);
 }
 
 /// A guest with the card `eth0` on the tap `tap`, configured as banger-guest would.

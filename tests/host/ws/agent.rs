@@ -6,15 +6,12 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use super::guest::{Guest, ID, WORK, assert_round_trip, copy_of, said};
-use crate::support;
-
-/// Nothing here takes longer, on a slow machine either.
-const SOON: Duration = Duration::from_secs(45);
+use crate::support::{self, SOON, soon};
 
 /// A guest that takes commands over its agent's channel.
 struct Agent {
@@ -86,18 +83,6 @@ impl Agent {
 /// Bytes that no lost or doubled piece would leave intact.
 fn noise(count: u32) -> Vec<u8> {
     (0..count).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
-}
-
-/// Whether `condition` comes true soon.
-fn soon(condition: impl Fn() -> bool) -> bool {
-    let until = Instant::now() + SOON;
-    while Instant::now() < until {
-        if condition() {
-            return true;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    false
 }
 
 #[test]

@@ -46,11 +46,7 @@ fn a_copy_that_is_cut_leaves_nothing_behind() {
     let args = ["prepare", "--repo", repo.to_str().unwrap(), "--guest-path", path.to_str().unwrap()];
     let output = guest.ws(&args, &record);
     support::assert_error(&output, 1, "failed");
-    let gone = (0..100).any(|_| {
-        std::thread::sleep(std::time::Duration::from_millis(50));
-        !path.exists()
-    });
-    assert!(gone, "half a workspace stayed");
+    support::eventually("half a workspace goes", || !path.exists());
     // A VM whose supervisor is gone is said to be stopped.
     fs::write(guest.path("state/vms").join(ID).join("run.lock"), "").unwrap();
     record["net"]["ssh_port"] = cutting_proxy(guest.port, 1 << 20).into();

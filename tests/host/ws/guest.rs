@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -74,7 +74,7 @@ impl Guest {
         keygen(&temp.path().join("state/ssh/id_ed25519"));
         // sshd runs without its privilege separation directory only inside a namespace of its own; /run/sshd is what it wants.
         fs::create_dir_all("/run/sshd").unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = support::free_port();
         let conf = temp.path().join("sshd_config");
         // With SHLVL bash does not read the .bashrc of the user who runs the tests, whatever that starts.
         let text = format!(
@@ -94,11 +94,11 @@ impl Guest {
             .stderr(fs::File::create(temp.path().join("sshd.log")).unwrap())
             .spawn()
             .unwrap();
-        let guest = Self { temp, sshd, port };
-        let up = (0..100).any(|_| {
-            std::thread::sleep(std::time::Duration::from_millis(20));
-            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        let mut guest = Self { temp, sshd, port };
+        support::soon(|| {
+            TcpStream::connect(("127.0.0.1", port)).is_ok() || guest.sshd.try_wait().unwrap().is_some()
         });
+        let up = guest.sshd.try_wait().unwrap().is_none();
         assert!(up, "{}", fs::read_to_string(guest.path("sshd.log")).unwrap());
         Some(guest)
     }

@@ -6,15 +6,13 @@ use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use serde_json::Value;
 
 use super::guest::{Guest, said};
-use crate::support;
-
-/// Nothing here takes longer, on a slow machine either.
-const SOON: Duration = Duration::from_secs(45);
+use crate::support::{self, SOON};
 
 /// A guest with a workspace, that then turns.
 struct Turned {
@@ -210,18 +208,20 @@ fn what_speaks_no_ssh_is_left_soon() {
 #[test]
 fn a_signal_ends_a_handshake_that_never_does() {
     let Some(turned) = Turned::new() else { return };
+    static IN_IT: AtomicBool = AtomicBool::new(false);
     // SSH_MSG_IGNORE (RFC 4253, 6 and 11.2): length, padding length, type, an empty string, padding.
     let ignored: Talk = |s| {
         let packets = b"\0\0\0\x0c\x06\x02\0\0\0\0\0\0\0\0\0\0".repeat(60_000);
         s.write_all(b"SSH-2.0-OpenSSH_9.2\r\n")?;
         loop {
             s.write_all(&packets)?;
+            IN_IT.store(true, Ordering::Relaxed);
         }
     };
     let mut record = turned.record.clone();
     record["net"]["ssh_port"] = server(ignored).into();
     let child = turned.guest.start(&EXPORT, &record);
-    std::thread::sleep(Duration::from_secs(2));
+    support::eventually("it is in the handshake", || IN_IT.load(Ordering::Relaxed));
     let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
     let since = Instant::now();

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::symlink;
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::guest::{Guest, ID, assert_round_trip, copy_of, git, said};
 use crate::support;
@@ -46,7 +46,7 @@ fn a_copy_that_stalls_holds_nobody_up_and_ends_with_its_vm() {
     let mut record = guest.record();
     record["net"]["ssh_port"] = port.into();
     let copying = guest.start(&args, &record);
-    stalled.recv_timeout(Duration::from_secs(30)).unwrap();
+    stalled.recv_timeout(support::SOON).unwrap();
 
     let lifecycle = File::create(guest.path("state/locks").join(format!("vm-{ID}.lock"))).unwrap();
     lifecycle.try_lock().expect("stop and delete find the lifecycle lock free");
@@ -56,7 +56,7 @@ fn a_copy_that_stalls_holds_nobody_up_and_ends_with_its_vm() {
     drop(alive);
     let since = Instant::now();
     let output = copying.wait_with_output().unwrap();
-    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+    assert!(since.elapsed() < support::SOON, "{:?}", since.elapsed());
     support::assert_error(&output, 1, "vm-stopped");
     let left: Vec<_> =
         fs::read_dir(guest.path("state/vms").join(ID)).unwrap().map(|e| e.unwrap().file_name()).collect();

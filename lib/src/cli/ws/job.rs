@@ -67,7 +67,7 @@ impl Job {
         let mut write = vec![dir.as_path(), locks.as_path(), Path::new("/dev/null")];
         write.extend(products.iter().map(|p| if atomic::is_special(p) { p } else { directory_of(p) }));
         let port = self.endpoint.port();
-        self.timeline.step("confine", || landlock::confine(read, &write, port))?;
+        self.timeline.step("confine", || landlock::confine(read, &write, &[port]))?;
         Ok(())
     }
 

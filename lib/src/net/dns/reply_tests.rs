@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RData, RecordType};
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 use super::question::{HEADER, Question};
 use super::reply::{Verdict, reply, truncated};
@@ -141,8 +142,20 @@ fn almost() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
+/// The same cases each time, but where `BANGER_TEST_SEED` says others.
+fn config() -> ProptestConfig {
+    let seed = std::env::var("BANGER_TEST_SEED")
+        .map_or(0, |seed| seed.parse().expect("BANGER_TEST_SEED is a number"));
+    ProptestConfig {
+        cases: 4000,
+        failure_persistence: None,
+        rng_seed: RngSeed::Fixed(seed),
+        ..ProptestConfig::default()
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn random_packets_are_answered_well_or_not_at_all(

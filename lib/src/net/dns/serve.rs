@@ -156,7 +156,7 @@ pub struct Server {
     udp: UdpSocket,
     tcp: TcpListener,
     shared: Arc<Shared>,
-    port: u16,
+    ports: Vec<u16>,
 }
 
 /// What became of an order to serve.
@@ -197,9 +197,12 @@ pub fn begin(order: &Order, caller: &Caller, user: Option<u32>) -> Result<Begun,
         upstreams: Upstreams::new(&order.upstream, site.address),
         links: [site.bridge.index, loopback],
     };
-    let port = order.upstream.first().map_or(PORT, SocketAddr::port);
+    let mut ports: Vec<u16> = order.upstream.iter().map(SocketAddr::port).collect();
+    if ports.is_empty() {
+        ports.push(PORT);
+    }
     let shared = Arc::new(shared);
-    Ok(Begun::Ours(Box::new(Server { site, serving, names, changes, links, udp, tcp, shared, port })))
+    Ok(Begun::Ours(Box::new(Server { site, serving, names, changes, links, udp, tcp, shared, ports })))
 }
 
 /// Binds a port that a server which has just ended may still hold: the kernel closes its lock first.
@@ -232,7 +235,7 @@ impl Server {
         let names_dir = self.names.dir_path();
         let mut readable = RESOLVER_DIRECTORIES.map(Path::new).to_vec();
         readable.push(&names_dir);
-        landlock::confine(&readable, &[], self.port)?;
+        landlock::confine(&readable, &[], &self.ports)?;
         privilege::renounce().map_err(ServeError::io("give up root"))?;
         let alive = self.answer()?;
         self.serving.announce()?;

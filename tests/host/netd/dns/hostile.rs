@@ -299,6 +299,9 @@ fn over_tcp(packet: &[u8]) -> Option<Vec<u8>> {
     Some(answer)
 }
 
+/// How long a connection may take (lib/src/net/dns/tcp.rs).
+const LIMIT: Duration = Duration::from_secs(5);
+
 fn memory_kib() -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", servers()[0])).expect("its status");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
@@ -312,7 +315,7 @@ fn slow_and_lying_connections_end_and_thousands_do_no_harm() {
         Names::new(&[2]).serve(&[]);
         let connect = || {
             let stream = TcpStream::connect(SERVER).expect("connected");
-            stream.set_read_timeout(Some(Duration::from_secs(9))).expect("a timeout");
+            stream.set_read_timeout(Some(WAIT)).expect("a timeout");
             stream
         };
         let ends = |mut stream: TcpStream| stream.read_to_end(&mut Vec::new()).unwrap_or(0);
@@ -325,7 +328,7 @@ fn slow_and_lying_connections_end_and_thousands_do_no_harm() {
             }
             let began = Instant::now();
             assert_eq!(ends(stream), 0, "{length}");
-            assert!(began.elapsed() < Duration::from_secs(2), "{length}: {:?}", began.elapsed());
+            assert!(began.elapsed() < LIMIT, "{length}: {:?}", began.elapsed());
         }
         // Many questions at once in pieces of odd sizes, answered in order.
         let mut stream = connect();
@@ -337,19 +340,21 @@ fn slow_and_lying_connections_end_and_thousands_do_no_harm() {
         let mut answers = vec![0; 20 * (2 + one.len() + 16)];
         stream.read_exact(&mut answers).expect("all answers");
         drop(stream);
-        // One byte a second: the connection ends when its time is up, and nobody else waits for it.
+        // A byte now and then: the connection ends when its time is up, and nobody else waits for it.
         let began = Instant::now();
         let mut slow = connect();
         slow.write_all(&[0]).expect("sent");
         let held: Vec<TcpStream> = (0..40).map(|_| connect()).collect();
-        while began.elapsed() < Duration::from_secs(3) {
+        let mut last = Duration::ZERO;
+        while last < LIMIT * 4 / 5 {
             drop(slow.write_all(&[30]));
             assert_well();
+            last = began.elapsed();
             std::thread::sleep(Duration::from_millis(500));
         }
         assert_eq!(ends(slow), 0);
         let took = began.elapsed();
-        assert!(took > Duration::from_secs(4) && took < Duration::from_secs(8), "{took:?}");
+        assert!(took > LIMIT * 4 / 5 && took < last + LIMIT, "{took:?}, and the last byte went at {last:?}");
         drop(held);
         eventually("room for a connection", || over_tcp(&one).is_some());
         // Thousands, of which most are closed at once.

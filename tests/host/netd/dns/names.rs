@@ -13,6 +13,7 @@ use crate::netd::attacks::STRINGS;
 use crate::netd::fuzz::{mutated, mutation};
 use crate::netd::snapshot::snapshot;
 use crate::netd::{STATE, document, isolated, ok, sh};
+use crate::support::changes::rng_seed;
 use crate::support::{assert_error, command, record, run};
 
 fn file(state: &Value, items: &Value) -> Value {
@@ -110,8 +111,14 @@ fn mutated_files_are_refused_or_served() {
         let names = Names::new(&[2]);
         let valid: Value =
             serde_json::from_slice(&fs::read(&names.path).expect("it is there")).expect("JSON");
-        let config =
-            Config { cases: 150, failure_persistence: None, max_shrink_iters: 60, ..Config::default() };
+        let rng_seed = rng_seed();
+        let config = Config {
+            cases: 150,
+            failure_persistence: None,
+            max_shrink_iters: 60,
+            rng_seed,
+            ..Config::default()
+        };
         let strategy = proptest::collection::vec(mutation(), 1..4);
         // At the start; without --background, so that it is the one that we end.
         let mut runner = TestRunner::new(Config { cases: 60, ..config.clone() });
