@@ -292,7 +292,7 @@ fn commands_go_over_the_agents_channel_under_systemd() {
 fn mise_puts_what_the_checkout_pins_on_the_path() {
     let mise = std::env::var_os("BANGER_TEST_MISE").filter(|path| !path.is_empty());
     let there = mise.as_ref().is_some_and(|path| Path::new(path).is_file());
-    let reason = "BANGER_TEST_MISE names no mise for x86_64: use tests/run";
+    let reason = "BANGER_TEST_MISE names no mise for x86_64 (npm's @jdxcode/mise-linux-x64 holds one)";
     if !support::require("mise", there, reason) {
         return;
     }
