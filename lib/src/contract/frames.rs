@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn what_can_be_no_frame_is_told_at_once() {
         assert_eq!(split(&[0]), Err(Malformed));
-        assert_eq!(split(&[12]), Err(Malformed));
+        assert_eq!(split(&[KINDS.len() as u8 + 1]), Err(Malformed));
         assert_eq!(split(&GREETING), Err(Malformed));
         for (kind, length) in [
             (Kind::Stdout, MAX_DATA + 1),

@@ -460,7 +460,7 @@ fn bytes_that_git_calls_the_same_arrive() {
 
 #[test]
 fn an_untracked_attributes_file_travels_since_git_reads_the_others_by_it() {
-    let Some(guest) = Guest::new() else { return };
+    let Some(guest) = Guest::with_helper() else { return };
     let (repo, place) = (guest.repo(), guest.path("guest"));
     prepared(&guest, &repo, &[]);
     script_in(
