@@ -41,7 +41,10 @@ impl Account {
     /// The shell, which finds its own name as its first argument.
     fn shell(&self) -> Command {
         let shell = shell_of(self);
-        #[expect(clippy::disallowed_methods, reason = "the host's command: the guest has no deadlines of ours")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the host's command: the guest has no deadlines of ours"
+        )]
         let mut command = Command::new(shell);
         command.arg0(shell.file_name().unwrap_or(shell.as_os_str()));
         command

@@ -17,7 +17,8 @@ pub const VERB: &str = "resync";
 pub const PLACE: &str = ".git/banger-sync";
 /// The file there that says that what was received is being put in its place: the [`Plan`], with what the guest has decided.
 pub const MARK: &str = "go";
-/// What goes to the root of the workspace.
+/// What goes to the root of the workspace. In the guest, where each directory would have to be made and removed again, only files that
+/// [`FILL`] makes lie there.
 pub const TREE: &str = "tree";
 /// The host's index.
 pub const INDEX: &str = "index";
@@ -85,6 +86,8 @@ pub struct Plan {
     pub shallow: Option<String>,
     /// Settings of git's, and their values.
     pub settings: Vec<(String, String)>,
+    /// Decided in the guest: where the files and links go that it has received; the first waits by the name 0.
+    pub received: Vec<Vec<u8>>,
     /// Decided in the guest: what of its own gives way.
     pub displaced: Vec<Vec<u8>>,
     /// Decided in the guest: whether it takes the host's index as it is.
@@ -182,6 +185,7 @@ impl Plan {
             out.word(name.as_bytes());
             out.word(value.as_bytes());
         });
+        out.words(&self.received);
         out.words(&self.displaced);
         out.number(self.whole_index.into());
         out.0
@@ -212,6 +216,7 @@ impl Plan {
             refs: from.list(|from| Some((from.bytes()?, from.text()?)))?,
             shallow: from.list(Reader::text)?.pop(),
             settings: from.list(|from| Some((from.text()?, from.text()?)))?,
+            received: from.words()?,
             displaced: from.words()?,
             whole_index: from.flag()?,
         };
@@ -244,6 +249,7 @@ mod tests {
             refs: vec![(b"refs/heads/\xe4".into(), "0".repeat(40))],
             shallow: Some("1".repeat(40)),
             settings: vec![("core.sparsecheckout".into(), "true".into())],
+            received: words([b"a", b".git/HEAD"]),
             displaced: words([b"a", b"d"]),
             whole_index: true,
         };

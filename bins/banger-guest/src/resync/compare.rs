@@ -1,6 +1,6 @@
 //! Whether the guest still has what it was given: what it has changed is not overwritten.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
@@ -28,13 +28,31 @@ pub struct Found {
     pub replaced_head: Option<String>,
 }
 
+/// What has come.
+struct New<'a> {
+    below: Below,
+    names: HashMap<&'a [u8], usize>,
+}
+
+impl<'a> New<'a> {
+    fn of(plan: &'a Plan) -> Result<Self, Error> {
+        let below = Below::open(PLACE).context(|| format!("cannot open {PLACE}"))?;
+        let names = plan.received.iter().enumerate().map(|(number, path)| (path.as_slice(), number));
+        Ok(Self { below, names: names.collect() })
+    }
+
+    /// Where what is to be at `path` waits, if anything is to be there.
+    fn name(&self, path: &[u8]) -> Vec<u8> {
+        match self.names.get(path) {
+            Some(number) => number.to_string().into_bytes(),
+            None => [TREE.as_bytes(), b"/", path].concat(),
+        }
+    }
+}
+
 /// Compares the workspace with what it was given, as far as that differs from what is to be.
 pub fn compare(work: &Below, plan: &Plan) -> Result<Found, Error> {
-    let new = super::place(TREE);
-    // Without a file or a link to come there is none.
-    fs::create_dir_all(&new).context(|| format!("cannot make {}", new.display()))?;
-    let new = Below::open(&new).context(|| format!("cannot open {}", new.display()))?;
-    let mut found = Found { displaced: files(work, &new, plan)?, ..Found::default() };
+    let mut found = Found { displaced: files(work, &New::of(plan)?, plan)?, ..Found::default() };
     if let Some(staged) = &plan.staged {
         let same_file = || {
             let id = |path: &str| fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
@@ -57,7 +75,7 @@ pub fn compare(work: &Below, plan: &Plan) -> Result<Found, Error> {
 }
 
 /// What of the guest's own is in the way, and is not as it is to be already.
-fn files(work: &Below, new: &Below, plan: &Plan) -> Result<Vec<Vec<u8>>, Error> {
+fn files(work: &Below, new: &New<'_>, plan: &Plan) -> Result<Vec<Vec<u8>>, Error> {
     let what = || "cannot compare the workspace with what comes".to_owned();
     // Files that were copied have times without a fraction, and others almost never: so a size and a time tell, as long as there are
     // fractions here at all.
@@ -114,14 +132,16 @@ fn is_as_given(known: &Known, now: &FileStat) -> bool {
 }
 
 /// Whether the workspace has at `path` what it is to have.
-fn is_as_wanted(work: &Below, new: &Below, path: &[u8]) -> io::Result<bool> {
-    let (Some(now), Some(wanted)) = (work.look(path)?, new.look(path)?) else {
-        return Ok(work.look(path)?.is_none() && new.look(path)?.is_none());
+fn is_as_wanted(work: &Below, new: &New<'_>, path: &[u8]) -> io::Result<bool> {
+    let (name, new) = (new.name(path), &new.below);
+    let (now, wanted) = match (work.look(path)?, new.look(&name)?) {
+        (Some(now), Some(wanted)) => (now, wanted),
+        (now, wanted) => return Ok(now.is_none() && wanted.is_none()),
     };
     match (kind(&now), kind(&wanted)) {
-        (SFlag::S_IFLNK, SFlag::S_IFLNK) => Ok(work.target(path)? == new.target(path)?),
+        (SFlag::S_IFLNK, SFlag::S_IFLNK) => Ok(work.target(path)? == new.target(&name)?),
         (SFlag::S_IFREG, SFlag::S_IFREG) if now.st_size == wanted.st_size => {
-            is_equal(work.read(path)?, new.read(path)?)
+            is_equal(work.read(path)?, new.read(&name)?)
         }
         _ => Ok(false),
     }

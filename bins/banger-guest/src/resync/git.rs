@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Stdio};
 
 use crate::error::{Context, Error};
-use crate::plan::{FILL, Staged, TREE};
+use crate::plan::{FILL, Plan, Staged, TREE};
 
 /// How much of a command line holds paths, bytes.
 const MAX_WORDS: usize = 64 << 10;
@@ -118,11 +118,21 @@ pub fn set(name: &str, value: &str) -> Result<(), Error> {
 }
 
 /// Has large files made from the objects that have come.
-pub fn make_files() -> Result<(), Error> {
+pub fn make_files(plan: &Plan) -> Result<(), Error> {
+    let what = || "cannot make large files from their objects".to_owned();
+    let tree = super::place(TREE);
+    fs::create_dir_all(tree.join(".git/objects/pack")).context(what)?;
+    let packs = plan.received.iter().enumerate().filter(|(_, path)| path.starts_with(b".git/objects/pack/"));
+    for (number, path) in packs {
+        fs::hard_link(super::place(&number.to_string()), tree.join(super::path(path))).context(what)?;
+    }
     #[expect(clippy::disallowed_methods, reason = "the guest has no deadlines of ours: the host has")]
     let mut shell = Command::new("sh");
-    shell.arg(format!("../{FILL}")).current_dir(super::place(TREE));
+    shell.arg(format!("../{FILL}")).current_dir(&tree);
     shell.env("GIT_ALTERNATE_OBJECT_DIRECTORIES", ".git/objects").stdin(Stdio::null()).stdout(Stdio::null());
     let made = shell.status().context(|| "cannot run sh".into())?;
-    if made.success() { Ok(()) } else { Err(Error::new("cannot make large files from their objects")) }
+    if !made.success() {
+        return Err(Error::new(what()));
+    }
+    fs::remove_dir_all(tree.join(".git")).context(what)
 }

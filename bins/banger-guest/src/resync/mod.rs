@@ -130,7 +130,7 @@ fn take(work: &Below, host: &mut Host) -> Result<(), Error> {
     let mut plan = receive::receive(io::stdin().lock())?;
     host.verdict("ready");
     if place(crate::plan::FILL).exists() {
-        git::make_files()?;
+        git::make_files(&plan)?;
     }
     let found = compare::compare(work, &plan)?;
     let conflicts = !found.displaced.is_empty() || found.is_staged_otherwise || found.is_head_elsewhere;

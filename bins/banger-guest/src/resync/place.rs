@@ -28,8 +28,7 @@ const ROOM_MADE: &str = "room";
 /// Sets the mark.
 pub fn mark(plan: &Plan) -> Result<(), Error> {
     let what = || "cannot bring what was received to the disk".to_owned();
-    let received = received().context(what)?;
-    let mut paths: Vec<PathBuf> = received.iter().map(|name| Path::new(PLACE).join(path(name))).collect();
+    let mut paths: Vec<PathBuf> = received(plan).context(what)?.into_iter().map(|(from, _)| from).collect();
     paths.push(place(INDEX));
     let directory = File::open(PLACE).context(what)?;
     if paths.len() > MANY {
@@ -55,10 +54,18 @@ pub fn mark(plan: &Plan) -> Result<(), Error> {
     fs::rename(mark, place(MARK)).context(what)
 }
 
-/// All files and links that are to go to the root of the workspace, by their paths from where they were received.
-fn received() -> io::Result<Vec<Vec<u8>>> {
-    let mut files = Vec::new();
-    Below::open(PLACE)?.files(TREE.as_bytes(), &mut files)?;
+/// All files and links that are to go to the workspace: where they wait, and where they go.
+fn received(plan: &Plan) -> io::Result<Vec<(PathBuf, Vec<u8>)>> {
+    let received = plan.received.iter().enumerate();
+    let mut files: Vec<_> =
+        received.map(|(number, path)| (place(&number.to_string()), path.clone())).collect();
+    let mut made = Vec::new();
+    if place(TREE).exists() {
+        Below::open(PLACE)?.files(TREE.as_bytes(), &mut made)?;
+    }
+    files
+        .extend(made.iter().map(|file| (Path::new(PLACE).join(path(file)), file[TREE.len() + 1..].to_vec())));
+    files.sort_by_key(|(_, path)| order(path));
     Ok(files)
 }
 
@@ -72,11 +79,8 @@ pub fn finish(work: &Below) -> Result<(), Error> {
         File::create(place(ROOM_MADE)).context(|| format!("cannot write {PLACE}/{ROOM_MADE}"))?;
     }
     let what = |path: &[u8]| format!("cannot write {}", String::from_utf8_lossy(path));
-    let mut files = received().context(|| format!("cannot read {PLACE}"))?;
-    files.sort_unstable_by_key(|file| order(file));
-    for from in &files {
-        let to = &from[TREE.len() + 1..];
-        work.put(&Path::new(PLACE).join(path(from)), to).context(|| what(to))?;
+    for (from, to) in received(&plan).context(|| format!("cannot read {PLACE}"))? {
+        work.put(&from, &to).context(|| what(&to))?;
     }
     match &plan.staged {
         Some(_) if plan.whole_index => {
@@ -141,7 +145,7 @@ fn make_room(work: &Below, plan: &Plan) -> Result<(), Error> {
 
 /// In which order files take their places: what names others comes after them.
 fn order(path: &[u8]) -> u8 {
-    let Some(path) = path.strip_prefix(b"tree/.git/") else { return 0 };
+    let Some(path) = path.strip_prefix(b".git/") else { return 0 };
     match (path.starts_with(b"objects/"), path.ends_with(b".idx")) {
         (true, false) => 1,
         (true, true) => 2,

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
@@ -11,7 +12,7 @@ use nix::sys::time::TimeSpec;
 use tar::{Archive, Entry, EntryType};
 
 use crate::error::{Context, Error};
-use crate::plan::{INDEX, PLACE, PLAN, Plan};
+use crate::plan::{INDEX, PLACE, PLAN, Plan, TREE};
 use crate::sys;
 
 /// How long a plan may be, bytes.
@@ -23,7 +24,7 @@ pub fn receive(stream: impl Read) -> Result<Plan, Error> {
     let what = || "what the host sent is not whole".to_owned();
     fs::create_dir(PLACE).context(|| format!("cannot make {PLACE}"))?;
     let mut archive = Archive::new(BufReader::with_capacity(CHUNK, stream));
-    let mut plan = None;
+    let (mut plan, mut received) = (None, Vec::new());
     for entry in archive.entries().context(what)? {
         let mut entry = entry.context(what)?;
         let path = entry.path().context(what)?.into_owned();
@@ -34,10 +35,11 @@ pub fn receive(stream: impl Read) -> Result<Plan, Error> {
                 Plan::decode(&bytes).ok_or_else(|| Error::new("the host's plan is of another version"))?,
             );
         } else {
-            lay(&mut entry, &path).context(|| format!("cannot receive {}", path.display()))?;
+            lay(&mut entry, &path, &mut received).context(|| format!("cannot receive {}", path.display()))?;
         }
     }
-    plan.ok_or_else(|| Error::new(what()))
+    let plan = plan.ok_or_else(|| Error::new(what()))?;
+    Ok(Plan { received, ..plan })
 }
 
 /// Where an entry goes.
@@ -47,16 +49,17 @@ fn target(path: &Path) -> io::Result<PathBuf> {
     inside.then(|| Path::new(PLACE).join(path)).ok_or_else(named)
 }
 
-fn lay(entry: &mut Entry<'_, impl Read>, path: &Path) -> io::Result<()> {
-    let place = target(path)?;
+fn lay(entry: &mut Entry<'_, impl Read>, path: &Path, received: &mut Vec<Vec<u8>>) -> io::Result<()> {
+    let mut place = target(path)?;
     let header = entry.header();
     let (kind, mode) = (header.entry_type(), header.mode()? & 0o777);
     let time = TimeSpec::new(i64::try_from(header.mtime()?).unwrap_or(i64::MAX), 0);
     if kind == EntryType::Directory {
         return fs::create_dir_all(place);
     }
-    if let Some(parent) = place.parent() {
-        fs::create_dir_all(parent)?;
+    if let Ok(path) = path.strip_prefix(TREE) {
+        place = super::place(&received.len().to_string());
+        received.push(path.as_os_str().as_bytes().to_vec());
     }
     match kind {
         EntryType::Regular => {
