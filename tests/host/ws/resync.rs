@@ -358,6 +358,42 @@ fn assert_cut(guest: &Guest, repo: &Path, place: &Path) {
 }
 
 #[test]
+fn large_files_travel_once_in_a_second_copy_too() {
+    let Some(guest) = Guest::with_helper() else { return };
+    let (repo, place) = (guest.repo(), guest.path("guest"));
+    let write = |name: &str, line: &str| {
+        fs::create_dir_all(repo.join(name).parent().unwrap()).unwrap();
+        fs::write(repo.join(name), line.repeat((1 << 20) / line.len() + 2)).unwrap();
+    };
+    write("big", "one\n");
+    git(&repo, &["add", "-A"]);
+    git(&repo, &["commit", "-qm", "big"]);
+    prepared(&guest, &repo, &[]);
+    write("big", "two\n");
+    write("deep/er/it's new", "three\n");
+    script_in(
+        &repo,
+        "chmod 755 big; touch -d @1000000000 big; git add -A; git commit -qm more; echo small >small; git add small",
+    );
+    prepared(&guest, &repo, &[]);
+    assert_same(&guest, &repo, "large");
+    let modified = fs::metadata(place.join("big")).unwrap().modified().unwrap();
+    assert_eq!(modified.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs(), 1_000_000_000);
+    git(&place, &["fsck", "--strict"]);
+    // What the guest has made of one is compared with it.
+    write("big", "four\n");
+    fs::copy(repo.join("big"), place.join("big")).unwrap();
+    prepared(&guest, &repo, &[]);
+    assert_same(&guest, &repo, "the same in both");
+    write("big", "five\n");
+    script_in(&place, "echo guest >>big");
+    let error = support::assert_error(&prepare(&guest, &repo, &[]), 1, "conflict");
+    assert_eq!(error["error"]["details"]["paths"], serde_json::json!(["big"]));
+    prepared(&guest, &repo, &["--force"]);
+    assert_same(&guest, &repo, "--force");
+}
+
+#[test]
 fn a_guest_without_banger_guest_takes_all_or_nothing() {
     let Some(guest) = Guest::new() else { return };
     let repo = guest.repo();
