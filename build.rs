@@ -12,8 +12,15 @@ use anyhow::{Context, Result, bail, ensure};
 const PREBUILT: &str = "BANGER_GUEST_PREBUILT";
 
 /// What banger-guest is made of: an ordinary rebuild must not build it again.
-const INPUTS: [&str; 5] =
-    ["build.rs", "Cargo.toml", "Cargo.lock", "bins/banger-guest", "lib/src/contract/guest.rs"];
+const INPUTS: [&str; 7] = [
+    "build.rs",
+    "Cargo.toml",
+    "Cargo.lock",
+    "bins/banger-guest",
+    "lib/src/contract/frames.rs",
+    "lib/src/contract/guest.rs",
+    "lib/src/contract/resync.rs",
+];
 
 /// The profile in Cargo.toml.
 const PROFILE: &str = "guest";

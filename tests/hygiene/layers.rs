@@ -96,7 +96,7 @@ fn is_sys(file: &str) -> bool {
     file.starts_with("lib/src/sys/") || file.starts_with("bins/banger-guest/src/sys")
 }
 
-/// In the guest there are sshd, which outlives every deadline, and the user's command.
+/// In the guest there are sshd, which outlives every deadline, the user's command, and git.
 fn starts_programs(file: &str) -> bool {
     matches!(
         file,
@@ -105,6 +105,7 @@ fn starts_programs(file: &str) -> bool {
             | "bins/banger-guest/src/command.rs"
             | "bins/banger-guest/src/login.rs"
             | "bins/banger-guest/src/serve.rs"
+            | "bins/banger-guest/src/resync/git.rs"
     )
 }
 

@@ -16,7 +16,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{AccessFlags, Pid, access};
 
 use crate::protocol::{NO_SUCH_COMMAND_STATUS, NOT_EXECUTABLE_STATUS, TIMEOUT_GRACE, mark_start};
-use crate::{serve, sys};
+use crate::{plan, resync, serve, sys};
 
 /// Where programs are looked for if nobody says.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -43,13 +43,16 @@ pub fn main() -> ExitCode {
     match words.iter().map(|word| word.to_str().unwrap_or_default()).collect::<Vec<_>>()[..] {
         ["serve"] => return serve::main(false),
         ["serve", "-"] => return serve::main(true),
+        [plan::VERB, ..] => return resync::main(std::env::args_os().skip(2)).unwrap_or_else(refuse),
         _ => {}
     }
-    let Some(call) = parse(std::env::args_os().skip(1)) else {
-        say("this is the init of banger's VMs, and what runs commands in them; it does nothing else");
-        return ExitCode::from(USAGE_STATUS);
-    };
+    let Some(call) = parse(std::env::args_os().skip(1)) else { return refuse() };
     if call.start { ExitCode::from(start(&call.words)) } else { run(&call) }
+}
+
+fn refuse() -> ExitCode {
+    say("this is the init of banger's VMs, and what runs commands in them; it does nothing else");
+    ExitCode::from(USAGE_STATUS)
 }
 
 fn parse(mut args: impl Iterator<Item = OsString>) -> Option<Call> {

@@ -68,7 +68,7 @@ struct Running {
 }
 
 impl Running {
-    fn start(line: &[u8]) -> io::Result<Self> {
+    fn start(kind: Kind, line: &[u8]) -> io::Result<Self> {
         let (ours, input) = UnixStream::pair()?;
         let (stdout, output) = io::pipe()?;
         let (stderr, errors) = io::pipe()?;
@@ -76,7 +76,8 @@ impl Running {
             set_blocking(fd, false)?;
         }
         let streams = Streams { input: input.into(), output: output.into(), errors: errors.into() };
-        let child = login::start(line, streams)?;
+        let child =
+            if kind == Kind::Own { login::start_own(line, streams)? } else { login::start(line, streams)? };
         let pidfd = sys::pidfd_open(child.id())?;
         let (stdout, stderr) = (Some(stdout), Some(stderr));
         let (held, taken, status) = (VecDeque::new(), 0, None);
@@ -332,10 +333,10 @@ impl Conversation {
 
     fn obey(&mut self, kind: Kind, payload: &[u8]) -> Result<(), Over> {
         match (kind, &mut self.running) {
-            (Kind::Start, None) => match Running::start(payload) {
+            (Kind::Start | Kind::Own, None) => match Running::start(kind, payload) {
                 Ok(running) => self.running = Some(running),
                 Err(error) => {
-                    let mut reason = format!("cannot start root's shell: {error}");
+                    let mut reason = format!("cannot start it for root: {error}");
                     reason.truncate(MAX_REASON);
                     self.say(Kind::Refused, reason.as_bytes());
                 }

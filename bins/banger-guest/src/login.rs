@@ -1,4 +1,4 @@
-//! Root's login shell, as sshd starts it for a command.
+//! Root's login shell, as sshd starts it for a command, and this program where it is the command itself.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command};
 
-use crate::protocol::ENVIRONMENT_PATH;
+use crate::protocol::{ENVIRONMENT_PATH, HELPER_PATH};
 use crate::sys;
 
 /// Where programs are looked for if nobody says: what Debian's sshd gives to root.
@@ -32,6 +32,34 @@ impl Account {
             line.split(':').nth(at).filter(|field| field.starts_with('/')).unwrap_or(or).to_owned()
         };
         Self { home: field(5, "/root"), shell: field(6, DEFAULT_SHELL) }
+    }
+
+    fn read() -> Self {
+        Self::of(&fs::read_to_string("/etc/passwd").unwrap_or_default())
+    }
+
+    /// The shell, which finds its own name as its first argument.
+    fn shell(&self) -> Command {
+        let shell = shell_of(self);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the host's command: the guest has no deadlines of ours"
+        )]
+        let mut command = Command::new(shell);
+        command.arg0(shell.file_name().unwrap_or(shell.as_os_str()));
+        command
+    }
+
+    /// The environment; what comes later wins.
+    fn variables(&self) -> Vec<(OsString, OsString)> {
+        let shell = shell_of(self).as_os_str();
+        let of_system = variables(&fs::read_to_string("/etc/environment").unwrap_or_default());
+        let mut all = vec![("PATH".into(), DEFAULT_PATH.into())];
+        all.extend(of_system.into_iter().map(|(name, value)| (name.into(), value.into())));
+        all.extend(of_image());
+        all.extend([("HOME".into(), self.home.clone().into()), ("SHELL".into(), shell.into())]);
+        all.extend(["USER", "LOGNAME"].map(|name| (name.into(), "root".into())));
+        all
     }
 }
 
@@ -73,22 +101,42 @@ pub struct Streams {
 
 /// Starts the shell with `line` in a session of its own.
 pub fn start(line: &[u8], streams: Streams) -> io::Result<Child> {
-    let account = Account::of(&fs::read_to_string("/etc/passwd").unwrap_or_default());
-    let shell = shell_of(&account);
-    #[expect(clippy::disallowed_methods, reason = "the host's command: the guest has no deadlines of ours")]
-    let mut command = Command::new(shell);
-    command.arg0(shell.file_name().unwrap_or(shell.as_os_str())).arg("-c").arg(OsStr::from_bytes(line));
-    command.env_clear().env("PATH", DEFAULT_PATH);
-    command.envs(variables(&fs::read_to_string("/etc/environment").unwrap_or_default()));
-    command.envs(of_image());
-    command.env("HOME", &account.home).env("SHELL", shell).env("USER", "root").env("LOGNAME", "root");
+    let account = Account::read();
+    let mut command = account.shell();
+    command.arg("-c").arg(OsStr::from_bytes(line));
+    begin(command, &account, streams)
+}
+
+/// Starts this program itself with the arguments `line`, each with a NUL behind it, in a session of its own: without the shell, unless it
+/// takes that to find git.
+pub fn start_own(line: &[u8], streams: Streams) -> io::Result<Child> {
+    let account = Account::read();
+    let variables = account.variables();
+    let path = variables.iter().rfind(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
+    let mut directories = std::env::split_paths(path.unwrap_or_default());
+    let mut command = if directories.any(|directory| directory.join("git").is_file()) {
+        #[expect(clippy::disallowed_methods, reason = "this very program, once more")]
+        Command::new(HELPER_PATH)
+    } else {
+        let mut shell = account.shell();
+        shell.args(["-c", "exec \"$0\" \"$@\"", HELPER_PATH]);
+        shell
+    };
+    let args = line.strip_suffix(b"\0").unwrap_or(line).split(|byte| *byte == 0);
+    command.args(args.map(OsStr::from_bytes));
+    begin(command, &account, streams)
+}
+
+fn begin(mut command: Command, account: &Account, streams: Streams) -> io::Result<Child> {
+    command.env_clear().envs(account.variables());
     let home = Path::new(&account.home);
     command.current_dir(if home.is_dir() { home } else { Path::new("/") });
     command.stdin(streams.input).stdout(streams.output).stderr(streams.errors);
     sys::begin_session(&mut command);
     let missing = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => {
-            io::Error::other(format!("the image has no {}, and commands need a shell", shell.display()))
+            let shell = shell_of(account).display();
+            io::Error::other(format!("the image has no {shell}, and commands need a shell"))
         }
         _ => error,
     };

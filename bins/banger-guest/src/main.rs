@@ -2,7 +2,8 @@
 //! the host.
 //!
 //! [`boot`] is the way from the kernel's hand-over to the image's root; [`init`] (lean) and [`systemd`] are the two ways on
-//! from there; [`agent`] answers the host; [`serve`] takes its commands, [`command`] runs one. `sys` holds everything that
+//! from there; [`agent`] answers the host; [`serve`] takes its commands, [`command`] runs one, and
+//! [`resync`] is the second copy of a checkout. `sys` holds everything that
 //! is unsafe.
 
 mod agent;
@@ -25,9 +26,12 @@ mod modules;
 mod mounts;
 mod network;
 mod notice;
+#[path = "../../../lib/src/contract/resync.rs"]
+mod plan;
 #[path = "../../../lib/src/contract/guest.rs"]
 #[expect(dead_code, reason = "the host uses the rest")]
 mod protocol;
+mod resync;
 mod serve;
 mod sshd;
 mod sys;

@@ -84,6 +84,23 @@ pub fn ask_systemd(reboot: bool) -> io::Result<()> {
     Errno::result(unsafe { libc::kill(1, signal) }).map(drop).map_err(io::Error::from)
 }
 
+/// Has the kernel begin to write a file to its disk. Nothing is promised: that is fsync(2)'s.
+pub fn start_writing(file: &File) {
+    drop(sync_range(file, libc::SYNC_FILE_RANGE_WRITE));
+}
+
+/// Has the kernel write a file to its disk, and waits until the disk has taken it: into its cache, perhaps.
+pub fn write_out(file: &File) -> io::Result<()> {
+    let before = libc::SYNC_FILE_RANGE_WAIT_BEFORE;
+    sync_range(file, before | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER)
+}
+
+fn sync_range(file: &File, flags: libc::c_uint) -> io::Result<()> {
+    // SAFETY: the descriptor is open for the call, which touches no memory. A length of 0 means to the end.
+    let result = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, flags) };
+    Errno::result(result).map(drop).map_err(io::Error::from)
+}
+
 /// Lets processes open many files, as systemd does: a soft limit of 1024, for select(2), a hard one of 524288.
 pub fn raise_file_limit() {
     let limit = libc::rlimit { rlim_cur: 1024, rlim_max: 524_288 };

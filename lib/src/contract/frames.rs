@@ -60,9 +60,12 @@ pub enum Kind {
     Refused,
     /// Guest: its end was opened anew, and no command of before is connected with it.
     Anew,
+    /// Host: as [`Kind::Start`], but what runs is banger-guest itself, and no shell before it, whose start takes an emulated guest
+    /// longer than the rest. Its arguments, each with a NUL behind it.
+    Own,
 }
 
-const KINDS: [Kind; 11] = [
+const KINDS: [Kind; 12] = [
     Kind::Start,
     Kind::Input,
     Kind::InputEnd,
@@ -74,6 +77,7 @@ const KINDS: [Kind; 11] = [
     Kind::Left,
     Kind::Refused,
     Kind::Anew,
+    Kind::Own,
 ];
 
 impl Kind {
@@ -89,7 +93,7 @@ impl Kind {
     /// The shortest and the longest payload.
     fn lengths(self) -> (usize, usize) {
         match self {
-            Self::Start => (1, MAX_COMMAND),
+            Self::Start | Self::Own => (1, MAX_COMMAND),
             Self::Input | Self::Stdout | Self::Stderr => (1, MAX_DATA),
             Self::InputEnd | Self::Leave | Self::Left | Self::Anew => (0, 0),
             Self::Taken => (4, 4),
@@ -183,7 +187,7 @@ mod tests {
     #[test]
     fn what_can_be_no_frame_is_told_at_once() {
         assert_eq!(split(&[0]), Err(Malformed));
-        assert_eq!(split(&[12]), Err(Malformed));
+        assert_eq!(split(&[KINDS.len() as u8 + 1]), Err(Malformed));
         assert_eq!(split(&GREETING), Err(Malformed));
         for (kind, length) in [
             (Kind::Stdout, MAX_DATA + 1),

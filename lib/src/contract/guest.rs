@@ -26,6 +26,7 @@
 //! and then ends its own stdout with [`mark_start`] and `end\n`, its stderr with [`mark_start`] and how the command ended: `exit STATUS\n`
 //! or `signal NUMBER\n`, with ` timeout` before the newline where `--timeout-ms` had passed. So the end is told from what background
 //! processes still hold or write, and a status of 0 from none. `start -- COMMAND…` becomes the command, and says the same where it cannot.
+//! `resync` is the second copy of a checkout: see [`super::resync`].
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;

@@ -4,7 +4,8 @@
 //! [`record`] its sections, [`error`] what stands on stdout when a program fails, [`file_sync`] which files of the user
 //! travel, [`guest`] what host and guest say to each other,
 //! [`image`] what an image is, [`inside`] what a running VM uses, [`kernel`] what a kernel is, [`names`] which VMs the resolver knows,
-//! [`policy`] who reaches whom, [`reply`] what verbs without a record answer. Nothing here touches the host.
+//! [`policy`] who reaches whom, [`reply`] what verbs without a record answer, [`resync`] what a second copy tells the guest. Nothing here
+//! touches the host.
 
 pub mod catalog;
 pub mod config;
@@ -22,6 +23,7 @@ pub mod names;
 pub mod policy;
 pub mod record;
 pub mod reply;
+pub mod resync;
 pub mod schema;
 
 pub use document::{Document, RecordError};

@@ -200,6 +200,28 @@ impl Session {
         receiver: &mut dyn Receiver,
         watch: &Watch<'_>,
     ) -> Result<Option<Exit>, RemoteError> {
+        self.start((Kind::Start, command.as_bytes()), input, receiver, watch)
+    }
+
+    /// The same for banger-guest itself, with `args`, none of which holds a NUL.
+    pub fn exec_own(
+        &self,
+        args: &[&str],
+        input: Option<OwnedFd>,
+        receiver: &mut dyn Receiver,
+        watch: &Watch<'_>,
+    ) -> Result<Option<Exit>, RemoteError> {
+        let args: Vec<u8> = args.iter().flat_map(|arg| arg.bytes().chain([0])).collect();
+        self.start((Kind::Own, &args), input, receiver, watch)
+    }
+
+    fn start(
+        &self,
+        (kind, command): (Kind, &[u8]),
+        input: Option<OwnedFd>,
+        receiver: &mut dyn Receiver,
+        watch: &Watch<'_>,
+    ) -> Result<Option<Exit>, RemoteError> {
         let mut state = self.state.borrow_mut();
         if state.busy {
             self.leave(&mut state, watch)?;
@@ -207,7 +229,7 @@ impl Session {
         if command.is_empty() || command.len() >= MAX_COMMAND {
             return Err(RemoteError::Refused("the command line is too long".to_owned()));
         }
-        state.queue(Kind::Start, command.as_bytes());
+        state.queue(kind, command);
         state.busy = true;
         let mut duplex = Duplex::new(Streams { session: self, state, credit: WINDOW, exit: None }, input);
         let ran = duplex.run(receiver, watch);
@@ -296,7 +318,7 @@ impl Streams<'_> {
                 return Err(RemoteError::Refused(escape_controls(&String::from_utf8_lossy(payload))));
             }
             Kind::Anew => return Err(closed(STEP)),
-            Kind::Start | Kind::Input | Kind::InputEnd | Kind::Leave | Kind::Left => {
+            Kind::Start | Kind::Own | Kind::Input | Kind::InputEnd | Kind::Leave | Kind::Left => {
                 return Err(RemoteError::Malformed("it says what is not its to say"));
             }
         }

@@ -5,7 +5,6 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -17,15 +16,14 @@ use super::checkout::{Entry, Head};
 use super::error::WorkspaceError;
 use super::index::{self, Index};
 use super::note::{Note, Notes, Stage};
-use super::shipment::{Committed, Part};
+use super::shipment::{Committed, Part, Shipment};
 use super::staging::PREPARED_REF;
 use super::tags::{self, Tag};
 use super::{fill, gitdir, rewritten, stream};
 use crate::contract::record::WorkspaceMode;
+use crate::contract::resync::{self, Known, Plan, Staged};
 use crate::sys::exec::Running;
 
-/// Where what was received waits, from the root of the workspace.
-pub(super) const PLACE: &str = ".git/banger-sync";
 /// How long packing may take.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
@@ -40,9 +38,8 @@ pub struct Delta {
     pub fresh: Vec<Vec<u8>>,
     /// Files that are no more, sorted.
     pub gone: Vec<Vec<u8>>,
-    /// What was sent, and when, seconds since 1970.
+    /// What was sent.
     old_tree: Index,
-    sent_at: i64,
     old_index: Index,
     new_index: Index,
     /// Tags that are new, or of another commit.
@@ -104,7 +101,6 @@ impl Delta {
         let packs = part.staging.objects().join("pack");
         let packing =
             Mutex::new(Some(pack(committed, &from, [&old_tree, &old_index], &new_index, &new_tags)?));
-        let sent_at = fs::metadata(notes.tree(Stage::Sent)).map_or(0, |m| m.mtime());
         let made = made(part, new_tree, &changed)?;
         let delta = Self {
             from,
@@ -112,7 +108,6 @@ impl Delta {
             fresh,
             gone,
             old_tree,
-            sent_at,
             old_index,
             new_index,
             new_tags,
@@ -124,7 +119,7 @@ impl Delta {
     }
 
     /// Directories that the guest must have as such, or not at all.
-    pub(super) fn directories(&self) -> BTreeSet<&[u8]> {
+    fn directories(&self) -> BTreeSet<&[u8]> {
         let gone: BTreeSet<&[u8]> = self.gone.iter().map(Vec::as_slice).collect();
         let mut directories = BTreeSet::new();
         for path in &self.changed {
@@ -139,7 +134,7 @@ impl Delta {
     }
 
     /// Directories that become files: nothing but what goes may be in them.
-    pub(super) fn replaced(&self) -> Vec<&[u8]> {
+    fn replaced(&self) -> Vec<&[u8]> {
         let below = |dir: &[u8]| {
             self.gone.iter().any(|path| path.starts_with(dir) && path.get(dir.len()) == Some(&b'/'))
         };
@@ -147,26 +142,29 @@ impl Delta {
     }
 
     /// Whether HEAD stands elsewhere: on another branch, or at another commit.
-    pub fn head_moved(&self, head: &Head) -> bool {
+    fn head_moved(&self, head: &Head) -> bool {
         head.commit != self.from.head_commit
             || String::from_utf8_lossy(&gitdir::head_file(head)) != self.from.head
     }
 
     /// SHA-256 of the index as the guest was given it, as `ls-files -s -z` prints it; hexadecimal.
-    pub(super) fn index_digest(&self) -> String {
+    fn index_digest(&self) -> String {
         let mut digest = Sha256::new();
         self.old_index.entries.iter().for_each(|entry| digest.update(entry.line()));
         digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// The paths whose entry in the index differs.
-    pub(super) fn staged(&self) -> Vec<&[u8]> {
+    fn staged(&self) -> Vec<&[u8]> {
         self.old_index.differing(&self.new_index, staged_otherwise)
     }
 
-    /// The lists that belong to `staged`, by their names: as `ls-files -s` prints the entries, before and after, and as update-index
-    /// reads them.
-    fn staged_lists(&self, staged: &[&[u8]]) -> Vec<(&'static str, Vec<u8>)> {
+    /// What differs in the index; `None` where nothing does.
+    fn staging(&self) -> Option<Staged> {
+        let staged = self.staged();
+        if staged.is_empty() {
+            return None;
+        }
         let entries = |index: &Index| -> Vec<u8> {
             staged.iter().flat_map(|path| index.of(path)).flat_map(index::Entry::line).collect()
         };
@@ -184,53 +182,86 @@ impl Delta {
         let has_flags = |index: &Index| {
             staged.iter().flat_map(|path| index.of(path)).any(|entry| entry.skipped || entry.assumed)
         };
-        let mut lists = vec![
-            ("staged", nul(staged.iter().copied())),
-            ("staged-before", entries(&self.old_index)),
-            ("index", taken_out.chain(after.clone()).collect()),
-            ("staged-after", after),
-        ];
+        let mut flags = Vec::new();
         if has_flags(&self.old_index) || has_flags(&self.new_index) {
-            lists.extend([
-                ("skip-worktree", flagged(|entry| entry.skipped)),
-                ("no-skip-worktree", flagged(|entry| !entry.skipped)),
-                ("assume-unchanged", flagged(|entry| entry.assumed)),
-                ("no-assume-unchanged", flagged(|entry| !entry.assumed)),
+            flags.extend([
+                ("skip-worktree".to_owned(), flagged(|entry| entry.skipped)),
+                ("no-skip-worktree".to_owned(), flagged(|entry| !entry.skipped)),
+                ("assume-unchanged".to_owned(), flagged(|entry| entry.assumed)),
+                ("no-assume-unchanged".to_owned(), flagged(|entry| !entry.assumed)),
             ]);
         }
-        lists
+        Some(Staged {
+            digest: self.index_digest(),
+            paths: nul(staged.iter().copied()),
+            before: entries(&self.old_index),
+            info: taken_out.chain(after.clone()).collect(),
+            after,
+            flags,
+        })
     }
 
-    /// Whether the guest makes large files from their objects.
-    pub(super) fn makes_files(&self) -> bool {
-        !self.made.is_empty()
+    /// What the guest is to compare, and to do. `force`: over what it has changed.
+    pub fn plan(&self, shipment: &Shipment, force: bool) -> Plan {
+        let part = shipment.survey.root();
+        let head = &part.selection.head;
+        let owned = |paths: Vec<&[u8]>| paths.into_iter().map(<[u8]>::to_vec).collect();
+        let replaced = self.replaced();
+        let becomes_file: BTreeSet<&[u8]> = replaced.iter().copied().collect();
+        let known = self.known().flat_map(|path| self.old_tree.of(path)).map(|entry| Known {
+            path: entry.path.clone(),
+            mode: entry.state.mode,
+            size: entry.size(),
+            mtime: entry.modified().0,
+        });
+        let mut refs = Vec::new();
+        let head_moved = self.head_moved(head);
+        if let (true, Some(branch), Some(commit)) = (head_moved, &head.branch, &head.commit) {
+            refs.push(([b"refs/heads/", branch.as_bytes()].concat(), commit.clone()));
+        }
+        refs.extend(self.new_tags.iter().map(|tag| (tag.name.clone(), tag.object.clone())));
+        let before = || {
+            let line = self.from.head.trim_end_matches('\n').as_bytes().to_vec();
+            (line, self.from.head_commit.clone().unwrap_or_default())
+        };
+        let is_shallow = shipment.survey.choice.mode == WorkspaceMode::Shallow;
+        let settings = gitdir::sparse(&part.checkout);
+        Plan {
+            force,
+            known: known.collect(),
+            given: self.old_tree.cut(self.known()),
+            fresh: self
+                .fresh
+                .iter()
+                .filter(|path| !becomes_file.contains(path.as_slice()))
+                .cloned()
+                .collect(),
+            directories: owned(self.directories().into_iter().collect()),
+            replaced: owned(replaced),
+            gone: self.gone.clone(),
+            staged: self.staging(),
+            head: head_moved.then(before),
+            refs,
+            shallow: head.commit.clone().filter(|_| is_shallow),
+            settings: if settings == self.from.sparse { Vec::new() } else { settings },
+            ..Plan::default()
+        }
     }
 
-    /// Writes the stream: what to compare with, lists, files, packs, and the `scripts`, the last of which says that it is whole.
+    /// Writes the stream: files, index, packs, and at last the `plan`, by which it is whole. See [`crate::contract::resync`].
     pub fn write(
         &self,
         part: &Part,
         base_commit: &str,
-        scripts: [(&str, &[u8]); 2],
+        plan: &Plan,
         out: impl Write,
     ) -> Result<(), WorkspaceError> {
         let mut tar = Builder::new(BufWriter::with_capacity(64 << 10, out));
-        let place = |name: &str| Path::new(PLACE).join(name);
-        let given = self.old_tree.cut(self.known());
-        stream::dated(&mut tar, &place("given"), &given, self.sent_at)?;
-        let staged = self.staged();
-        if !staged.is_empty() {
-            for (name, text) in self.staged_lists(&staged) {
-                stream::bytes(&mut tar, &place(name), &text)?;
-            }
-            let index = place("whole/.git/index");
-            stream::git_file(&mut tar, &part.staging.index(), &index)?;
-            stream::hard_link(&mut tar, &index, &place("whole/.git").join(stream::GIVEN_INDEX))?;
+        if plan.staged.is_some() {
+            stream::git_file(&mut tar, &part.staging.index(), Path::new(resync::INDEX))?;
         }
-        stream::bytes(&mut tar, &place("gone"), &nul(self.gone.iter().map(Vec::as_slice)))?;
-        stream::bytes(&mut tar, &place("replaced"), &nul(self.replaced()))?;
-        let tree = place("tree");
-        self.write_files(&mut tar, part, &tree)?;
+        let tree = Path::new(resync::TREE);
+        self.write_files(&mut tar, part, tree)?;
         self.write_git(&mut tar, part, base_commit, &tree.join(".git"))?;
         let packing = self.packing.lock().unwrap_or_else(PoisonError::into_inner).take();
         packing.map_or(Ok(()), Running::wait).map_err(part.checkout.git_error())?;
@@ -241,11 +272,9 @@ impl Delta {
                 stream::git_file(&mut tar, &path, &tree.join(".git/objects/pack").join(name))?;
             }
         }
-        for (name, text) in scripts {
-            stream::bytes(&mut tar, &place(name), text)?;
-        }
+        stream::bytes(&mut tar, Path::new(resync::PLAN), &plan.encode())?;
         let sent = tar.into_inner().and_then(|mut out| out.flush());
-        sent.map_err(WorkspaceError::io("send", PLACE))
+        sent.map_err(WorkspaceError::io("send", resync::PLAN))
     }
 
     fn write_files(
@@ -275,10 +304,9 @@ impl Delta {
         let files =
             self.made.iter().filter_map(|entry| Some((entry.path.clone(), entry, entry.object.as_deref()?)));
         let source = fill::Source { files: files.collect(), ..source };
-        let place = |name: &Path| Path::new(PLACE).join(name.strip_prefix("..").unwrap_or(name));
-        fill::script(Path::new("../fill"), &[source])
+        fill::script(&Path::new("..").join(resync::FILL), &[source])
             .iter()
-            .try_for_each(|(name, text)| stream::bytes(tar, &place(name), text))
+            .try_for_each(|(name, text)| stream::bytes(tar, name.strip_prefix("..").unwrap_or(name), text))
     }
 
     /// What is new in the git directory, but for objects and index.
@@ -300,7 +328,7 @@ impl Delta {
     }
 
     /// The paths that the guest was given and that differ now, sorted.
-    pub(super) fn known(&self) -> impl Iterator<Item = &[u8]> {
+    fn known(&self) -> impl Iterator<Item = &[u8]> {
         let known: BTreeSet<&[u8]> = self.changed.iter().chain(&self.gone).map(Vec::as_slice).collect();
         known.into_iter().filter(|path| is_there(self.old_tree.of(path)))
     }

@@ -215,14 +215,42 @@ impl<'a> Guest<'a> {
         given: Given,
         output: &mut dyn Output,
     ) -> Result<Ended, WorkspaceError> {
-        let nonce: String = random::bytes::<8>().iter().map(|b| format!("{b:02x}")).collect();
+        let nonce = nonce();
         let command = format!(
             "nonce={nonce}; say() {{ printf '\\036banger:%s:%s %s %s\\n' \"$nonce\" \"$1\" \"$$\" \"$2\"; }}\n{script}"
         );
-        let mut listener = Listener::new(&nonce, &given, output);
+        self.follow(&nonce, given, output, |input, listener, watch| {
+            self.session.exec(&command, input, listener, watch)
+        })
+    }
+
+    /// The same for banger-guest's verb `verb`: it is given the nonce, then `args`.
+    pub(super) fn run_own(
+        &self,
+        verb: &str,
+        args: &[&str],
+        given: Given,
+        output: &mut dyn Output,
+    ) -> Result<Ended, WorkspaceError> {
+        let nonce = nonce();
+        let args = [&[verb, "--nonce", &nonce], args].concat();
+        self.follow(&nonce, given, output, |input, listener, watch| {
+            self.session.exec_own(&args, input, listener, watch)
+        })
+    }
+
+    /// Listens to what `run` runs.
+    fn follow(
+        &self,
+        nonce: &str,
+        mut given: Given,
+        output: &mut dyn Output,
+        run: impl FnOnce(Option<OwnedFd>, &mut Listener<'_>, &Watch<'_>) -> Result<Option<Exit>, RemoteError>,
+    ) -> Result<Ended, WorkspaceError> {
+        let mut listener = Listener::new(nonce, &given, output);
         let alive = || self.endpoint.lives();
         let watch = Watch { interrupts: Some(self.interrupts), alive: &alive };
-        let exit = self.session.exec(&command, given.input, &mut listener, &watch);
+        let exit = run(given.input.take(), &mut listener, &watch);
         self.started.set(self.started.get() || (given.is_command && listener.is_ready()));
         if let (Err(RemoteError::Interrupted(_)), Some(process)) = (&exit, listener.process) {
             self.end_group(process);
@@ -230,6 +258,11 @@ impl<'a> Guest<'a> {
         let exit = exit.map_err(|source| self.endpoint.failure(source))?;
         listener.end(exit)
     }
+}
+
+/// What tells our words from all others.
+fn nonce() -> String {
+    random::bytes::<8>().iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Drops what a short command says.

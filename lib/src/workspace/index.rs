@@ -199,14 +199,15 @@ impl Index {
         }
     }
 
-    /// The entries of `paths`, which are sorted, as a file of git's.
+    /// The entries of `paths`, which are sorted, as a file of git's that knows nothing of the files: so git reads them to tell
+    /// whether they are their objects.
     pub fn cut<'a>(&self, paths: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
-        write(paths.flat_map(|path| self.of(path)))
+        write(paths.flat_map(|path| self.of(path)).map(|entry| (entry, &[0; STAT])))
     }
 
     /// All of it as a file of git's.
     pub fn to_bytes(&self) -> Vec<u8> {
-        write(self.entries.iter())
+        write(self.entries.iter().map(|entry| (entry, &entry.stat)))
     }
 
     /// The entries of `path`: one, several where a merge is under way, or none.
@@ -241,16 +242,16 @@ impl Index {
     }
 }
 
-/// The entries as a file of git's: version 3 where one is skipped, else 2; without a checksum, which git does not look at.
-fn write<'a>(entries: impl Iterator<Item = &'a Entry>) -> Vec<u8> {
+/// The entries, each with what is known of its file, as a file of git's: version 3 where one is skipped, else 2; without a checksum, which git does not look at.
+fn write<'a>(entries: impl Iterator<Item = (&'a Entry, &'a [u8; STAT])>) -> Vec<u8> {
     let (mut out, mut count) = (b"DIRC\0\0\0\x02\0\0\0\0".to_vec(), 0_u32);
     let mut id_length = 20;
-    for entry in entries {
+    for (entry, stat) in entries {
         count += 1;
         let start = out.len();
         let id = entry.state.object;
         id_length = id.as_bytes().len();
-        out.extend_from_slice(&entry.stat);
+        out.extend_from_slice(stat);
         // A submodule or a file that is not there still has its mode.
         out[start + MODE..start + MODE + 4].copy_from_slice(&entry.state.mode.to_be_bytes());
         out.extend_from_slice(id.as_bytes());

@@ -1,19 +1,18 @@
 //! The second copy of a checkout into a guest: only what differs since the first one, and never over what the guest has changed.
 //!
-//! Everything is received and compared before anything is written. Then a mark is set, and from there on whatever is cut off is
-//! completed by the next copy: each step can be done twice.
-
-mod script;
+//! banger-guest receives and compares everything before it writes anything. Then it sets a mark, and from there on whatever is cut off
+//! is completed by the next copy.
 
 use std::io;
 use std::time::Duration;
 
 use super::delta::{Delta, is_unread};
 use super::error::WorkspaceError;
-use super::guest::{Given, Guest, Output};
+use super::guest::{Ended, Given, Guest, Output};
 use super::shipment::Shipment;
 use super::transfer::failed;
 use crate::contract::error::escape_controls;
+use crate::contract::resync::VERB;
 use crate::sys::clock::{Timeline, boottime_us};
 use crate::sys::git;
 
@@ -29,6 +28,16 @@ pub enum Resynced {
     Done,
     /// The guest's workspace is another one than the note says: of this prepared commit.
     Other(String),
+    /// The guest has nobody who could do it: no banger-guest, or an older one.
+    Unable,
+}
+
+/// The statuses of a banger-guest that does not know the verb, and of a shell that finds none: 126 and 127.
+const UNABLE: std::ops::RangeInclusive<u8> = 125..=127;
+
+/// Whether nobody was there to do it.
+fn is_unable(ended: &Ended) -> bool {
+    ended.verdict.is_empty() && UNABLE.contains(&ended.exit.shell_status())
 }
 
 /// Collects what the script says.
@@ -68,19 +77,17 @@ pub fn resync(
     timeline: &mut Timeline,
 ) -> Result<Resynced, WorkspaceError> {
     let part = shipment.survey.root();
-    let compare = script::compare(delta, &part.selection.head, force);
-    let apply = script::apply(delta, shipment);
-    let script = script::begin(guest_path) + &script::receive(&delta.from.base_commit);
+    let plan = delta.plan(shipment, force);
+    let args = ["--from", &delta.from.base_commit, "--", guest_path];
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|e| WorkspaceError::Io { action: "make", path: "a pipe".into(), source: e.into() })?;
     let start_us = boottime_us();
     let mut answer = Answer::default();
     let (sent, ended) = std::thread::scope(|scope| {
-        let scripts = [("apply", apply.as_slice()), ("end", compare.as_slice())];
         let out = std::fs::File::from(writer);
-        let sender = scope.spawn(move || delta.write(part, &shipment.base_commit, scripts, out));
+        let sender = scope.spawn(move || delta.write(part, &shipment.base_commit, &plan, out));
         let given = Given { input: Some(reader), patience: Some(SILENCE), ..Given::default() };
-        let ended = guest.run_with(&script, given, &mut answer);
+        let ended = guest.run_own(VERB, &args, given, &mut answer);
         (sender.join().expect("the sender does not panic"), ended)
     });
     match sent {
@@ -90,6 +97,9 @@ pub fn resync(
     let mut ended = ended?;
     timeline.note("send", start_us, ended.verdict_us.saturating_sub(start_us));
     timeline.note("resync", ended.verdict_us, boottime_us().saturating_sub(ended.verdict_us));
+    if is_unable(&ended) {
+        return Ok(Resynced::Unable);
+    }
     if !ended.is_ready() {
         return Err(failed("sending what changed", guest_path, ended));
     }
@@ -113,20 +123,24 @@ pub fn resync(
     }
 }
 
-/// Completes what was cut off in the workspace at `guest_path`, and gives the prepared commit that is there.
+/// Completes what was cut off in the workspace at `guest_path`, and gives the prepared commit that is there; `None` where the guest
+/// has nobody who could do it.
 ///
 /// # Errors
 /// [`WorkspaceError`].
-pub fn complete(guest: &Guest<'_>, guest_path: &str) -> Result<String, WorkspaceError> {
+pub fn complete(guest: &Guest<'_>, guest_path: &str) -> Result<Option<String>, WorkspaceError> {
     let mut answer = Answer::default();
     let given = Given { patience: Some(SILENCE), ..Given::default() };
-    let ended = guest.run_with(&(script::begin(guest_path) + script::ASK), given, &mut answer)?;
+    let ended = guest.run_own(VERB, &["--", guest_path], given, &mut answer)?;
+    if is_unable(&ended) {
+        return Ok(None);
+    }
     if !ended.is_ready() {
         return Err(failed("completing the copy before this one", guest_path, ended));
     }
     let words: Vec<&[u8]> = git::split_nul(&answer.said).collect();
     match words[..] {
-        [b"other", id, b"end"] => Ok(String::from_utf8_lossy(id).into_owned()),
-        _ => Ok(String::new()),
+        [b"other", id, b"end"] => Ok(Some(String::from_utf8_lossy(id).into_owned())),
+        _ => Ok(Some(String::new())),
     }
 }

@@ -14,9 +14,8 @@ use super::error::WorkspaceError;
 use super::fill;
 use super::pack::Source;
 use super::shipment::{Repository, Shipment};
+use crate::contract::resync::GIVEN_INDEX;
 
-/// The index that the guest was given, as long as git there has not written another one in its place.
-pub const GIVEN_INDEX: &str = "banger-index";
 /// The file that ends a stream without git: what it is in never holds a file of a checkout's.
 pub const END: &str = ".git/end";
 
@@ -97,25 +96,12 @@ pub(super) fn directory(
 }
 
 pub(super) fn bytes(tar: &mut Builder<impl Write>, place: &Path, text: &[u8]) -> Result<(), WorkspaceError> {
-    dated(tar, place, text, 0)
-}
-
-pub(super) fn dated(
-    tar: &mut Builder<impl Write>,
-    place: &Path,
-    text: &[u8],
-    mtime: i64,
-) -> Result<(), WorkspaceError> {
-    let mut header = header(EntryType::Regular, 0o644, mtime, text.len() as u64);
+    let mut header = header(EntryType::Regular, 0o644, 0, text.len() as u64);
     tar.append_data(&mut header, place, text).map_err(WorkspaceError::io("send", place))
 }
 
 /// Another name for the file at `first`, which has been sent.
-pub(super) fn hard_link(
-    tar: &mut Builder<impl Write>,
-    first: &Path,
-    place: &Path,
-) -> Result<(), WorkspaceError> {
+fn hard_link(tar: &mut Builder<impl Write>, first: &Path, place: &Path) -> Result<(), WorkspaceError> {
     let mut header = header(EntryType::Link, 0o644, 0, 0);
     tar.append_link(&mut header, place, first).map_err(WorkspaceError::io("send", place))
 }

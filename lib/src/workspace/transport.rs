@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::contract::guest::{EXEC_PORTS, VSOCK_EXEC_PORT};
+use super::guest::quote;
+use crate::contract::guest::{EXEC_PORTS, HELPER_PATH, VSOCK_EXEC_PORT};
 use crate::contract::record::{Vmm, VmmKind};
 use crate::state::dir::VmDir;
 use crate::sys::framed;
@@ -67,6 +68,23 @@ impl Session {
         match self {
             Self::Agent(session) => session.exec(command, input, receiver, watch),
             Self::Ssh(session) => session.exec(command, input, receiver, watch),
+        }
+    }
+
+    /// Runs banger-guest with `args`: over SSH by root's login shell, whose status tells where it is not there.
+    pub(super) fn exec_own(
+        &self,
+        args: &[&str],
+        input: Option<OwnedFd>,
+        receiver: &mut dyn Receiver,
+        watch: &Watch<'_>,
+    ) -> Result<Option<Exit>, RemoteError> {
+        match self {
+            Self::Agent(session) => session.exec_own(args, input, receiver, watch),
+            Self::Ssh(session) => {
+                let line = format!("exec {HELPER_PATH} {}", quote(args.iter().copied()));
+                session.exec(&line, input, receiver, watch)
+            }
         }
     }
 }

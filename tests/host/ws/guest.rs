@@ -55,8 +55,9 @@ impl Guest {
             return Self::begin(support::command("/usr/sbin/sshd"), variable);
         }
         let mut sshd = support::command("unshare");
-        let script = "mkdir -p /run/banger && mount -t tmpfs -o mode=0700 tmpfs /run/banger && cp \"$0\" /run/banger/guest && exec /usr/sbin/sshd \"$@\"";
-        sshd.args(["--mount", "sh", "-c", script, env!("BANGER_GUEST_BIN")]);
+        let script =
+            "mkdir -p /run/banger && mount --bind \"$HELPER\" /run/banger && exec /usr/sbin/sshd \"$@\"";
+        sshd.args(["--mount", "sh", "-c", script, "sh"]);
         Self::begin(sshd, variable)
     }
 
@@ -75,6 +76,10 @@ impl Guest {
         // sshd runs without its privilege separation directory only inside a namespace of its own; /run/sshd is what it wants.
         fs::create_dir_all("/run/sshd").unwrap();
         let port = support::free_port();
+        // What is in here is at banger-guest's place, for a guest that has it.
+        let helper = temp.path().join("helper");
+        fs::create_dir(&helper).unwrap();
+        fs::copy(env!("BANGER_GUEST_BIN"), helper.join("guest")).unwrap();
         let conf = temp.path().join("sshd_config");
         // With SHLVL bash does not read the .bashrc of the user who runs the tests, whatever that starts.
         let text = format!(
@@ -89,6 +94,7 @@ impl Guest {
         let sshd = sshd
             .args(["-D", "-e", "-f"])
             .arg(&conf)
+            .env("HELPER", &helper)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(fs::File::create(temp.path().join("sshd.log")).unwrap())

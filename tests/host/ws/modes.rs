@@ -419,7 +419,7 @@ fn a_pack_travels_as_it_is_only_without_other_branches() {
 
 #[test]
 fn the_tags_of_the_history_travel() {
-    let Some(guest) = Guest::new() else { return };
+    let Some(guest) = Guest::with_helper() else { return };
     let repo = guest.repo();
     git(&repo, &["tag", "light"]);
     commit(&repo, "two", "two\n", "second");

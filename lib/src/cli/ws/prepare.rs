@@ -1,5 +1,6 @@
 //! `prepare`: the checkout goes in.
 
+use std::cell::Cell;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -32,6 +33,8 @@ pub(super) struct Staged {
     note: Note,
     notes: Notes,
     force: bool,
+    /// Whether the guest has nobody who could take differences.
+    is_unable: Cell<bool>,
     pub(super) guest_path: String,
 }
 
@@ -48,7 +51,8 @@ impl Staged {
         transfer::check_guest_path(&guest_path)?;
         let notes = Notes::of(&job.dir());
         let (shipment, compared, note) = load(survey, &notes, &guest_path, &mut job.timeline)?;
-        Ok(Self { shipment, compared, note, notes, force: source.force, guest_path })
+        let (force, is_unable) = (source.force, Cell::new(false));
+        Ok(Self { shipment, compared, note, notes, force, is_unable, guest_path })
     }
 
     fn delta(&self) -> Option<&Delta> {
@@ -147,7 +151,8 @@ impl Staged {
         }
         match timeline.step("look", || resync::complete(guest, &self.guest_path)) {
             Err(WorkspaceError::NotPrepared { .. }) => Ok(false),
-            found => Ok(found? == self.base_commit()),
+            // Where nobody answers, the copy itself looks.
+            found => Ok(found?.as_deref() == Some(self.base_commit())),
         }
     }
 
@@ -155,7 +160,7 @@ impl Staged {
     fn complete(&self, guest: &Guest<'_>) -> Result<(), WorkspaceError> {
         let Some(pending) = self.notes.load(Stage::Sending) else { return Ok(()) };
         let plain = pending.guest_path == self.guest_path && self.delta().is_some();
-        if plain && resync::complete(guest, &self.guest_path)? == pending.base_commit {
+        if plain && resync::complete(guest, &self.guest_path)?.as_ref() == Some(&pending.base_commit) {
             self.notes.arrived()?;
             return Err(WorkspaceError::Completed { guest_path: self.guest_path.clone() });
         }
@@ -175,6 +180,10 @@ impl Staged {
             // It is there: its note was lost with the connection.
             Ok(Resynced::Other(id)) if id == self.base_commit() => return Ok(true),
             Ok(Resynced::Other(_)) if self.force => return Ok(false),
+            Ok(Resynced::Unable) => {
+                self.is_unable.set(true);
+                return Ok(false);
+            }
             Err(WorkspaceError::NotPrepared { .. }) => return Ok(false),
             Ok(Resynced::Other(_)) => self.notes.forget(Stage::Sent)?,
             Err(error) => {
@@ -192,6 +201,10 @@ impl Staged {
     /// Says why what is there was not only brought up to date.
     fn explain(&self, error: WorkspaceError) -> WorkspaceError {
         match (error, &self.compared) {
+            (WorkspaceError::Occupied { guest_path }, _) if self.is_unable.get() => {
+                let why = "differences need banger-guest there, and of this version: start the VM anew";
+                WorkspaceError::Whole { guest_path, why }
+            }
             (WorkspaceError::Occupied { guest_path }, Some(Compared::Unlike(why))) => {
                 WorkspaceError::Whole { guest_path, why }
             }

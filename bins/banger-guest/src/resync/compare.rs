@@ -1,0 +1,185 @@
+//! Whether the guest still has what it was given: what it has changed is not overwritten.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io::{self, BufRead, BufReader};
+use std::os::unix::fs::MetadataExt;
+
+use nix::sys::stat::{FileStat, SFlag};
+use sha2::{Digest, Sha256};
+
+use super::below::{Below, kind};
+use super::git;
+use crate::error::{Context, Error};
+use crate::plan::{GIVEN_INDEX, Known, PLACE, Plan, Staged, TREE};
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// What of the guest's own is in the way.
+    pub displaced: Vec<Vec<u8>>,
+    /// Whether its index has something else for a path that differs there.
+    pub is_staged_otherwise: bool,
+    /// Whether the host's index can take the place of the guest's, with its flags, and with what it knows of the files.
+    pub takes_whole_index: bool,
+    /// Whether HEAD is not where it was.
+    pub is_head_elsewhere: bool,
+    /// The commit that it is at then.
+    pub replaced_head: Option<String>,
+}
+
+/// What has come.
+struct New<'a> {
+    below: Below,
+    names: HashMap<&'a [u8], usize>,
+}
+
+impl<'a> New<'a> {
+    fn of(plan: &'a Plan) -> Result<Self, Error> {
+        let below = Below::open(PLACE).context(|| format!("cannot open {PLACE}"))?;
+        let names = plan.received.iter().enumerate().map(|(number, path)| (path.as_slice(), number));
+        Ok(Self { below, names: names.collect() })
+    }
+
+    /// Where what is to be at `path` waits, if anything is to be there.
+    fn name(&self, path: &[u8]) -> Vec<u8> {
+        match self.names.get(path) {
+            Some(number) => number.to_string().into_bytes(),
+            None => [TREE.as_bytes(), b"/", path].concat(),
+        }
+    }
+}
+
+/// Compares the workspace with what it was given, as far as that differs from what is to be.
+pub fn compare(work: &Below, plan: &Plan) -> Result<Found, Error> {
+    let mut found = Found { displaced: files(work, &New::of(plan)?, plan)?, ..Found::default() };
+    if let Some(staged) = &plan.staged {
+        let same_file = || {
+            let id = |path: &str| fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
+            id(".git/index").is_some() && id(".git/index") == id(&format!(".git/{GIVEN_INDEX}"))
+        };
+        if same_file() {
+            found.takes_whole_index = true;
+        } else {
+            (found.takes_whole_index, found.is_staged_otherwise) = index(staged)?;
+        }
+    }
+    if let Some((line, commit)) = &plan.head {
+        let head = fs::read(".git/HEAD").context(|| "cannot read .git/HEAD".into())?;
+        let now = git::commit_of("HEAD")?;
+        let first = head.split(|byte| *byte == b'\n').next();
+        found.is_head_elsewhere = first != Some(line) || now != *commit;
+        found.replaced_head = Some(now).filter(|now| found.is_head_elsewhere && !now.is_empty());
+    }
+    Ok(found)
+}
+
+/// What of the guest's own is in the way, and is not as it is to be already.
+fn files(work: &Below, new: &New<'_>, plan: &Plan) -> Result<Vec<Vec<u8>>, Error> {
+    let what = || "cannot compare the workspace with what comes".to_owned();
+    // Files that were copied have times without a fraction, and others almost never: so a size and a time tell, as long as there are
+    // fractions here at all.
+    let fractions = fs::metadata(PLACE).is_ok_and(|metadata| metadata.ctime_nsec() != 0);
+    let (mut differing, mut doubtful) = (Vec::new(), Vec::new());
+    for known in &plan.known {
+        let now = work.look(&known.path).context(what)?;
+        if now.is_some_and(|now| fractions && is_as_given(known, &now)) {
+            continue;
+        }
+        if is_as_wanted(work, new, &known.path).context(what)? {
+            continue;
+        }
+        match now {
+            // git knows of nothing else.
+            Some(now) if matches!(kind(&now), SFlag::S_IFREG | SFlag::S_IFLNK) => doubtful.push(&*known.path),
+            _ => differing.push(known.path.clone()),
+        }
+    }
+    if !doubtful.is_empty() {
+        differing.extend(git::differing(&plan.given, &doubtful)?);
+    }
+    for path in &plan.fresh {
+        if work.look(path).context(what)?.is_some() && !is_as_wanted(work, new, path).context(what)? {
+            differing.push(path.clone());
+        }
+    }
+    for path in &plan.directories {
+        if work.look(path).context(what)?.is_some_and(|now| kind(&now) != SFlag::S_IFDIR) {
+            differing.push(path.clone());
+        }
+    }
+    let gone: HashSet<&[u8]> = plan.gone.iter().map(Vec::as_slice).collect();
+    for path in &plan.replaced {
+        let mut below = Vec::new();
+        if work.look(path).context(what)?.is_some_and(|now| kind(&now) == SFlag::S_IFDIR) {
+            work.files(path, &mut below).context(what)?;
+        }
+        differing.extend(below.into_iter().filter(|path| !gone.contains(path.as_slice())));
+    }
+    Ok(differing)
+}
+
+/// Whether a file is the one that was given, by all that is seen without reading it.
+fn is_as_given(known: &Known, now: &FileStat) -> bool {
+    let same_mode = match known.mode & 0o170_000 {
+        0o120_000 => kind(now) == SFlag::S_IFLNK,
+        _ => kind(now) == SFlag::S_IFREG && (now.st_mode & 0o100 != 0) == (known.mode & 0o100 != 0),
+    };
+    same_mode
+        && now.st_size as u32 == known.size
+        && now.st_mtime as u32 == known.mtime
+        && now.st_mtime_nsec == 0
+}
+
+/// Whether the workspace has at `path` what it is to have.
+fn is_as_wanted(work: &Below, new: &New<'_>, path: &[u8]) -> io::Result<bool> {
+    let (name, new) = (new.name(path), &new.below);
+    let (now, wanted) = match (work.look(path)?, new.look(&name)?) {
+        (Some(now), Some(wanted)) => (now, wanted),
+        (now, wanted) => return Ok(now.is_none() && wanted.is_none()),
+    };
+    match (kind(&now), kind(&wanted)) {
+        (SFlag::S_IFLNK, SFlag::S_IFLNK) => Ok(work.target(path)? == new.target(&name)?),
+        (SFlag::S_IFREG, SFlag::S_IFREG) if now.st_size == wanted.st_size => {
+            is_equal(work.read(path)?, new.read(&name)?)
+        }
+        _ => Ok(false),
+    }
+}
+
+fn is_equal(one: fs::File, other: fs::File) -> io::Result<bool> {
+    let (mut one, mut other) = (BufReader::new(one), BufReader::new(other));
+    loop {
+        let (left, right) = (one.fill_buf()?, other.fill_buf()?);
+        let length = left.len().min(right.len());
+        if left[..length] != right[..length] || (length == 0 && left.len() != right.len()) {
+            return Ok(false);
+        }
+        if length == 0 {
+            return Ok(true);
+        }
+        one.consume(length);
+        other.consume(length);
+    }
+}
+
+/// Whether the index is as it was given, and, where it is not, whether it has something else for the paths that differ.
+fn index(staged: &Staged) -> Result<(bool, bool), Error> {
+    let now = git::run(["ls-files", "-s", "-z"], None)?;
+    let digest: String = Sha256::digest(&now).iter().map(|byte| format!("{byte:02x}")).collect();
+    if digest == staged.digest {
+        return Ok((true, false));
+    }
+    let paths: HashSet<&[u8]> = staged.paths.split(|byte| *byte == 0).collect();
+    // As git takes a path: it, and what is below it.
+    let is_meant = |path: &[u8]| {
+        let parents = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at]);
+        parents.chain([path]).any(|path| paths.contains(path))
+    };
+    let entries = now.split_inclusive(|byte| *byte == 0).filter(|entry| {
+        let path = entry.iter().position(|byte| *byte == b'\t').map(|tab| &entry[tab + 1..entry.len() - 1]);
+        path.is_some_and(is_meant)
+    });
+    let have: Vec<u8> = entries.flatten().copied().collect();
+    Ok((false, have != staged.before && have != staged.after))
+}

@@ -1,0 +1,184 @@
+//! The second copy of a checkout: what differs is received beside the workspace and compared with it before anything in it is
+//! written. Then a mark is set, and from there on whatever is cut off is completed by the next copy: each step can be done twice.
+//!
+//! It is done here, and not by a script, since each process costs an emulated guest some 20 ms. git is asked only where git's own
+//! files must change, or where a file is not as it was given by size and time and only its content can tell.
+
+mod below;
+mod compare;
+mod git;
+mod place;
+mod receive;
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStringExt;
+use std::process::ExitCode;
+
+use nix::sys::stat::{Mode, umask};
+
+use crate::error::{Context, Error};
+use crate::plan::{MARK, PLACE};
+use crate::protocol::mark_start;
+use below::Below;
+
+/// The ref that holds what was sent.
+const PREPARED_REF: &str = "refs/banger/prepared";
+
+/// What the host asks for.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Call {
+    nonce: String,
+    /// The prepared commit that what comes is a difference to; without one nothing comes.
+    from: Option<String>,
+    path: OsString,
+}
+
+fn parse(mut args: impl Iterator<Item = OsString>) -> Option<Call> {
+    let mut call = Call::default();
+    loop {
+        match args.next()?.to_str()? {
+            "--" => break,
+            "--nonce" => call.nonce = args.next()?.into_string().ok()?,
+            "--from" => call.from = Some(args.next()?.into_string().ok()?),
+            _ => return None,
+        }
+    }
+    call.path = args.next()?;
+    (!call.nonce.is_empty() && args.next().is_none()).then_some(call)
+}
+
+/// Tells the host how it goes. Nobody may be there to read it, which is no reason to stop halfway.
+struct Host {
+    nonce: String,
+    is_told: bool,
+}
+
+impl Host {
+    fn verdict(&mut self, verdict: &str) {
+        self.is_told = true;
+        self.write(format!("{}{verdict} {}\n", mark_start(&self.nonce), std::process::id()).as_bytes());
+    }
+
+    fn words<'a>(&self, words: impl IntoIterator<Item = &'a [u8]>) {
+        let end = [b"end".as_slice()];
+        let words = words.into_iter().chain(end).flat_map(|word| [word, b"\0"].concat());
+        self.write(&words.collect::<Vec<_>>());
+    }
+
+    fn write(&self, bytes: &[u8]) {
+        let mut out = io::stdout().lock();
+        drop(out.write_all(bytes).and_then(|()| out.flush()));
+    }
+}
+
+/// `resync`. `None` where the arguments are wrong.
+pub fn main(args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
+    let call = parse(args)?;
+    umask(Mode::from_bits_truncate(0o022));
+    let mut host = Host { nonce: call.nonce.clone(), is_told: false };
+    let Err(error) = run(&call, &mut host) else { return Some(ExitCode::SUCCESS) };
+    drop(io::stderr().write_all(format!("{error}\n").as_bytes()));
+    if !host.is_told {
+        host.verdict("failed");
+    }
+    Some(ExitCode::FAILURE)
+}
+
+fn run(call: &Call, host: &mut Host) -> Result<(), Error> {
+    let is_git = || fs::metadata(".git/HEAD").is_ok_and(|metadata| metadata.is_file());
+    if std::env::set_current_dir(&call.path).is_err() || !is_git() {
+        host.verdict("missing");
+        return Ok(());
+    }
+    let work = Below::open(".").context(|| "cannot open the workspace".into())?;
+    if place(MARK).exists() {
+        place::drop_stale_locks()?;
+        place::finish(&work)?;
+    }
+    clear()?;
+    let now = git::commit_of(PREPARED_REF)?;
+    if call.from.as_deref() != Some(&now) {
+        host.verdict("ready");
+        host.words([b"other", now.as_bytes()]);
+        return Ok(());
+    }
+    let done = take(&work, host);
+    if done.is_err() && !place(MARK).exists() {
+        // The first error is the one to tell.
+        drop(clear());
+    }
+    done
+}
+
+/// Where something of what was received is, from the root of the workspace.
+fn place(name: &str) -> std::path::PathBuf {
+    std::path::Path::new(PLACE).join(name)
+}
+
+/// Removes what was received and is not needed.
+fn clear() -> Result<(), Error> {
+    match fs::remove_dir_all(PLACE) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.context(|| format!("cannot remove {PLACE}")),
+    }
+}
+
+/// Receives, compares, and puts everything in its place, or names what is in the way.
+fn take(work: &Below, host: &mut Host) -> Result<(), Error> {
+    let mut plan = receive::receive(io::stdin().lock())?;
+    host.verdict("ready");
+    if place(crate::plan::FILL).exists() {
+        git::make_files(&plan)?;
+    }
+    let found = compare::compare(work, &plan)?;
+    let conflicts = !found.displaced.is_empty() || found.is_staged_otherwise || found.is_head_elsewhere;
+    if conflicts && !plan.force {
+        let staged = found.is_staged_otherwise.then_some(&b"index"[..]);
+        let head = found.is_head_elsewhere.then_some(&b"HEAD"[..]);
+        let paths = found.displaced.iter().map(Vec::as_slice);
+        host.words([&b"conflict"[..]].into_iter().chain(paths).chain(staged).chain(head));
+        return clear();
+    }
+    if let Some(commit) = found.replaced_head {
+        plan.refs.insert(0, (b"refs/banger/replaced".to_vec(), commit));
+    }
+    plan.displaced = found.displaced;
+    plan.whole_index = found.takes_whole_index;
+    place::mark(&plan)?;
+    place::finish(work)?;
+    host.words([&b"done"[..]]);
+    Ok(())
+}
+
+/// `bytes` as a path.
+fn path(bytes: &[u8]) -> std::path::PathBuf {
+    OsString::from_vec(bytes.to_vec()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(words: &[&str]) -> Option<Call> {
+        parse(words.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn only_whole_calls_are_taken() {
+        let whole = call(&["--nonce", "ab", "--from", "12", "--", "/root/x"]).unwrap();
+        assert_eq!(whole, Call { nonce: "ab".into(), from: Some("12".into()), path: "/root/x".into() });
+        assert_eq!(call(&["--nonce", "ab", "--", "x"]).unwrap().from, None);
+        for bad in [
+            &["--", "x"][..],
+            &["--nonce", "ab", "--"],
+            &["--nonce", "ab", "x"],
+            &["--nonce", "--", "x"],
+            &["--nonce", "ab", "--", "x", "y"],
+            &[],
+        ] {
+            assert_eq!(call(bad), None, "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! What the host tells banger-guest of a second copy: its verb `resync`, and what comes on its stdin.
+//!
+//! `banger-guest` includes this very file (`#[path]`), so it uses nothing else of the library.
+//!
+//! `resync --nonce N --from COMMIT -- PATH` receives what differs, a tar, and puts it in its places in the workspace at PATH, if the
+//! prepared commit there is COMMIT; without `--from` it only completes what was cut off before. It says its verdict in a line that
+//! begins with [`super::guest::mark_start`], as every script of ours does: `missing` (there is no workspace), `failed`, or `ready`. After that stand
+//! words, each with a NUL behind it, the last of them `end`: `done`, or `conflict` and what both have changed, or `other` and the commit that is
+//! there.
+//!
+//! In the tar are files for the working tree and the git directory, below [`TREE`]; perhaps [`INDEX`]; perhaps [`FILL`] and what that
+//! reads; and at last [`PLAN`], a [`Plan`] in its encoded form: without it the tar is not whole.
+
+/// The verb.
+pub const VERB: &str = "resync";
+/// Where what was received waits, from the root of the workspace.
+pub const PLACE: &str = ".git/banger-sync";
+/// The file there that says that what was received is being put in its place: the [`Plan`], with what the guest has decided.
+pub const MARK: &str = "go";
+/// What goes to the root of the workspace. In the guest, where each directory would have to be made and removed again, only files that
+/// [`FILL`] makes lie there.
+pub const TREE: &str = "tree";
+/// The host's index.
+pub const INDEX: &str = "index";
+/// A shell script, to be run in [`TREE`], that makes large files from objects that are in there.
+pub const FILL: &str = "fill";
+/// The [`Plan`].
+pub const PLAN: &str = "plan";
+/// In the git directory: the index that the guest was given, as long as git there has not written another one in its place.
+pub const GIVEN_INDEX: &str = "banger-index";
+
+/// A file as the guest was given it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Where.
+    pub path: Vec<u8>,
+    /// git's mode of it.
+    pub mode: u32,
+    /// Its size, 32 bits of it.
+    pub size: u32,
+    /// Its modification time, 32 bits of the seconds since 1970; those of the file have no fraction.
+    pub mtime: u32,
+}
+
+/// What differs in the index. Lists of paths have a NUL behind each.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Staged {
+    /// SHA-256 of what `git ls-files -s -z` said when the guest was given it, hexadecimal.
+    pub digest: String,
+    /// The paths whose entries differ.
+    pub paths: Vec<u8>,
+    /// Their entries before and after, as `git ls-files -s -z` prints them.
+    pub before: Vec<u8>,
+    /// See `before`.
+    pub after: Vec<u8>,
+    /// What changes one into the other, for `git update-index -z --index-info`.
+    pub info: Vec<u8>,
+    /// Options of `git update-index`, and the paths that each is for.
+    pub flags: Vec<(String, Vec<u8>)>,
+}
+
+/// What the guest is to compare, and to do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Whether what the guest has changed gives way.
+    pub force: bool,
+    /// Files that the guest was given and that differ, or are no more.
+    pub known: Vec<Known>,
+    /// An index of those files: with their objects, and without anything by which git could take one for unchanged unread.
+    pub given: Vec<u8>,
+    /// Files that the guest was not given and that are to come.
+    pub fresh: Vec<Vec<u8>>,
+    /// What the guest must have as directories, or not at all.
+    pub directories: Vec<Vec<u8>>,
+    /// Directories that become files: nothing but what goes may be in them.
+    pub replaced: Vec<Vec<u8>>,
+    /// Files that are no more.
+    pub gone: Vec<Vec<u8>>,
+    /// What differs in the index.
+    pub staged: Option<Staged>,
+    /// Where HEAD stood, if it stands elsewhere now: the line of the file, and the commit, or nothing.
+    pub head: Option<(Vec<u8>, String)>,
+    /// Refs and what they are to be.
+    pub refs: Vec<(Vec<u8>, String)>,
+    /// A commit whose parents do not travel.
+    pub shallow: Option<String>,
+    /// Settings of git's, and their values.
+    pub settings: Vec<(String, String)>,
+    /// Decided in the guest: where the files and links go that it has received; the first waits by the name 0.
+    pub received: Vec<Vec<u8>>,
+    /// Decided in the guest: what of its own gives way.
+    pub displaced: Vec<Vec<u8>>,
+    /// Decided in the guest: whether it takes the host's index as it is.
+    pub whole_index: bool,
+}
+
+/// Words as bytes: each with its length and a colon before it. Lists begin with how many there are.
+#[derive(Default)]
+struct Writer(Vec<u8>);
+
+impl Writer {
+    fn word(&mut self, word: &[u8]) {
+        self.0.extend_from_slice(format!("{}:", word.len()).as_bytes());
+        self.0.extend_from_slice(word);
+    }
+    fn number(&mut self, number: usize) {
+        self.word(number.to_string().as_bytes());
+    }
+    fn list<T>(&mut self, items: &[T], write: impl Fn(&mut Self, &T)) {
+        self.number(items.len());
+        items.iter().for_each(|item| write(self, item));
+    }
+    fn words(&mut self, words: &[Vec<u8>]) {
+        self.list(words, |out, word| out.word(word));
+    }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn word(&mut self) -> Option<&'a [u8]> {
+        let colon = self.0.iter().take(20).position(|byte| *byte == b':')?;
+        let length: usize = std::str::from_utf8(&self.0[..colon]).ok()?.parse().ok()?;
+        let (word, rest) = self.0[colon + 1..].split_at_checked(length)?;
+        self.0 = rest;
+        Some(word)
+    }
+    fn bytes(&mut self) -> Option<Vec<u8>> {
+        self.word().map(<[u8]>::to_vec)
+    }
+    fn text(&mut self) -> Option<String> {
+        String::from_utf8(self.bytes()?).ok()
+    }
+    fn number<T: std::str::FromStr>(&mut self) -> Option<T> {
+        self.text()?.parse().ok()
+    }
+    fn flag(&mut self) -> Option<bool> {
+        self.number::<u8>().map(|number| number == 1)
+    }
+    fn list<T>(&mut self, mut read: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
+        // What the number promises must be there: it is no reason to make room.
+        (0..self.number::<usize>()?).map(|_| read(self)).collect()
+    }
+    fn words(&mut self) -> Option<Vec<Vec<u8>>> {
+        self.list(Self::bytes)
+    }
+    fn pairs(&mut self) -> Option<Vec<(String, Vec<u8>)>> {
+        self.list(|from| Some((from.text()?, from.bytes()?)))
+    }
+}
+
+impl Plan {
+    /// As it travels, and as it lies in the guest.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::default();
+        out.number(self.force.into());
+        out.list(&self.known, |out, known| {
+            out.word(&known.path);
+            [known.mode, known.size, known.mtime].iter().for_each(|number| out.number(*number as usize));
+        });
+        out.word(&self.given);
+        for words in [&self.fresh, &self.directories, &self.replaced, &self.gone] {
+            out.words(words);
+        }
+        out.list(self.staged.as_slice(), |out, staged| {
+            out.word(staged.digest.as_bytes());
+            [&staged.paths, &staged.before, &staged.after, &staged.info]
+                .iter()
+                .for_each(|words| out.word(words));
+            out.list(&staged.flags, |out, (name, paths)| {
+                out.word(name.as_bytes());
+                out.word(paths);
+            });
+        });
+        out.list(self.head.as_slice(), |out, (line, commit)| {
+            out.word(line);
+            out.word(commit.as_bytes());
+        });
+        out.list(&self.refs, |out, (name, object)| {
+            out.word(name);
+            out.word(object.as_bytes());
+        });
+        out.list(self.shallow.as_slice(), |out, commit| out.word(commit.as_bytes()));
+        out.list(&self.settings, |out, (name, value)| {
+            out.word(name.as_bytes());
+            out.word(value.as_bytes());
+        });
+        out.words(&self.received);
+        out.words(&self.displaced);
+        out.number(self.whole_index.into());
+        out.0
+    }
+
+    /// Reads what [`Plan::encode`] wrote; `None` where it is anything else.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut from = Reader(bytes);
+        let known = |from: &mut Reader<'_>| {
+            let path = from.bytes()?;
+            Some(Known { path, mode: from.number()?, size: from.number()?, mtime: from.number()? })
+        };
+        let staged = |from: &mut Reader<'_>| {
+            let digest = from.text()?;
+            let (paths, before, after) = (from.bytes()?, from.bytes()?, from.bytes()?);
+            Some(Staged { digest, paths, before, after, info: from.bytes()?, flags: from.pairs()? })
+        };
+        let plan = Self {
+            force: from.flag()?,
+            known: from.list(known)?,
+            given: from.bytes()?,
+            fresh: from.words()?,
+            directories: from.words()?,
+            replaced: from.words()?,
+            gone: from.words()?,
+            staged: from.list(staged)?.pop(),
+            head: from.list(|from| Some((from.bytes()?, from.text()?)))?.pop(),
+            refs: from.list(|from| Some((from.bytes()?, from.text()?)))?,
+            shallow: from.list(Reader::text)?.pop(),
+            settings: from.list(|from| Some((from.text()?, from.text()?)))?,
+            received: from.words()?,
+            displaced: from.words()?,
+            whole_index: from.flag()?,
+        };
+        from.0.is_empty().then_some(plan)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_is_read_as_it_was_written_and_nothing_else_is_one() {
+        let words = |words: [&[u8]; 2]| words.map(<[u8]>::to_vec).to_vec();
+        let plan = Plan {
+            force: true,
+            known: vec![Known { path: b"a\n:\xff".into(), mode: 0o100_644, size: u32::MAX, mtime: 7 }],
+            given: b"DIRC\0\0".into(),
+            fresh: words([b"9:", b""]),
+            directories: words([b"d", b"\0"]),
+            replaced: Vec::new(),
+            gone: words([b"x", b"y"]),
+            staged: Some(Staged {
+                digest: "ab".into(),
+                paths: b"a\0b\0".into(),
+                flags: vec![("skip-worktree".into(), b"a\0".into())],
+                ..Staged::default()
+            }),
+            head: Some((b"ref: refs/heads/main".into(), String::new())),
+            refs: vec![(b"refs/heads/\xe4".into(), "0".repeat(40))],
+            shallow: Some("1".repeat(40)),
+            settings: vec![("core.sparsecheckout".into(), "true".into())],
+            received: words([b"a", b".git/HEAD"]),
+            displaced: words([b"a", b"d"]),
+            whole_index: true,
+        };
+        let bytes = plan.encode();
+        assert_eq!(Plan::decode(&bytes), Some(plan));
+        assert_eq!(Plan::decode(&Plan::default().encode()), Some(Plan::default()));
+        for end in 0..bytes.len() {
+            assert_eq!(Plan::decode(&bytes[..end]), None, "{end}");
+        }
+        assert_eq!(Plan::decode(&[&bytes[..], b"1:x"].concat()), None);
+        for bad in ["18446744073709551615:", "1:1999999999999:x", "-1:", ":", "x"] {
+            assert_eq!(Plan::decode(bad.as_bytes()), None, "{bad}");
+        }
+    }
+}
