@@ -10,6 +10,7 @@ mod export;
 mod guest;
 mod hostile;
 mod locks;
+mod memory;
 mod modes;
 mod prepare;
 mod resync;

@@ -46,6 +46,10 @@ fn a_checkout_that_moved_on_goes_in_again() {
     let conflict = home.run(&["vm", "workspace", "prepare", "--json", "v1"]);
     let error = support::assert_error(&conflict, 1, "conflict");
     assert_eq!(error["error"]["details"]["paths"], serde_json::json!(["README.md"]));
+    let auto = home.run(&["vm", "exec", "--auto-prepare", "v1", "--", "true"]);
+    assert_eq!(auto.status.code(), Some(125), "{}", said(&auto));
+    // The command has no --force of its own: what the hint says is the way.
+    assert!(said(&auto).contains("banger vm workspace prepare --force"), "{}", said(&auto));
     assert_eq!(home.run(&["vm", "exec", "v1", "--", "cat", "README.md"]).stdout, b"guest\n");
     assert!(home.run(&["vm", "workspace", "prepare", "--force", "v1"]).status.success());
     assert_eq!(home.run(&["vm", "exec", "v1", "--", "cat", "README.md"]).stdout, b"the host's second\n");

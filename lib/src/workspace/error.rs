@@ -232,11 +232,13 @@ impl Coded for WorkspaceError {
             Self::Moving(_) => "run the command again when nothing writes to the checkout",
             Self::Occupied { .. } => "give another --guest-path, or --force to replace it",
             Self::Changed { .. } => {
-                "take the guest's changes out first (export), or give --force to take the checkout's"
+                "take the guest's changes out first (banger vm diff NAME >FILE), or give them up: banger vm workspace prepare --force NAME"
             }
             Self::Cut { .. } => "copy it again, which completes it: banger vm workspace prepare NAME",
             Self::Completed { .. } => "run it again",
-            Self::Whole { .. } => "give --force to replace it; what the guest has changed there is lost",
+            Self::Whole { .. } => {
+                "banger vm workspace prepare --force NAME replaces it; what the guest has changed there is lost"
+            }
             Self::Submodule { .. } => {
                 "see .gitmodules and git submodule status; --mode files sends files alone"
             }
@@ -244,7 +246,7 @@ impl Coded for WorkspaceError {
                 "have the guest ignore what it builds (.gitignore), or allow more: banger-ws export --max-patch-size"
             }
             Self::NoGit { .. } => "prepare with --mode full or --mode shallow",
-            Self::NotPrepared { .. } => "run banger-ws prepare first",
+            Self::NotPrepared { .. } => "copy a checkout there: banger vm workspace prepare NAME",
             _ => return None,
         };
         Some(hint.to_owned())

@@ -84,7 +84,7 @@ fn a_submodule_that_changed_makes_another_shipment_and_a_bump_comes_back() {
 /// As long as the host leaves them alone they are no part of what differs, whatever the guest does in them.
 #[test]
 fn a_checkout_with_submodules_goes_in_again() {
-    let Some(guest) = Guest::new() else { return };
+    let Some(guest) = Guest::with_helper() else { return };
     let (inner, outer) = (upstream(&guest, "inner"), upstream(&guest, "outer"));
     add_submodule(&outer, &inner, "deep");
     let repo = guest.repo();
@@ -133,7 +133,7 @@ fn a_checkout_with_submodules_goes_in_again() {
 
 #[test]
 fn a_shallow_clone_goes_in_again_as_long_as_it_begins_where_it_did() {
-    let Some(guest) = Guest::new() else { return };
+    let Some(guest) = Guest::with_helper() else { return };
     let from = upstream(&guest, "from");
     commit(&from, "file", "two\n", "two");
     let (repo, copy) = (guest.path("repo"), guest.path("guest"));
