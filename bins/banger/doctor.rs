@@ -6,6 +6,7 @@ use banger_lib::cli::plumbing;
 use banger_lib::contract::ErrorCode;
 use banger_lib::contract::reply::{Check, CheckState, Checkup, DOCTOR_SCHEMA};
 use banger_lib::net::firewall::{self, Firewall};
+use banger_lib::net::networkd::{self, Managed};
 use banger_lib::sys::mmdebstrap::SUBUID_FIX;
 use banger_lib::sys::{exec, kvm, mmdebstrap};
 
@@ -32,6 +33,7 @@ pub fn doctor(context: &Context, args: &Doctor) -> Result<ExitCode> {
         Some(Check { name: "subnet".into(), state: CheckState::Note, detail })
     }));
     checks.extend(check_firewalls());
+    checks.extend(check_networkd());
     let well = checks.iter().all(|check| check.state != CheckState::Missing);
     if context.json {
         let schema = DOCTOR_SCHEMA.to_owned();
@@ -117,6 +119,16 @@ fn check_firewalls() -> Vec<Check> {
     };
     // Where the rules cannot be seen there is no privilege for a tap either, which is said above.
     firewall::present().unwrap_or_default().into_iter().map(check).collect()
+}
+
+/// Whether links of VMs are taken for the host's own networks.
+fn check_networkd() -> Option<Check> {
+    let Managed { link, file } = networkd::managed()?;
+    let detail = format!(
+        "systemd-networkd configures {link} by {file}, and may take its address away; to have it leave VMs' links alone: {}",
+        networkd::REMEDY
+    );
+    Some(Check { name: "networkd".into(), state: CheckState::Note, detail })
 }
 
 fn check_state(context: &Context) -> Check {

@@ -16,6 +16,7 @@ pub mod dns;
 pub mod error;
 pub mod firewall;
 pub mod gc;
+pub mod networkd;
 pub mod pool;
 pub mod publish;
 pub mod rebuild;

@@ -144,6 +144,10 @@ fn frames(request: &TapRequest) -> Vec<String> {
     let TapRequest { address, mac, .. } = request;
     vec![
         format!("ether saddr != {mac} counter drop comment \"dropped: forged Ethernet address\""),
+        // To a host whose network manager has taken the bridge for a network to join: a route to anywhere, and resolvers, of the guest's
+        // choice. It listens below the inet table's rules (packet(7)).
+        "ether type ip udp sport 67 udp dport 68 counter drop comment \"dropped: an offer of addresses\""
+            .to_owned(),
         format!("ether type ip ip saddr {address} accept"),
         format!(
             "ether type arp arp htype 1 arp ptype ip arp hlen 6 arp plen 4 arp saddr ether {mac} arp saddr ip {address} accept"

@@ -37,6 +37,7 @@ pub mod modinfo;
 pub mod netdev;
 pub mod netlink;
 pub mod network_manager;
+pub mod networkd;
 pub mod nf_tables;
 pub mod nft;
 pub mod poll;

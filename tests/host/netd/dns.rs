@@ -17,6 +17,7 @@ use crate::support::{self, SOON, assert_error, command, eventually, record, run}
 mod forward;
 mod hook;
 mod hostile;
+mod managers;
 mod names;
 
 /// Where the resolver answers.

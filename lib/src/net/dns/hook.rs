@@ -15,6 +15,7 @@ use crate::contract::{Coded, ErrorCode};
 use crate::net::NetError;
 use crate::net::caller::Caller;
 use crate::net::host::Host;
+use crate::net::networkd::{self, Managed};
 use crate::net::tag::Tag;
 use crate::sys::atomic::WriteFileError;
 use crate::sys::bus::BusError;
@@ -50,6 +51,9 @@ pub enum HookError {
         /// Who, in words.
         by: String,
     },
+    /// systemd-resolved takes no settings for it.
+    #[error("systemd-networkd manages the link {} by {}, so systemd-resolved is told nothing about it", .0.link, .0.file)]
+    Managed(Managed),
     /// A file of our name that is not ours.
     #[error("{path} is there and is not of this state directory")]
     Foreign {
@@ -83,7 +87,7 @@ impl Coded for HookError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::NoResolver { .. } => ErrorCode::Unsupported,
-            Self::Claimed { .. } | Self::Foreign { .. } => ErrorCode::Conflict,
+            Self::Claimed { .. } | Self::Foreign { .. } | Self::Managed(_) => ErrorCode::Conflict,
             Self::File { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
                 ErrorCode::Denied
             }
@@ -100,6 +104,7 @@ impl Coded for HookError {
             Self::Claimed { .. } => {
                 Some("only one of them can have the names; take them from the other first (banger dns disable, where it is another state directory)".into())
             }
+            Self::Managed(_) => Some(format!("have systemd-networkd leave banger's links alone: {}", networkd::REMEDY)),
             Self::Foreign { .. } => Some("look at it, and remove it if it is of no use".into()),
             Self::File { .. } | Self::Write(_) => None,
             Self::Bus(error) => error.hint(),
@@ -169,7 +174,12 @@ pub fn hook(state: &StateId, caller: &Caller) -> Result<Hooked, HookError> {
     }
     if !told {
         match resolver {
-            HostResolver::SystemdResolved => resolved::tell(&site)?,
+            HostResolver::SystemdResolved => {
+                if let Some(managed) = networkd::of(&site.bridge) {
+                    return Err(HookError::Managed(managed));
+                }
+                resolved::tell(&site)?;
+            }
             HostResolver::NetworkmanagerDnsmasq => dnsmasq::tell(&site)?,
         }
     }

@@ -289,6 +289,29 @@ fn names_that_others_have_are_a_conflict() {
     });
 }
 
+/// systemd-resolved takes no settings for a link that systemd-networkd manages: it says so, and so do we, before anything is tried.
+#[test]
+fn a_bridge_that_systemd_networkd_manages_is_a_conflict_with_the_remedy() {
+    isolated("netd::dns::hook::a_bridge_that_systemd_networkd_manages_is_a_conflict_with_the_remedy", || {
+        let bus = Bus::new(&[RESOLVED, "org.freedesktop.network1"]);
+        fs::write("/etc/resolv.conf", "nameserver 127.0.0.53\n").expect("written");
+        ok("attach", &document(2));
+        bus.set("managed", "/etc/systemd/network/all.network");
+        let error = assert_error(&bus.netd("hook", &request(STATE)), 1, "conflict");
+        let (message, hint) = (error["error"]["message"].to_string(), error["error"]["hint"].to_string());
+        assert!(
+            message.contains("/etc/systemd/network/all.network") && hint.contains("Unmanaged=yes"),
+            "{error}"
+        );
+        assert_eq!(bus.told(), [] as [&str; 0]);
+        bus.set("managed", "");
+        assert_eq!(bus.ok("hook")["changed"], true);
+        // What is told already is as it should be.
+        bus.set("managed", "/etc/systemd/network/all.network");
+        assert_eq!(bus.ok("hook")["changed"], false);
+    });
+}
+
 #[test]
 fn systemd_resolved_that_refuses_one_setting_keeps_none() {
     isolated("netd::dns::hook::systemd_resolved_that_refuses_one_setting_keeps_none", || {

@@ -87,7 +87,8 @@ fn a_hostile_file_is_refused_and_does_no_harm_to_a_server() {
             let output = names.try_serve(&[]);
             assert!(matches!(output.status.code(), Some(1..=5)), "{script}: {}", record(&output));
         }
-        assert_eq!(servers(), Vec::<u32>::new());
+        // What was refused may still be about to end.
+        eventually("nobody serves", || servers().is_empty());
         before.assert_still("after all of it");
         // A server keeps to what it knows.
         sh(&format!("rm -rf {}", names.path.display()));
