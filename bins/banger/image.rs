@@ -152,13 +152,12 @@ pub fn dispatch(context: &Context, command: ImageCommand) -> Result<ExitCode> {
     }
     Ok(match command {
         ImageCommand::Ls => context::print(&images(&answer)),
-        ImageCommand::Build(_)
-        | ImageCommand::Show(_)
-        | ImageCommand::Register(_)
-        | ImageCommand::Promote(_) => context::print(&table::pretty(&answer)),
+        ImageCommand::Show(_) | ImageCommand::Register(_) | ImageCommand::Promote(_) => {
+            context::print(&table::pretty(&answer))
+        }
         // A layout is no image: what was downloaded, and where it is.
         ImageCommand::Pull(args) if args.layout.is_some() => context::print(&table::pretty(&answer)),
-        ImageCommand::Import(_) | ImageCommand::Pull(_) => {
+        ImageCommand::Build(_) | ImageCommand::Import(_) | ImageCommand::Pull(_) => {
             for note in answer["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
                 context.say(format!("note: {note}"));
             }

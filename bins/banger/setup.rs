@@ -46,13 +46,13 @@ pub const NEEDED: [Needed; 9] = [
     },
     Needed {
         program: "mmdebstrap",
-        purpose: "builds Debian images",
+        purpose: "builds images",
         required: true,
         packages: [Some("mmdebstrap"), Some("mmdebstrap"), None, Some("mmdebstrap")],
     },
     Needed {
         program: "mount",
-        purpose: "builds Debian images",
+        purpose: "builds images",
         required: true,
         packages: [Some("mount"), Some("util-linux"), Some("util-linux"), Some("util-linux")],
     },

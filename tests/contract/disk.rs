@@ -277,6 +277,31 @@ fn wrong_build_arguments_are_refused_before_anything_is_made() {
 }
 
 #[test]
+fn a_work_disk_smaller_than_its_seed_is_made_empty_with_the_seeds_uuid() {
+    let bench = Bench::new();
+    let seed = bench.image_file("work-seed.ext4");
+    fs::remove_file(&seed).unwrap();
+    File::create(&seed).unwrap().set_len(256 << 20).unwrap();
+    let mut mke2fs = command(crate::support::disk::mke2fs());
+    let made = crate::support::run(mke2fs.args(["-q", "-F", "-t", "ext4"]).arg(&seed), b"");
+    assert!(made.status.success());
+    let mut planned = bench.planned("dev1");
+    planned["vm"]["work_size_bytes"] = (64u64 << 20).into();
+    let attached = bench.verb("attach", &planned);
+    let work = vm_dir(&attached).join("work.ext4");
+    assert_eq!(fs::metadata(&work).unwrap().len(), 64 << 20);
+    let superblock = |path| fs::read(path).unwrap()[1024..2048].to_vec();
+    let (seed, work) = (superblock(&seed), superblock(&work));
+    assert_eq!(seed[0x68..0x78], work[0x68..0x78], "the guest finds it by the UUID");
+    assert_eq!(
+        u32::from_le_bytes(work[4..8].try_into().unwrap()),
+        (64 << 20) / 4096,
+        "and it fills the disk"
+    );
+    assert_eq!(bench.verb("check", &attached)["result"]["changed"], false);
+}
+
+#[test]
 fn disks_grow_at_the_next_attach_and_what_is_in_them_stays() {
     let bench = Bench::new();
     let planned = bench.planned("dev1");

@@ -19,6 +19,7 @@ mod registry;
 mod replaceable;
 mod seed;
 mod set;
+mod setup;
 mod state;
 mod vmm;
 mod ws;

@@ -1,6 +1,6 @@
 //! The recipe `dev`, with a real guest. `tests/run` builds the image where `BANGER_TEST_MISE` names a mise.
 
-use crate::home::{self, Home, said};
+use crate::home::{self, Home, git, said};
 use crate::support;
 
 #[test]
@@ -13,6 +13,8 @@ fn a_guest_of_the_recipe_dev_has_its_tools() {
     }
     let Some(home) = Home::with_image("debian-dev") else { return };
     let repo = home.repo("repo");
+    std::fs::write(repo.join("mise.toml"), "[env]\nFROM_MISE = \"yes\"\n").unwrap();
+    git(&repo, &["add", "-A"]);
     let repo = repo.to_str().unwrap();
     let run = ["vm", "run", "--image", "debian-dev", "--name", "dev1", repo, "--", "true"];
     let output = home.run(&run);
@@ -23,6 +25,7 @@ fn a_guest_of_the_recipe_dev_has_its_tools() {
         ("pkg-config --version", ""),
         ("python3 --version", "Python 3"),
         ("mise --version", "20"),
+        ("echo $FROM_MISE", "yes\n"),
         ("echo 'int main(void) { return 7; }' | cc -x c - -o /tmp/a; /tmp/a; echo $?", "7\n"),
     ] {
         let output = home.run(&["vm", "exec", "dev1", "--", "sh", "-c", command]);

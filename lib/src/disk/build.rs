@@ -32,7 +32,7 @@ use crate::state::dir::StateDir;
 use crate::state::lock::ImagesLock;
 use crate::sys::mmdebstrap::{self, Bootstrap};
 use crate::sys::{clock, ext4};
-use crate::types::{ImageName, VmName};
+use crate::types::{ImageName, Size, VmName};
 
 pub use super::build_error::{BuildError, DeleteError};
 pub use super::given::Mise;
@@ -154,7 +154,7 @@ impl BuildRequest {
 /// Checks the default size of a VM's disks, bytes.
 pub(super) fn check_size(size_bytes: u64) -> Result<(), BuildError> {
     if !SIZES.contains(&size_bytes) || !size_bytes.is_multiple_of(4096) {
-        return Err(BuildError::Argument { what: "size", value: size_bytes.to_string() });
+        return Err(BuildError::Argument { what: "size", value: Size::from_bytes(size_bytes).to_string() });
     }
     Ok(())
 }
@@ -270,7 +270,7 @@ fn bootstrap(
         root,
     };
     bootstrap.run(&mut |line| progress("bootstrap", line), builder.interrupted)?;
-    scratch.remove()?;
+    scratch.remove(tmp)?;
     set_mode(tmp, 0o700)?;
     given::remove_mise(tmp)?;
     let notes = take(tmp, NOTES, 4000)?;
@@ -334,11 +334,12 @@ impl Scratch {
         }
     }
 
-    fn remove(self) -> Result<(), BuildError> {
+    /// Removes it from `tmp` and from elsewhere.
+    fn remove(self, tmp: &Path) -> Result<(), BuildError> {
         let path = self.path().to_owned();
         let removed = match self {
             Self::Inside(path) => fs::remove_dir_all(path),
-            Self::Outside(dir) => dir.close(),
+            Self::Outside(dir) => dir.close().and_then(|()| fs::remove_file(tmp.join(SCRATCH))),
         };
         removed.map_err(|source| BuildError::Leftover { path, source })
     }

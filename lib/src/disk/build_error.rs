@@ -30,7 +30,7 @@ pub enum BuildError {
     #[error("the script is no text of at most {MAX_SCRIPT_BYTES} bytes that begins with #!")]
     Script,
     /// A file that a build is given cannot be used.
-    #[error("cannot use {path:?} as the {what}")]
+    #[error("cannot use {path:?} as {what}")]
     Given {
         /// What it was to be.
         what: &'static str,
@@ -123,7 +123,10 @@ impl Coded for BuildError {
                 Some("give an address such as http://deb.debian.org/debian".into())
             }
             Self::Argument { what: "size", .. } => {
-                Some("give bytes between 256 MiB and 16 TiB, a multiple of 4096".into())
+                Some("give a size between 256M and 16T, a multiple of 4K".into())
+            }
+            Self::Argument { what: "suite", .. } => {
+                Some("give a release's code name, such as bookworm or noble".into())
             }
             Self::NoKeyring { distribution: Distribution { name, keyring_package, .. }, .. } => {
                 let setup =

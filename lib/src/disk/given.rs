@@ -33,7 +33,7 @@ pub struct Mise {
 /// Puts an archive's keys where apt can read them, whoever may read `keyring` itself; gives the path. apt knows armoured keys by the
 /// file's name only.
 pub(super) fn copy_keyring(keyring: &Path, scratch: &Path) -> Result<PathBuf, BuildError> {
-    let unusable = |source| BuildError::Given { what: "keys", path: keyring.to_owned(), source };
+    let unusable = |source| BuildError::Given { what: "an archive's keys", path: keyring.to_owned(), source };
     let mut keys = Vec::new();
     let file = open_file(keyring, MAX_KEYRING_BYTES).map_err(unusable)?;
     file.take(MAX_KEYRING_BYTES).read_to_end(&mut keys).map_err(unusable)?;
