@@ -1,10 +1,15 @@
 //! Room for what VMs write: the filesystem of the state directory, and device-mapper's files of changes. Either that is full gives
 //! guests I/O errors, so it is told before.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
 use banger_lib::contract::dm::{DmReply, DmRequest};
 use banger_lib::contract::record::{DiskBackend, Vm};
 use banger_lib::contract::reply::{Check, CheckState};
 use banger_lib::state::db::{Store, VmRow};
+use banger_lib::state::dir::VmDir;
 use banger_lib::sys::space::Space;
 use banger_lib::types::Size;
 use bytesize::ByteSize;
@@ -66,22 +71,35 @@ fn room(context: &Context, space: Space) -> String {
     format!("{free} of {size} are free on the filesystem of {root}{advice}")
 }
 
-/// What is wrong with the VM's file of changes. Only root may ask the kernel; asking through sudo for every VM takes too long.
+/// What is wrong with the VM's file of changes. Only root may ask the kernel, and asking through sudo for every VM takes too long; to
+/// others the file itself tells how much is in it, since the kernel fills it from its beginning.
 fn changes_problem(context: &Context, row: &VmRow) -> Option<String> {
-    let is_root = rustix::process::geteuid().is_root();
     let disk = lifecycle::document(row).disk().ok()??;
-    if disk.backend != DiskBackend::Dm || !is_root {
+    if disk.backend != DiskBackend::Dm {
         return None;
     }
+    let name = row.vm.name.as_str();
+    if !rustix::process::geteuid().is_root() {
+        let (used_bytes, size_bytes) = held(&VmDir::at(&row.vm.paths.dir).cow())?;
+        return nearly_full(name, used_bytes, size_bytes);
+    }
     let reply = changes(context, &row.vm).ok()?;
-    let name = &row.vm.name;
     if reply.broken {
         return Some(format!("the root of {name} is broken: its file of changes was full"));
     }
-    let (used, size) = (reply.used_bytes?, reply.size_bytes?);
-    let percent = used.saturating_mul(100) / size.max(1);
+    nearly_full(name, reply.used_bytes?, reply.size_bytes?)
+}
+
+/// How much of the file is no hole, and how large it is.
+fn held(path: &Path) -> Option<(u64, u64)> {
+    let file = fs::metadata(path).ok()?;
+    Some((file.blocks().saturating_mul(512), file.len()))
+}
+
+fn nearly_full(name: &str, used_bytes: u64, size_bytes: u64) -> Option<String> {
+    let percent = used_bytes.saturating_mul(100) / size_bytes.max(1);
     (percent >= NEARLY_FULL).then(|| {
-        let size = Size::from_bytes(size);
+        let size = Size::from_bytes(size_bytes);
         format!("the changes to the root of {name} fill {percent} % of the {size} that they may take; its root is lost when they are full")
     })
 }
@@ -94,4 +112,31 @@ fn changes(context: &Context, vm: &Vm) -> Result<DmReply> {
         verb: "dm status".into(),
         status: 0,
     })?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    #[test]
+    fn a_file_of_changes_tells_how_full_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("root.cow");
+        let file = fs::File::create_new(&path).unwrap();
+        file.set_len(10 << 20).unwrap();
+        let told = || {
+            let (used_bytes, size_bytes) = held(&path).unwrap();
+            nearly_full("dev1", used_bytes, size_bytes)
+        };
+        file.write_all_at(&[1; 4 << 20], 0).unwrap();
+        file.sync_all().unwrap();
+        assert_eq!(told(), None);
+        file.write_all_at(&[1; 9 << 20], 0).unwrap();
+        file.sync_all().unwrap();
+        let told = told().unwrap();
+        assert!(told.contains("dev1 fill 90 % of the 10M"), "{told}");
+        assert_eq!(held(&dir.path().join("none")), None);
+    }
 }

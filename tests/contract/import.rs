@@ -246,6 +246,27 @@ fn an_image_tells_how_it_wants_to_be_run() {
 }
 
 #[test]
+fn an_archive_of_images_comes_through_a_pipe_as_well() {
+    let world = World::new();
+    let (dir, tar) = (world.path("layout"), simple().end());
+    let digest = layout(&dir, &[(packed("gzip", &tar), tar.clone())]);
+    let archive = run(command("tar").arg("-C").arg(&dir).args(["-c", "."]), b"").stdout;
+    for (name, bytes) in [("plain", archive.clone()), ("zipped", packed("gzip", &archive))] {
+        let image = record(&world.import(&["-", name], &bytes));
+        assert_eq!((&image["digest"], &image["distribution"]), (&json!(digest), &json!("tiny")), "{image}");
+    }
+    // What it is may be told, and counts.
+    let image = record(&world.import(&["-", "files", "--format", "tar"], &archive));
+    assert_eq!((&image["digest"], &image["distribution"]), (&Value::Null, &json!("unknown")), "{image}");
+    assert_error(&world.import(&["-", "new", "--format", "docker"], &tar), 3, "not-found");
+    assert_error(&world.import(&["-", "new", "--format", "ext4"], b""), 2, "usage");
+    assert_error(&world.import(&["-", "new"], &archive[..archive.len() / 2]), 2, "bad-input");
+    let error = assert_error(&world.import(&["-", "new", "--max-unpacked=4096"], &archive), 2, "bad-input");
+    assert!(whole(&error).contains("4096"), "{error}");
+    assert_eq!(names(&world.path("images")), ["debian", "files", "plain", "zipped"]);
+}
+
+#[test]
 fn an_image_that_says_too_much_of_itself_is_refused() {
     let world = World::new();
     let (dir, tar) = (world.path("layout"), simple().end());

@@ -141,12 +141,13 @@ type Refusal = (&'static str, fn(&Path, &Path), i32, &'static str, &'static str)
 
 #[test]
 fn what_cannot_boot_is_refused_by_name_and_leaves_nothing() {
-    let table: [Refusal; 9] = [
+    let table: [Refusal; 10] = [
         ("an option", |dir, _| lacking(dir, "DEVTMPFS"), 5, "unsupported", "CONFIG_DEVTMPFS"),
         ("a driver", |dir, _| lacking(dir, "VIRTIO_BLK"), 5, "unsupported", "CONFIG_VIRTIO_BLK"),
         ("no configuration, no module", no_ext4, 5, "unsupported", "ext4"),
         ("no config at all", |dir, _| write_config(dir, "x\n"), 2, "bad-input", "configuration"),
-        ("no kernel", |dir, _| write_kernel(dir, b"text"), 2, "bad-input", "vmlinuz"),
+        ("no kernel", |dir, _| write_kernel(dir, b"text"), 2, "bad-input", "boot/vmlinuz-"),
+        ("a program", |dir, _| write_kernel(dir, b"\x7fELF of another kind"), 2, "bad-input", "no Linux"),
         ("another's modules", |dir, _| write_kernel(dir, &vmlinuz("6.9.9")), 2, "bad-input", "6.9.9"),
         ("two trees", two_trees, 2, "bad-input", "no modules of 6.9.9"),
         ("no modules", |_, modules| fs::remove_dir_all(modules).unwrap(), 2, "bad-input", "modules"),
@@ -164,6 +165,17 @@ fn what_cannot_boot_is_refused_by_name_and_leaves_nothing() {
         assert!(all_of(&error).contains(named), "{what}: {error}");
         assert_eq!(kernels(&bench), Vec::<String>::new(), "{what}");
     }
+}
+
+#[test]
+fn a_package_is_called_by_its_name() {
+    let (bench, root) = world();
+    lacking(root.path(), "DEVTMPFS");
+    let package = bench.state().join("image.deb");
+    deb(&package, root.path(), "", "");
+    let error = assert_error(&import(&bench, &[&package]), 5, "unsupported");
+    let said = all_of(&error);
+    assert!(said.contains("image.deb") && !said.contains(".tmp-"), "{error}");
 }
 
 /// The message with its causes and the hint.
@@ -244,7 +256,7 @@ fn arguments_that_do_not_go_together_are_refused() {
     // Nothing tells what is built in: no modules, no configuration.
     fs::remove_file(root.path().join(format!("boot/config-{RELEASE}"))).unwrap();
     let error = assert_error(&import(&bench, &[&file]), 2, "bad-input");
-    assert!(all_of(&error).contains("--modules"), "{error}");
+    assert!(all_of(&error).contains("--modules") && all_of(&error).contains("--kconfig"), "{error}");
     assert_eq!(kernels(&bench), Vec::<String>::new());
 }
 

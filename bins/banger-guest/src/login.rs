@@ -143,10 +143,11 @@ fn begin(mut command: Command, account: &Account, streams: Streams) -> io::Resul
     command.spawn().map_err(missing)
 }
 
-/// Root's shell, or the one that every system has where that is gone, as an account that was made for another image has it.
+/// Root's shell, or the one that every system has where root has none to work with, as in images that are hardened.
 fn shell_of(account: &Account) -> &Path {
     let own = Path::new(&account.shell);
-    if own.is_file() { own } else { Path::new(DEFAULT_SHELL) }
+    let refuses = ["nologin", "false"].iter().any(|name| own.ends_with(name));
+    if own.is_file() && !refuses { own } else { Path::new(DEFAULT_SHELL) }
 }
 
 #[cfg(test)]
@@ -159,6 +160,15 @@ mod tests {
         assert_eq!(account, Account { home: "/home/r".into(), shell: "/bin/bash".into() });
         let default = Account { home: "/root".into(), shell: "/bin/sh".into() };
         assert_eq!((Account::of("root:x:0:0:::\n"), Account::of("")), (default, Account::of("x")));
+    }
+
+    #[test]
+    fn a_shell_that_refuses_to_work_is_none() {
+        let shell = |shell: &str| shell_of(&Account { home: "/".into(), shell: shell.into() }).to_owned();
+        assert_eq!(shell("/proc/self/exe"), Path::new("/proc/self/exe"));
+        for none in ["/nonexistent/zsh", "/bin/false", "/usr/sbin/nologin", "/tmp"] {
+            assert_eq!(shell(none), Path::new("/bin/sh"), "{none}");
+        }
     }
 
     #[test]

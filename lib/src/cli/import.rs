@@ -22,8 +22,8 @@ use crate::types::{ImageName, KernelName, Size};
 /// What `image import` takes; `banger image import` takes the same.
 #[derive(Debug, Clone, Args)]
 pub struct ImportSpec {
-    /// An OCI image layout (directory or tar), an archive of "docker save", a tar of a root filesystem ("-": from stdin; gzip, zstd
-    /// and xz are unpacked), or an ext4 file
+    /// An OCI image layout (directory or tar), an archive of "docker save", a tar of a root filesystem ("-": a tar from stdin; gzip,
+    /// zstd and xz are unpacked), or an ext4 file
     #[arg(value_name = "SOURCE")]
     pub source: PathBuf,
     /// What to call the image
@@ -134,20 +134,24 @@ impl ImportSpec {
         words
     }
 
-    fn source(&self) -> Source {
-        if self.source == Path::new("-") {
-            return Source::Stream(Box::new(std::io::stdin()));
-        }
+    fn source(&self) -> Result<Source, StdinError> {
         let format = match self.format {
             FormatChoice::Auto => None,
             FormatChoice::Oci | FormatChoice::Docker => Some(Format::Archive),
             FormatChoice::Tar => Some(Format::Tar),
             FormatChoice::Ext4 => Some(Format::Ext4),
         };
-        if self.source.is_dir() {
-            return Source::Layout(self.source.clone());
+        if self.source == Path::new("-") {
+            return match format {
+                _ if std::io::stdin().is_terminal() => Err(StdinError::Terminal),
+                Some(Format::Ext4) => Err(StdinError::Ext4),
+                format => Ok(Source::Stream(Box::new(std::io::stdin()), format)),
+            };
         }
-        Source::File(self.source.clone(), format)
+        if self.source.is_dir() {
+            return Ok(Source::Layout(self.source.clone()));
+        }
+        Ok(Source::File(self.source.clone(), format))
     }
 
     fn request(&self) -> ImportRequest {
@@ -210,12 +214,16 @@ impl MakeSpec {
     }
 }
 
-/// An archive would come from a keyboard.
+/// What stdin cannot be.
 #[derive(Debug, Error)]
-#[error("stdin is a terminal, and an archive is expected there")]
-struct TerminalError;
+enum StdinError {
+    #[error("stdin is a terminal, and an archive is expected there")]
+    Terminal,
+    #[error("an ext4 can be imported from a file, not from stdin")]
+    Ext4,
+}
 
-impl Coded for TerminalError {
+impl Coded for StdinError {
     fn code(&self) -> ErrorCode {
         ErrorCode::Usage
     }
@@ -229,10 +237,7 @@ pub(super) fn import(args: &ImportArgs) -> Result<Value, Failure> {
     let interrupts = Interrupts::catch().map_err(SignalsError)?;
     let interrupted = || interrupts.pending();
     let request = args.spec.request();
-    let source = args.spec.source();
-    if matches!(source, Source::Stream(_)) && std::io::stdin().is_terminal() {
-        return Err(TerminalError.into());
-    }
+    let source = args.spec.source()?;
     let mut tell = |step: &str, message: &str| progress.tell(step, message);
     let image = import::import(&state, &lock, source, &request, &users, &interrupted, &mut tell)?;
     Ok(to_value(&image.record()))

@@ -14,7 +14,7 @@ use super::flatten::{FlattenError, Flattener, Limits, Meaning};
 use super::image::{self, Image, ImageError};
 use super::kernel::{self, Kernel, KernelError};
 use super::oci::{self, OciImage, Select, Store};
-use super::{arch, boot_set, delete, rootfs};
+use super::{arch, boot_set, delete, rootfs, sniff};
 use crate::contract::image::{IMAGE_SCHEMA, ImageFile, Manifest, RunConfig};
 use crate::contract::kernel::KernelManifest;
 use crate::contract::record::Init;
@@ -24,7 +24,7 @@ use crate::sys::decompress::{self, Compression};
 use crate::sys::digest::Digesting;
 use crate::sys::ext4::{self, Shape, Writer};
 use crate::sys::pump::{Pump, Stopped};
-use crate::sys::{clock, memory, random, reflink, tar};
+use crate::sys::{clock, memory, random, reflink};
 use crate::types::{ImageName, KernelName, VmName};
 
 pub use super::import_error::ImportError;
@@ -43,8 +43,8 @@ pub enum Source {
     File(PathBuf, Option<Format>),
     /// An ext4 that stays where it is: the image has a symbolic link to it.
     Registered(PathBuf),
-    /// A tar of a root filesystem that comes through a pipe.
-    Stream(Box<dyn Read + Send>),
+    /// What comes through a pipe: an archive, whose kind is found out unless it is told.
+    Stream(Box<dyn Read + Send>, Option<Format>),
 }
 
 /// What a file holds.
@@ -242,21 +242,19 @@ impl Work<'_> {
     fn root(&self, source: Source, progress: Progress) -> Result<Facts, ImportError> {
         match source {
             Source::Layout(dir) => self.oci(&Store::Directory(dir), progress),
-            Source::Stream(input) => self.tar(input, progress),
+            Source::Stream(input, format) => self.stream(input, Path::new("stdin"), format, progress),
             Source::Registered(path) => self.registered(&path),
             Source::File(path, format) => {
                 let read = |source| ImportError::Source { path: path.clone(), source };
-                let file = oci::open_file(&path).map_err(read)?;
-                let format = match format {
-                    Some(format) => format,
-                    None => sniff(&path).map_err(read)?,
-                };
+                let mut file = oci::open_file(&path).map_err(read)?;
+                let format = format.map_or_else(|| sniff::file(&path), Ok).map_err(read)?;
                 match format {
                     Format::Ext4 => self.ext4(&path, &file, progress),
-                    Format::Tar => self.tar(Box::new(file), progress),
-                    Format::Archive => {
-                        let file = self.uncompressed(&path, file, progress)?;
+                    Format::Archive if compression(&mut file).map_err(read)? == Compression::None => {
                         self.oci(&Store::archive(file, &path)?, progress)
+                    }
+                    Format::Archive | Format::Tar => {
+                        self.stream(Box::new(file), &path, Some(format), progress)
                     }
                 }
             }
@@ -300,14 +298,41 @@ impl Work<'_> {
         Ok(Facts { digest: Some(digest), labels, run: Some(run), ..facts })
     }
 
-    /// A tar of a root filesystem.
-    fn tar(&self, input: Box<dyn Read + Send>, progress: Progress) -> Result<Facts, ImportError> {
-        progress("layers", "unpacking the root filesystem");
-        let mut flattener = self.flattener()?;
+    /// What is read once, from its beginning to its end: a tar of a root filesystem, or of images. `place` is for people; without a
+    /// `format` the stream tells.
+    fn stream(
+        &self,
+        input: Box<dyn Read + Send>,
+        place: &Path,
+        format: Option<Format>,
+        progress: Progress,
+    ) -> Result<Facts, ImportError> {
         let pump = Pump::start(|| decompress::open(input), || (), self.interrupted);
         let mut pump = pump.map_err(|source| ImportError::Thread { source })?;
+        if format.unwrap_or_else(|| sniff::archive(pump.peek())) == Format::Archive {
+            progress("archive", "unpacking the archive");
+            return self.oci(&Store::archive(self.spooled(pump, place)?, place)?, progress);
+        }
+        progress("layers", "unpacking the root filesystem");
+        let mut flattener = self.flattener()?;
         flattener.layer(&mut pump, Meaning::Files)?;
         self.finish(flattener, progress)
+    }
+
+    /// An archive of images in a file that nobody else sees: only there a member is found without reading what is before it.
+    fn spooled(&self, archive: impl Read, place: &Path) -> Result<File, ImportError> {
+        let wrong = |source: io::Error| match Stopped::of(&source) {
+            Some(signal) => ImportError::Flatten(FlattenError::Interrupted(signal)),
+            None => ImportError::Source { path: place.to_owned(), source },
+        };
+        let limit = self.request.limits.unpacked_bytes;
+        let mut spool = ext4::create_file(&self.dir.join(SPOOL)).map_err(wrong)?;
+        let unpacked = io::copy(&mut archive.take(limit + 1), &mut spool).map_err(wrong)?;
+        fs::remove_file(self.dir.join(SPOOL)).map_err(wrong)?;
+        if unpacked > limit {
+            return Err(FlattenError::Unpacked { limit_bytes: limit }.into());
+        }
+        Ok(spool)
     }
 
     fn flattener(&self) -> Result<Flattener, ImportError> {
@@ -411,29 +436,6 @@ impl Work<'_> {
         let upper = self.seed(image::UPPER_SEED)?;
         self.finish_seed(upper, "banger-upper")
     }
-
-    /// The archive `file`, uncompressed: only in such a one a member can be found without reading what is before it.
-    fn uncompressed(&self, path: &Path, mut file: File, progress: Progress) -> Result<File, ImportError> {
-        let wrong = |source: io::Error| match Stopped::of(&source) {
-            Some(signal) => ImportError::Flatten(FlattenError::Interrupted(signal)),
-            None => ImportError::Source { path: path.to_owned(), source },
-        };
-        let compression = compression(&mut file).map_err(wrong)?;
-        if compression == Compression::None {
-            return Ok(file);
-        }
-        progress("archive", "unpacking the archive");
-        let limit = self.request.limits.unpacked_bytes;
-        let pump = Pump::start(move || decompress::open(Box::new(file)), || (), self.interrupted);
-        let pump = pump.map_err(|source| ImportError::Thread { source })?;
-        let mut spool = ext4::create_file(&self.dir.join(SPOOL)).map_err(wrong)?;
-        let unpacked = io::copy(&mut pump.take(limit + 1), &mut spool).map_err(wrong)?;
-        fs::remove_file(self.dir.join(SPOOL)).map_err(wrong)?;
-        if unpacked > limit {
-            return Err(FlattenError::Unpacked { limit_bytes: limit }.into());
-        }
-        Ok(spool)
-    }
 }
 
 /// The compression of `file`, which then stands at its beginning again.
@@ -442,26 +444,4 @@ fn compression(file: &mut File) -> io::Result<Compression> {
     file.by_ref().take(decompress::MAGIC_LEN as u64).read_to_end(&mut start)?;
     file.rewind()?;
     Ok(decompress::of(&start))
-}
-
-/// What the file holds: an ext4 by its magic number; an archive of images by the name of its first member; else a root filesystem.
-fn sniff(path: &Path) -> io::Result<Format> {
-    if ext4::uuid(path).is_ok() {
-        return Ok(Format::Ext4);
-    }
-    let mut archive = tar::Archive::new(decompress::open(Box::new(File::open(path)?))?);
-    let first = loop {
-        // What is no archive at all is told when it is read.
-        let Ok(Some(entry)) = archive.next_entry() else { return Ok(Format::Tar) };
-        let name = String::from_utf8_lossy(&entry.path).into_owned();
-        let first = name.split('/').find(|part| !matches!(*part, "" | "."));
-        // The directory that was packed may come first.
-        if let Some(first) = first {
-            break first.to_owned();
-        }
-    };
-    let hex = [".json", ".tar"].iter().find_map(|end| first.strip_suffix(end)).unwrap_or(&first);
-    let is_digest = hex.len() == 64 && hex.chars().all(|c| c.is_ascii_hexdigit());
-    let fixed = ["blobs", "oci-layout", "index.json", "manifest.json", "repositories"];
-    Ok(if is_digest || fixed.contains(&first.as_str()) { Format::Archive } else { Format::Tar })
 }

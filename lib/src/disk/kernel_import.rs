@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::boot_set::{self, KERNEL_FILES, Unpacked};
+use super::boot_set::{self, BootSetError, KERNEL_FILES, Unpacked};
 use super::image::Image;
 use super::kernel::{self, Kernel, KernelError, TMP_PREFIX};
 use super::{arch, kernel_options, modules};
@@ -141,6 +141,13 @@ struct Found {
     source: String,
 }
 
+impl Found {
+    /// What a message calls it: the file or the packages that were given.
+    fn name(&self) -> PathBuf {
+        PathBuf::from(&self.source)
+    }
+}
+
 /// Makes the kernel's files in `tmp`; gives where it came from, and its version.
 fn make(
     request: &Import,
@@ -161,7 +168,11 @@ fn make(
     let copied = fs::copy(&found.vmlinuz, &vmlinuz);
     copied.map_err(|source| KernelImportError::File { path: found.vmlinuz.clone(), source })?;
     progress("kernel", "unpacking the kernel and choosing its modules");
-    let kernel = boot_set::unpack(&vmlinuz)?;
+    // The copy is nobody's but ours: errors name what was given.
+    let kernel = boot_set::unpack(&vmlinuz).map_err(|error| match error {
+        BootSetError::Kernel { source, .. } => BootSetError::Kernel { path: found.name(), source },
+        other => other,
+    })?;
     let root = match &found.modules {
         Some(base) => Some(modules_root(base, kernel.release.as_deref())?),
         None => None,
@@ -177,7 +188,7 @@ fn make(
             return Err(KernelImportError::OtherRelease { kernel, modules });
         }
         (Some(version), _) | (None, Some(version)) => version,
-        (None, None) => return Err(KernelImportError::NoRelease(found.vmlinuz)),
+        (None, None) => return Err(KernelImportError::NoRelease(found.name())),
     };
     boot_set::write_unpacked(tmp, &kernel.elf, &modules, request.guest)?;
     let unpacked = tmp.join(UNPACKED);
@@ -278,10 +289,10 @@ fn check_options(found: &Found, kernel: &Unpacked, root: Option<&Path>) -> Resul
             if missing.is_empty() {
                 return Ok(());
             }
-            Err(KernelImportError::Lacks { vmlinuz: found.vmlinuz.clone(), options: missing.join(", ") })
+            Err(KernelImportError::Lacks { vmlinuz: found.name(), options: missing.join(", ") })
         }
         None if root.is_some() => Ok(()),
-        None => Err(KernelImportError::NoConfig(found.vmlinuz.clone())),
+        None => Err(KernelImportError::NoConfig(found.name())),
     }
 }
 

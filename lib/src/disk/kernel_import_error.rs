@@ -133,7 +133,7 @@ impl Coded for KernelImportError {
             Self::Lacks { .. } => {
                 Some("take a kernel that is built with it, such as Debian's linux-image-cloud-amd64".into())
             }
-            Self::NoConfig(_) => Some("give its modules with --modules, or its configuration with --config".into()),
+            Self::NoConfig(_) => Some("give its modules with --modules, or its configuration with --kconfig".into()),
             Self::Modules(error) => error.hint(),
             Self::BootSet(error) => error.hint(),
             _ => None,

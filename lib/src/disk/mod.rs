@@ -38,6 +38,7 @@ mod kernel_import_error;
 mod kernel_options;
 mod module_index;
 mod rootfs;
+mod sniff;
 mod volumes;
 
 pub use disk_error::DiskError;

@@ -13,12 +13,18 @@ const MAX_KERNEL_BYTES: u64 = 256 << 20;
 /// One block of the legacy lz4 frame holds at most this much, unpacked.
 const LZ4_BLOCK_BYTES: usize = 8 << 20;
 
+/// What every Linux has in it, before its release.
+const BANNER: &[u8] = b"Linux version ";
+
 /// A vmlinuz with no ELF kernel to be had from it.
 #[derive(Debug, Error)]
 pub enum VmlinuzError {
     /// It is no bzImage of boot protocol 2.08 or later.
     #[error("it is neither an ELF nor a bzImage of boot protocol 2.08 or later")]
     NotBzImage,
+    /// It is some other program.
+    #[error("it is an ELF, and no Linux kernel")]
+    NotLinux,
     /// Its header points outside of it.
     #[error("its payload lies outside of the file")]
     Truncated,
@@ -39,7 +45,7 @@ pub enum VmlinuzError {
 /// The uncompressed ELF kernel in `vmlinuz`.
 pub fn elf(vmlinuz: &[u8]) -> Result<Vec<u8>, VmlinuzError> {
     if is_elf(vmlinuz) {
-        return Ok(vmlinuz.to_vec());
+        return find(vmlinuz, BANNER).map(|_| vmlinuz.to_vec()).ok_or(VmlinuzError::NotLinux);
     }
     let payload = payload(vmlinuz)?;
     let (name, kernel) = unpack(payload)?;
@@ -52,7 +58,6 @@ pub fn elf(vmlinuz: &[u8]) -> Result<Vec<u8>, VmlinuzError> {
 /// The release that `uname -r` says, as the bzImage's header or the ELF kernel's own banner has it.
 pub fn release(kernel: &[u8]) -> Option<String> {
     let text = if is_elf(kernel) {
-        const BANNER: &[u8] = b"Linux version ";
         kernel.get(find(kernel, BANNER)? + BANNER.len()..)?
     } else {
         // "kernel_version": a pointer to a string, less 0x200 (Documentation/arch/x86/boot.rst).
@@ -167,7 +172,7 @@ mod tests {
     }
 
     fn kernel() -> Vec<u8> {
-        let mut kernel = b"\x7fELF".to_vec();
+        let mut kernel = [b"\x7fELF", BANNER].concat();
         kernel.extend((0..200_000_u32).flat_map(|n| (n / 7).to_le_bytes()));
         kernel
     }
@@ -240,6 +245,7 @@ mod tests {
     #[test]
     fn hostile_images_are_refused() {
         assert!(matches!(elf(b""), Err(VmlinuzError::NotBzImage)));
+        assert!(matches!(elf(b"\x7fELF and no kernel"), Err(VmlinuzError::NotLinux)));
         assert!(matches!(elf(&[0; 2048]), Err(VmlinuzError::NotBzImage)));
         let mut outside = image(b"0123456789");
         outside[0x248..0x24c].copy_from_slice(&u32::MAX.to_le_bytes());
