@@ -7,17 +7,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crate::home::{Home, processes_with, said};
-use crate::support;
-
-/// Waits until `condition` holds.
-#[track_caller]
-fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let until = Instant::now() + Duration::from_secs(60);
-    while !condition() {
-        assert!(Instant::now() < until, "still not so after a minute: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
+use crate::support::{self, SOON, eventually};
 
 #[test]
 fn a_killed_run_is_cleaned_by_the_next_command() {
@@ -266,7 +256,7 @@ fn a_delete_ends_a_copy_that_stalls() {
     let output = home.run(&["vm", "delete", "--force", "dev1"]);
     assert!(output.status.success(), "{}", said(&output));
     let output = copying.wait_with_output().unwrap();
-    assert!(since.elapsed() < Duration::from_secs(30), "{:?}", since.elapsed());
+    assert!(since.elapsed() < SOON, "{:?}", since.elapsed());
     support::assert_error(&output, 1, "vm-stopped");
     home.assert_clean();
 }

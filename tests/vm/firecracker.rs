@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::home::{self, BANGER, Home, said};
+use crate::home::{self, BANGER, Home, assert_counted, said};
 use crate::support;
 
 /// What runs there.
@@ -124,18 +124,7 @@ fn judge(records: &HashMap<&str, Value>) {
         assert!(steps.contains(&step), "{step}: {steps:?}");
     }
     let usage = &records["stats"]["items"][0];
-    for path in [
-        "/vmm/vcpu_time_us",
-        "/vmm/rss_bytes",
-        "/net/sent_bytes",
-        "/net/received_bytes",
-        "/guest/uptime_us",
-        "/guest/memory/available_bytes",
-        "/guest/disks/0/free_bytes",
-    ] {
-        let value = usage.pointer(path).and_then(Value::as_u64);
-        assert!(value.is_some_and(|n| n > 0), "{path}: {usage}");
-    }
+    assert_counted(usage);
     let disks = usage["disks"].as_array().expect("Firecracker counts");
     let root = disks.iter().find(|disk| disk["drive"] == "root").expect("a root");
     assert!(root["read_bytes"].as_u64().unwrap() > 10 << 20, "{usage}");

@@ -26,11 +26,12 @@ pub struct Home {
 struct Host {
     links: BTreeSet<String>,
     rules: String,
-    loops: String,
+    loops: BTreeSet<String>,
 }
 
 impl Host {
-    fn now() -> Self {
+    /// Loop devices belong to the whole machine, so that only those of files below `ours` count.
+    fn now(ours: &[&Path]) -> Self {
         let text = |program: &str, args: &[&str]| {
             let output = support::run(support::command(program).args(args), b"");
             String::from_utf8_lossy(&output.stdout).into_owned()
@@ -40,7 +41,11 @@ impl Host {
         Self {
             links: names.collect(),
             rules: text("nft", &["list", "ruleset"]),
-            loops: text("losetup", &["-nO", "NAME"]),
+            loops: text("losetup", &["-nO", "NAME,BACK-FILE"])
+                .lines()
+                .filter(|line| ours.iter().any(|path| line.contains(&*path.to_string_lossy())))
+                .map(str::to_owned)
+                .collect(),
         }
     }
 }
@@ -68,7 +73,8 @@ impl Home {
         let dir = tempfile::Builder::new().prefix("banger-vm-").tempdir().expect("a temporary directory");
         fs::create_dir_all(dir.path().join("state/images")).expect("the state directory");
         symlink(image, dir.path().join("state/images").join(name)).expect("the image is linked");
-        Some(Self { dir, before: Host::now() })
+        let before = Host::now(&[dir.path(), &prepared()]);
+        Some(Self { dir, before })
     }
 
     pub fn state(&self) -> PathBuf {
@@ -123,11 +129,13 @@ impl Home {
     /// Nothing that carries this state directory's name is left, and the host is as it was.
     #[track_caller]
     pub fn assert_clean(&self) {
-        assert_eq!(Host::now(), self.before);
+        assert_eq!(Host::now(&[self.dir.path(), &prepared()]), self.before);
         let vms = fs::read_dir(self.state().join("vms")).map_or(0, Iterator::count);
         assert_eq!(vms, 0, "VM directories are left");
         let needle = self.dir.path().to_string_lossy().into_owned();
-        assert_eq!(processes_with(&needle), Vec::<String>::new(), "processes are left");
+        // What was told to end may do so just now.
+        let ended = support::soon(|| processes_with(&needle).is_empty());
+        assert!(ended, "processes are left: {:?}", processes_with(&needle));
         let locks: Vec<_> = fs::read_dir(self.state().join("locks"))
             .into_iter()
             .flatten()
@@ -150,6 +158,23 @@ pub fn processes_with(needle: &str) -> Vec<String> {
         .map(|bytes| String::from_utf8_lossy(&bytes).replace('\0', " "))
         .filter(|line| line.contains(needle))
         .collect()
+}
+
+/// What `vm stats` counts of a VM that runs is not nothing.
+#[track_caller]
+pub fn assert_counted(usage: &Value) {
+    for path in [
+        "/vmm/vcpu_time_us",
+        "/vmm/rss_bytes",
+        "/net/sent_bytes",
+        "/net/received_bytes",
+        "/guest/uptime_us",
+        "/guest/memory/available_bytes",
+        "/guest/disks/0/free_bytes",
+    ] {
+        let value = usage.pointer(path).and_then(Value::as_u64);
+        assert!(value.is_some_and(|n| n > 0), "{path}: {usage}");
+    }
 }
 
 /// Runs git in `repo` and gives its stdout; it must succeed.

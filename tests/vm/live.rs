@@ -53,29 +53,32 @@ fn a_running_vm_is_given_larger_disks_limits_and_another_time_to_live() {
     assert_eq!((&now["vm"]["work_size_bytes"], &now["vm"]["net_rate_bytes_s"]), want, "{now}");
 
     // The logs, from a time on.
-    inside("echo first >/dev/console");
-    std::thread::sleep(Duration::from_millis(1500));
-    let since = jiff::Timestamp::now().to_string();
-    inside("echo second >/dev/console");
     let logs = |args: &[&str]| {
         String::from_utf8(home.run(&[&["vm", "logs", "dev1"], args].concat()).stdout).unwrap()
     };
-    let (all, late) = (logs(&[]), logs(&["--since", &since]));
-    assert!(all.contains("first") && all.contains("second"), "{all}");
+    inside("echo first >/dev/console");
+    support::eventually("the console is logged", || logs(&[]).contains("first"));
+    // The log knows whole seconds.
+    std::thread::sleep(Duration::from_millis(1500));
+    let since = jiff::Timestamp::now().to_string();
+    inside("echo second >/dev/console");
+    support::eventually("the console is logged", || logs(&[]).contains("second"));
+    let late = logs(&["--since", &since]);
     assert!(!late.contains("first") && late.contains("second"), "{late}");
     let agent = logs(&["--agent", "--since", "1h"]);
     assert!(agent.contains("the guest is ready") && agent.contains("POST /v1/resize: 200"), "{agent}");
 
     // Whoever sits at a terminal in the guest is told that time is short.
     inside("setsid script -qfc 'sleep 300' /root/terminal </dev/null >/dev/null 2>&1 &");
-    assert!(set(&["--ttl", "20s"]).status.success());
-    let heard = inside("until grep -o 'over in 10 seconds' /root/terminal; do sleep 0.1; done");
-    assert_eq!(heard, "over in 10 seconds\n");
-    let end = Instant::now() + Duration::from_secs(60);
-    while home.json(&["vm", "show", "dev1"])["vmm"]["state"] == "running" {
-        assert!(Instant::now() < end, "it outlives its time");
-        std::thread::sleep(Duration::from_millis(200));
-    }
+    assert!(set(&["--ttl", "61s"]).status.success());
+    // The time that is left when it is told: a minute, or less on a busy machine.
+    let heard = inside("until grep -oE 'over in [0-9]+ seconds' /root/terminal; do sleep 0.1; done");
+    let left: u64 = heard.split(' ').nth(2).unwrap().parse().unwrap();
+    assert!((45..=60).contains(&left), "{heard}");
+    assert!(set(&["--ttl", "1s"]).status.success());
+    support::eventually("its time is over", || {
+        home.json(&["vm", "show", "dev1"])["vmm"]["state"] != "running"
+    });
     assert_eq!(home.json(&["vm", "show", "dev1"])["vmm"]["exit"]["reason"], "ttl");
     assert!(set(&["--memory", "512M", "--vcpus", "1", "--ttl", "never"]).status.success());
     assert_eq!(home.json(&["vm", "show", "dev1"])["vm"]["memory_mib"], 512);

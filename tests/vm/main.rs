@@ -21,6 +21,7 @@ mod lifecycle;
 mod live;
 mod main_job;
 mod names;
+mod outside;
 mod pipeline;
 mod reach;
 mod recipe;

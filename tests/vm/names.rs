@@ -2,15 +2,11 @@
 //! names of real guests are asked for by the guests.
 
 use std::fs;
-use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use nix::sched::{CloneFlags, unshare};
-
-use crate::guest::Namespace;
 use crate::home::{BANGER, Home, git, said};
-use crate::support;
+use crate::{outside, support};
 
 /// What runs in the virtual machine.
 const INSIDE: &str = include_str!("names/inside.sh");
@@ -56,25 +52,6 @@ fn systemd_resolved_resolves_names_and_forgets_them() {
     home.assert_clean();
 }
 
-/// A resolver for which every name is 192.0.2.9, until the process ends.
-fn upstream(at: &str) {
-    let socket = UdpSocket::bind(at).unwrap_or_else(|e| panic!("{at}: {e}"));
-    std::thread::spawn(move || {
-        let mut packet = [0; 512];
-        while let Ok((_, from)) = socket.recv_from(&mut packet) {
-            let end = 12 + packet[12..].iter().position(|byte| *byte == 0).expect("a name") + 5;
-            let mut reply = packet[..end].to_vec();
-            // The header's flags and counts: an answer, with one record where an IPv4 address (type 1) is asked for.
-            let known = packet[end - 4..end - 2] == [0, 1];
-            reply[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, u8::from(known), 0, 0, 0, 0]);
-            if known {
-                reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 9]);
-            }
-            drop(socket.send_to(&reply, from));
-        }
-    });
-}
-
 /// What a program in the guest `vm` finds for `name`, and the status of getent(1).
 fn found(home: &Home, vm: &str, name: &str) -> (Option<i32>, String) {
     let output = home.run(&["vm", "exec", vm, "--", "timeout", "20", "getent", "hosts", name]);
@@ -85,26 +62,7 @@ fn found(home: &Home, vm: &str, name: &str) -> (Option<i32>, String) {
 #[test]
 fn guests_resolve_each_other_and_the_world_until_they_are_deleted() {
     let Some(home) = Home::new() else { return };
-    let (host, ()) = Namespace::new(|| ());
-    host.run(|| {
-        let (outside, ()) = Namespace::new(|| ());
-        host.sh("ip link set lo up; ip link add up0 type veth peer name up1");
-        outside.take_link("up1");
-        host.sh("ip address add 198.51.100.2/24 dev up0; ip link set up0 up; ip route add default via 198.51.100.1");
-        outside.sh("ip link set lo up; ip address add 198.51.100.1/24 dev up1; ip link set up1 up");
-        outside.run(|| upstream("198.51.100.1:53"));
-        // This thread's own view of /etc, and that of what it starts.
-        unshare(CloneFlags::CLONE_NEWNS).expect("root may");
-        let file = home.path("resolv.conf");
-        fs::write(&file, "nameserver 198.51.100.1\n").unwrap();
-        let bind = format!(
-            "mount --make-rprivate / && mount --bind {} $(readlink -f /etc/resolv.conf)",
-            file.display()
-        );
-        let bound = support::run(support::command("sh").args(["-c", &bind]), b"");
-        assert!(bound.status.success(), "{}", said(&bound));
-        names_of_guests(&home);
-    });
+    outside::beside(&home, |_| names_of_guests(&home));
     home.assert_clean();
 }
 

@@ -1,17 +1,12 @@
 //! What a real guest reaches and who reaches it, through banger alone, and the change of that while it runs.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
-
-use nix::sched::{CloneFlags, unshare};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use crate::guest::Namespace;
 use crate::home::{Home, said};
-use crate::support::{self, command};
-
-/// Long for packets on one machine with a VM in software.
-const WAIT: Duration = Duration::from_secs(5);
+use crate::outside;
+use crate::support::{self, SOON, command};
 
 /// Serves connections with a word until the process ends.
 fn serve(at: &str) {
@@ -26,8 +21,8 @@ fn serve(at: &str) {
 /// What a server says.
 fn said_by(at: &str) -> std::io::Result<String> {
     let to: SocketAddr = at.parse().expect("an address");
-    let mut stream = TcpStream::connect_timeout(&to, WAIT)?;
-    stream.set_read_timeout(Some(WAIT))?;
+    let mut stream = TcpStream::connect_timeout(&to, SOON)?;
+    stream.set_read_timeout(Some(SOON))?;
     let mut text = String::new();
     stream.read_to_string(&mut text).map(|_| text)
 }
@@ -35,7 +30,7 @@ fn said_by(at: &str) -> std::io::Result<String> {
 /// A server in the guest that greets whoever connects to port 80.
 const SERVER: &str = r#"perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(LocalPort => 80, Listen => 5, ReuseAddr => 1) or die;
 while ($c = $s->accept) { print $c "inside\n"; close $c }' >/dev/null 2>&1 &
-for n in $(seq 50); do (exec 3<>/dev/tcp/127.0.0.1/80) 2>/dev/null && exit 0; sleep 0.1; done; exit 1"#;
+for n in $(seq 400); do (exec 3<>/dev/tcp/127.0.0.1/80) 2>/dev/null && exit 0; sleep 0.1; done; exit 1"#;
 
 /// Runs a script in the guest's shell.
 fn inside(home: &Home, name: &str, script: &str) -> (Option<i32>, String) {
@@ -45,7 +40,7 @@ fn inside(home: &Home, name: &str, script: &str) -> (Option<i32>, String) {
 
 /// Connects from the guest: what it hears, or that it was refused, and not left waiting.
 fn asks(home: &Home, name: &str, address: &str, port: u16) -> String {
-    let script = format!("timeout 3 bash -c 'exec 3<>/dev/tcp/{address}/{port} && cat <&3' 2>/dev/null");
+    let script = format!("timeout 30 bash -c 'exec 3<>/dev/tcp/{address}/{port} && cat <&3' 2>/dev/null");
     match inside(home, name, &script) {
         (Some(0), text) => text,
         (Some(124), _) => "left waiting".to_owned(),
@@ -61,50 +56,15 @@ fn resolves(home: &Home, name: &str) -> [bool; 2] {
     [own.0 == Some(0) && own.1.starts_with("10."), others.0 == Some(0)]
 }
 
-/// Has this thread's programs, and what they start, ask the resolver `address` as the host's.
-fn resolve_by(home: &Home, address: &str) {
-    let file = home.path("resolv.conf");
-    std::fs::write(&file, format!("nameserver {address}\n")).expect("written");
-    unshare(CloneFlags::CLONE_NEWNS).expect("root may");
-    let script = r#"mount --make-rprivate / && mount --bind "$1" "$(readlink -f /etc/resolv.conf)""#;
-    let mounted = support::run(command("sh").args(["-c", script, "sh"]).arg(&file), b"");
-    assert!(mounted.status.success(), "{}", said(&mounted));
-}
-
-/// A resolver that gives every name the address 192.0.2.9.
-fn answer(at: &str) {
-    let socket = UdpSocket::bind(at).unwrap_or_else(|e| panic!("{at}: {e}"));
-    std::thread::spawn(move || {
-        let mut packet = [0; 512];
-        while let Ok((length, from)) = socket.recv_from(&mut packet) {
-            // The header and the first question of it: a type of A, or no answer.
-            let end = 12 + packet[12..length].iter().position(|b| *b == 0).unwrap_or(0) + 5;
-            let is_a = packet[end - 3] == 1;
-            let mut reply = packet[..end].to_vec();
-            reply[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, u8::from(is_a), 0, 0, 0, 0]);
-            if is_a {
-                reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 9]);
-            }
-            drop(socket.send_to(&reply, from));
-        }
-    });
-}
-
 #[test]
 fn a_guest_reaches_what_it_may_and_is_reached_where_it_is_published() {
     let Some(home) = Home::new() else { return };
-    let (host, ()) = Namespace::new(|| ());
-    host.run(|| {
-        let (outside, ()) = Namespace::new(|| ());
-        host.sh("ip link set lo up; ip link add up0 type veth peer name up1");
-        outside.take_link("up1");
-        host.sh("ip address add 198.51.100.2/24 dev up0; ip link set up0 up; ip route add default via 198.51.100.1");
-        outside.sh("ip link set lo up; ip address add 198.51.100.1/24 dev up1; ip link set up1 up
-             for a in 203.0.113.5 169.254.169.254; do ip address add $a/32 dev lo; done");
-        outside.run(|| ["198.51.100.1:80", "198.51.100.1:81", "203.0.113.5:80", "169.254.169.254:80"].map(serve));
-        outside.run(|| answer("198.51.100.1:53"));
-        resolve_by(&home, "198.51.100.1");
-        scenario(&home, &outside);
+    outside::beside(&home, |outside| {
+        outside.sh("for a in 203.0.113.5 169.254.169.254; do ip address add $a/32 dev lo; done");
+        outside.run(|| {
+            ["198.51.100.1:80", "198.51.100.1:81", "203.0.113.5:80", "169.254.169.254:80"].map(serve)
+        });
+        scenario(&home, outside);
     });
     home.assert_clean();
 }

@@ -2,11 +2,10 @@
 //! a password and has a certificate of the test's own authority, pulled by its digest, booted.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use crate::home::{Home, prepared, said};
 use crate::support::{self, record, run};
@@ -37,7 +36,7 @@ impl Registry {
     fn start(dir: &Path) -> Self {
         tool("ip", &["address", "add", &format!("{ADDRESS}/32"), "dev", "lo"]);
         tool("sh", &["-euc", CERTIFY, "sh", text(dir), ADDRESS]);
-        let port = TcpListener::bind((ADDRESS, 0)).unwrap().local_addr().unwrap().port();
+        let port = support::free_port();
         let address = format!("{ADDRESS}:{port}");
         let (config, password) = (dir.join("registry.yml"), dir.join("htpasswd"));
         fs::write(&password, HTPASSWD).unwrap();
@@ -52,11 +51,7 @@ impl Registry {
         let child =
             registry.arg("serve").arg(&config).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let registry = Self { child, address };
-        let since = Instant::now();
-        while TcpStream::connect(&registry.address).is_err() {
-            assert!(since.elapsed() < Duration::from_secs(30), "the registry does not start");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        support::eventually("the registry listens", || TcpStream::connect(&registry.address).is_ok());
         registry
     }
 }

@@ -15,6 +15,9 @@ use crate::sys::remote::Exit;
 /// The status of a command that was over its time, as timeout(1) has it.
 pub const TIMEOUT_STATUS: u8 = 124;
 
+/// How much later than in the guest a command may seem to begin.
+const LATE: Duration = Duration::from_secs(2);
+
 /// A command and what it runs in.
 #[derive(Debug, Clone, Default)]
 pub struct Command {
@@ -156,11 +159,27 @@ pub fn run(
 }
 
 impl Command {
-    /// How the command ended, by what is known. Where timeout(1) ran it only its status and the clock tell.
+    /// How the command ended, by what is known. Where timeout(1) ran it only its status and the clock tell, and the clock began when
+    /// the word of its beginning came here: somewhat later than in the guest.
     pub(super) fn judge(&self, exit: Exit, timed_out: bool, took: Duration) -> Ending {
         let status = exit.shell_status();
         let seems_so =
-            matches!(status, TIMEOUT_STATUS | 137) && self.limit.is_some_and(|limit| took >= limit);
+            matches!(status, TIMEOUT_STATUS | 137) && self.limit.is_some_and(|limit| took + LATE >= limit);
         Ending { exit, timed_out: timed_out || seems_so }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_seems_to_begin_late_was_over_its_time_all_the_same() {
+        let command = |seconds| Command { limit: Some(Duration::from_secs(seconds)), ..Command::default() };
+        let over = Exit::Status(TIMEOUT_STATUS);
+        assert!(command(1).judge(over.clone(), false, Duration::from_millis(900)).timed_out);
+        // Its own status, long before.
+        assert!(!command(60).judge(over.clone(), false, Duration::from_secs(1)).timed_out);
+        assert!(!Command::default().judge(over, false, Duration::from_secs(1)).timed_out);
     }
 }

@@ -1,6 +1,7 @@
 //! The command in the guest: streams, statuses, signals.
 
 use std::fs;
+use std::io::Read;
 use std::process::Stdio;
 
 use serde_json::{Value, json};
@@ -65,13 +66,14 @@ fn a_signal_ends_the_wait_for_a_command() {
     let path = guest.path("guest");
     let mut command = support::command(env!("CARGO_BIN_EXE_banger-ws"));
     command.args(["run", "--repo", repo.to_str().unwrap(), "--guest-path", path.to_str().unwrap()]);
-    let script = "trap 'echo x > ../told; exit' TERM; echo x > ../begun; sleep 60 & wait";
+    let script = "trap 'echo x > ../told; exit' TERM; echo begun; sleep 60 & wait";
     command.args(["--record", "r.json", "--", "sh", "-c", script]).current_dir(guest.path(""));
-    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     std::io::Write::write_all(&mut stdin, guest.record().to_string().as_bytes()).unwrap();
     drop(stdin);
-    support::eventually("the command begins", || guest.path("begun").exists());
+    // What the command says comes here behind the word that it runs.
+    child.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
     // SAFETY: kill(2) of a child that has not been waited for.
     unsafe { libc::kill(child.id().cast_signed(), libc::SIGTERM) };
     assert_eq!(support::wait(&mut child), Some(125));

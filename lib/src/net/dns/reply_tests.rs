@@ -142,16 +142,14 @@ fn almost() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
-/// The same cases each time, but where `BANGER_TEST_SEED` says others.
+/// The same cases each time, but where `PROPTEST_RNG_SEED` says others.
 fn config() -> ProptestConfig {
-    let seed = std::env::var("BANGER_TEST_SEED")
-        .map_or(0, |seed| seed.parse().expect("BANGER_TEST_SEED is a number"));
-    ProptestConfig {
-        cases: 4000,
-        failure_persistence: None,
-        rng_seed: RngSeed::Fixed(seed),
-        ..ProptestConfig::default()
-    }
+    let usual = ProptestConfig::default();
+    let rng_seed = match usual.rng_seed {
+        RngSeed::Random => RngSeed::Fixed(0),
+        wanted => wanted,
+    };
+    ProptestConfig { cases: 4000, failure_persistence: None, rng_seed, ..usual }
 }
 
 proptest! {
