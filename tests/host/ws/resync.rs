@@ -474,6 +474,8 @@ fn bytes_that_git_calls_the_same_arrive() {
         "chmod 755 assumed",
         "echo three >>assumed",
         "rm assumed; ln -s nowhere assumed",
+        "ln -sf elsewhere assumed",
+        "rm assumed; echo four >assumed",
         "printf 'a\\r\\nb\\r\\n' >mixed.txt",
         "git add mixed.txt",
     ] {
