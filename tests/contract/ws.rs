@@ -57,10 +57,11 @@ fn inspect_says_what_would_travel_and_touches_nothing() {
     assert_eq!(record["root"], dir.canonicalize().unwrap().to_str().unwrap());
     assert_eq!(record["branch"], "main");
     assert_eq!(record["head_commit"], json!(null), "unborn");
-    assert_eq!(record["files"], json!(["a", "b\nc"]));
+    // git reads the others by the attributes, so they travel, tracked or not.
+    assert_eq!(record["files"], json!([".gitattributes", "a", "b\nc"]));
     assert_eq!(
         (&record["file_count"], &record["size_bytes"], &record["dirty"]),
-        (&json!(2), &json!(6), &json!(true))
+        (&json!(3), &json!(20), &json!(true))
     );
     assert_eq!(record["untracked_count"], 2);
     let output = ws(dir, &["run", "--dry-run", "--null", "--include-untracked"], b"");

@@ -27,7 +27,7 @@ if [ -n "${FAKE_FAIL:-}" ]; then
 fi
 cd "$root"
 mkdir -p boot dev proc sys tmp mnt root etc/ssh usr/share/doc/a usr/share/man/man1 var/lib/apt/lists lib/modules/6.1-test
-printf '\177ELF kernel' > boot/vmlinuz-6.1-test
+printf '\177ELF Linux version 6.1-test (test)' > boot/vmlinuz-6.1-test
 : > lib/modules/6.1-test/modules.dep
 for m in virtio_pci virtio_mmio virtio_blk virtio_net virtio_console vmw_vsock_virtio_transport overlay ext4; do
     echo "kernel/$m.ko"
