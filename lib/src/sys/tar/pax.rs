@@ -139,7 +139,7 @@ mod tests {
             assert!(Records::default().add(bytes.as_bytes()).is_err(), "{bytes}");
         }
         let mut records = Records::default();
-        records.add(b"6 a=b\n6 a=c\n5 d=\n").unwrap();
-        assert_eq!((records.get(b"a"), records.get(b"d")), (Some(&b"c"[..]), None));
+        records.add(b"10 path=b\n10 path=c\n8 size=\n").unwrap();
+        assert_eq!((records.get(b"path"), records.get(b"size")), (Some(&b"c"[..]), None));
     }
 }
