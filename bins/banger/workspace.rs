@@ -63,17 +63,19 @@ struct Prepare {
 impl Prepare {
     /// The stage, but for the record: what was chosen for the last copy holds until something else is.
     fn stage(&self, verb: &str, before: Option<&Workspace>) -> Stage {
-        let mut stage = Stage::new("banger-ws", verb);
         let mode = self.mode.map(ModeChoice::as_str).or_else(|| before.map(|w| w.mode.as_str()));
-        if let Some(mode) = mode {
-            stage = stage.arg("--mode").arg(mode);
-        }
         let untracked = before.is_some_and(|w| w.include_untracked) && !self.no_include_untracked;
-        if self.include_untracked || untracked {
-            stage = stage.arg("--include-untracked");
-        }
-        stage
+        chosen(verb, mode, self.include_untracked || untracked)
     }
+}
+
+/// The stage that looks at a checkout or copies it, with what was chosen of it.
+fn chosen(verb: &str, mode: Option<&str>, include_untracked: bool) -> Stage {
+    let mut stage = Stage::new("banger-ws", verb);
+    if let Some(mode) = mode {
+        stage = stage.arg("--mode").arg(mode);
+    }
+    if include_untracked { stage.arg("--include-untracked") } else { stage }
 }
 
 #[derive(Debug, clap::Args)]
@@ -141,8 +143,7 @@ fn prepare(context: &Context, args: &Prepare) -> Result<ExitCode> {
 
 /// The stage that sends the checkout of `workspace` as it was sent before, to where it went.
 pub fn again(workspace: &Workspace) -> Stage {
-    let stage = Stage::new("banger-ws", "prepare").arg("--mode").arg(workspace.mode.as_str());
-    let stage = if workspace.include_untracked { stage.arg("--include-untracked") } else { stage };
+    let stage = chosen("prepare", Some(workspace.mode.as_str()), workspace.include_untracked);
     stage.arg("--repo").arg(&workspace.host_path).arg("--guest-path").arg(&workspace.guest_path)
 }
 
