@@ -162,7 +162,7 @@ pub fn dispatch(context: &Context, command: ImageCommand) -> Result<ExitCode> {
                 context.say(format!("note: {note}"));
             }
             let name = answer["name"].as_str().unwrap_or_default();
-            context.say(format!("the image {name} is ready: banger vm run --image {name}"));
+            context.say(format!("to run a command in it: banger vm run --image {name} -- COMMAND"));
             ExitCode::SUCCESS
         }
         ImageCommand::Prune(_) => {
