@@ -25,6 +25,14 @@ impl World {
         self.state.path().join(name)
     }
 
+    /// Imports a simple image as `new`, whose configuration says to `run` it so.
+    fn import_to_run(&self, run: &Value) -> Output {
+        let (dir, tar) = (self.path("layout"), simple().end());
+        drop(fs::remove_dir_all(&dir));
+        layout_to_run(&dir, &[(tar.clone(), tar)], run);
+        self.import(&[dir.to_str().unwrap(), "new"], b"")
+    }
+
     fn import(&self, args: &[&str], stdin: &[u8]) -> Output {
         let mut import = command(DISK);
         import.args(["image", "import"]).args(args).env("BANGER_STATE_DIR", self.state.path());
@@ -221,16 +229,10 @@ fn an_image_tells_what_it_is_and_what_will_not_work() {
 #[test]
 fn an_image_tells_how_it_wants_to_be_run() {
     let world = World::new();
-    let (dir, tar) = (world.path("layout"), simple().end());
-    let import = |run: &Value| {
-        drop(fs::remove_dir_all(&dir));
-        layout_to_run(&dir, &[(tar.clone(), tar.clone())], run);
-        world.import(&[dir.to_str().unwrap(), "new"], b"")
-    };
     let long = "x".repeat(60 << 10);
     let wanted = json!({ "Env": ["PATH=/opt/bin:/bin", "npm.x=1", "HOME=/home/app", format!("LONG={long}"), "A=a b"], "User": "app",
         "WorkingDir": "/srv", "Entrypoint": ["/entry"], "Cmd": null, "ExposedPorts": { "80/tcp": {} } });
-    let image = record(&import(&wanted));
+    let image = record(&world.import_to_run(&wanted));
     let expected = json!({ "env": { "A": "a b", "PATH": "/opt/bin:/bin" }, "user": "app", "working_dir": "/srv",
         "entrypoint": ["/entry"], "cmd": [] });
     assert_eq!(image["run"], expected);
@@ -269,23 +271,17 @@ fn an_archive_of_images_comes_through_a_pipe_as_well() {
 #[test]
 fn an_image_that_says_too_much_of_itself_is_refused() {
     let world = World::new();
-    let (dir, tar) = (world.path("layout"), simple().end());
-    let import = |run: &Value| {
-        drop(fs::remove_dir_all(&dir));
-        layout_to_run(&dir, &[(tar.clone(), tar.clone())], run);
-        world.import(&[dir.to_str().unwrap(), "new"], b"")
-    };
     // Each fits what is read of a configuration, and no manifest.
     let long = "x".repeat(1 << 20);
     for run in
         [json!({ "Labels": { "long": long } }), json!({ "Entrypoint": [long] }), json!({ "User": long })]
     {
-        let error = assert_error(&import(&run), 2, "bad-input");
+        let error = assert_error(&world.import_to_run(&run), 2, "bad-input");
         assert!(whole(&error).contains("the image new is described by more than"), "{error}");
         world.assert_nothing_left("too much");
     }
     for run in [json!({ "Env": "A=1" }), json!({ "Cmd": [1] }), json!({ "User": 1 })] {
-        assert_error(&import(&run), 2, "bad-input");
+        assert_error(&world.import_to_run(&run), 2, "bad-input");
         world.assert_nothing_left("no configuration");
     }
 }
