@@ -146,8 +146,10 @@ fn a_state_directory_may_be_deeper_than_a_socket_address_is_long() {
 fn what_a_crash_left_is_no_obstacle() {
     let stage = Stage::new(&[]);
     let started = assert_changed(&stage.run(&["start", ACCEL, "kvm"], &stage.record), true);
-    // The VMM first: it does not outlive its supervisor, so the other way round there may be nothing left to kill.
+    // Neither outlives the other for long, so that there might be nothing left to kill: the supervisor stops before it sees anything,
+    // and the VMM is first.
     let pids = [&started["vmm"]["pid"], &started["vmm"]["supervisor_pid"]].map(Value::to_string);
+    assert!(support::command("kill").arg("-STOP").arg(&pids[1]).status().unwrap().success());
     assert!(support::command("kill").arg("-KILL").args(&pids).status().unwrap().success());
     // The lock goes with the last thread, which may outlive what is seen of its process.
     let dir = VmDir::at(stage.dir().to_str().unwrap());

@@ -20,9 +20,11 @@ ends() {
     [ $status = "$wanted" ] || fail "$* ended with $status, not $wanted: $said"
 }
 says() { [[ $said == *"$1"* ]] || fail "not told: $1; but: $said"; }
-# All that systemd-resolved knows of its links and keeps of them.
+# All that systemd-resolved knows of its links and keeps of them, but for what comes and goes by itself: whether a link has an address for
+# LLMNR yet, which server answered last, and what was found out of it.
 known() {
-    resolvectl status
+    resolvectl status | sed -e '/^ *Current Scopes:/{s, LLMNR/IPv[46],,g;s/:$/: none/}' -e 's,\(DNSSEC=[a-z-]*\)/[a-z]*,\1,' \
+        -e '/^ *Current DNS Server:/d'
     grep -r . /run/systemd/resolve --include='[0-9a-z]*' || true
     readlink /etc/resolv.conf || cat /etc/resolv.conf
 }
@@ -49,6 +51,11 @@ plan() {
 JSON
     banger --state-dir "$1" vm plan "$2" --net tap
 }
+# unchanged FILE MESSAGE: what it knows is what the file holds.
+unchanged() {
+    known >now
+    diff "$1" now >&2 || fail "$2"
+}
 address() { grep -o '"address":"[0-9.]*"' "$1" | head -n 1 | cut -d '"' -f 4; }
 bridge() { echo "bgr$(cat "$1/state_id")"; }
 
@@ -63,8 +70,7 @@ plan $BANGER_STATE_DIR dev1 >dev1.json
 known >fresh
 ends 5 banger dns enable
 says "stub-resolv.conf /etc/resolv.conf"
-known >now
-cmp -s now fresh || fail "a refusal changed something"
+unchanged fresh "a refusal changed something"
 ln -sf ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf
 # The strictest settings there are: ours has to be left out of them.
 mkdir -p /etc/systemd/resolved.conf.d
@@ -75,8 +81,7 @@ seen "advice where systemd-resolved is not asked"
 
 # Chosen before there is a VM: nothing changes until then.
 banger dns enable
-known >now
-cmp -s now fresh || fail "the choice alone changed something"
+unchanged fresh "the choice alone changed something"
 banger dns disable
 banger-netd attach <dev1.json >attached.json
 one=$(address dev1.json)
@@ -99,8 +104,7 @@ says '"hooked":true'
 says "\"answers\":[\"$one\"],\"resolves\":true"
 known >hooked
 banger dns enable
-known >now
-cmp -s now hooked || fail "enabling twice changed something"
+unchanged hooked "enabling twice changed something"
 seen "names, addresses and unknown names by getent and resolvectl"
 
 # What others do to it is seen, and mended.
@@ -181,8 +185,7 @@ ends 1 env SUDO_UID=1000 banger-netd hook <<<"$request"
 says '"code":"conflict"'
 says "$link"
 ends 5 env SUDO_UID=1001 banger-netd hook <<<"$request"
-known >now
-cmp -s now before || fail "a refused hook changed something"
+unchanged before "a refused hook changed something"
 SUDO_UID=1000 banger-netd detach <theirs.json >/dev/null
 banger dns disable
 ip link add name vpn0 type dummy
