@@ -53,7 +53,12 @@ fn sweep_one(context: &Context, store: &mut Store, row: &VmRow) -> Result<bool> 
 
 /// `banger gc`: sweeps, then has every program compare what is recorded with what is there.
 pub fn gc(context: &Context) -> Result<ExitCode> {
-    let Some(mut store) = Store::open_existing(&context.state)? else {
+    // A build that was killed before there was any VM left its image there, and no database.
+    let store = match Store::open_existing(&context.state)? {
+        None if context.state.locks().is_dir() => Some(Store::open(&context.state)?),
+        store => store,
+    };
+    let Some(mut store) = store else {
         return Ok(finish(
             context,
             &json!({ "schema": "banger.gc/1", "tool": "banger", "removed": [], "errors": [] }),

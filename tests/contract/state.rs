@@ -22,6 +22,18 @@ fn looking_at_nothing_makes_nothing() {
 }
 
 #[test]
+fn gc_removes_what_a_killed_build_left_before_there_was_any_vm() {
+    let temp = tempfile::tempdir().unwrap();
+    let left = temp.path().join("images/.tmp-abcdef");
+    std::fs::create_dir_all(&left).unwrap();
+    std::fs::create_dir(temp.path().join("locks")).unwrap();
+    std::fs::write(left.join("rootfs.ext4"), "half").unwrap();
+    let report = record(&banger(temp.path(), &["gc", "--json"]));
+    assert_eq!(report["removed"], serde_json::json!([left]), "{report}");
+    assert!(!left.exists());
+}
+
+#[test]
 fn own_failures_of_run_and_exec_are_125() {
     let temp = tempfile::tempdir().unwrap();
     let state = temp.path().join("state");
