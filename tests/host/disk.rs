@@ -16,6 +16,12 @@ const FAKE_MMDEBSTRAP: &str = r#"#!/bin/sh
 set -eu
 root=$(mktemp -d "$TMPDIR/mmdebstrap.XXXXXX")
 printf '%s\n' "$@" > "$FAKE_LOG"
+mkdir "$root/tmp"
+chmod 1777 "$root/tmp"
+echo keep > "$root/tmp/mmdebstrap.apt.conf"
+for option; do
+    case $option in --setup-hook=*) sh -c "${option#*=}" exec "$root" ;; esac
+done
 if [ -n "${FAKE_SLEEP:-}" ]; then
     echo $$ > "$FAKE_PID"
     exec sleep "$FAKE_SLEEP"
@@ -26,7 +32,8 @@ if [ -n "${FAKE_FAIL:-}" ]; then
     exit 25
 fi
 cd "$root"
-mkdir -p boot dev proc sys tmp mnt root etc/ssh usr/share/doc/a usr/share/man/man1 var/lib/apt/lists lib/modules/6.1-test
+echo "filesystem: $(stat -f -c %T .)" >> "$FAKE_LOG"
+mkdir -p boot dev proc sys mnt root etc/ssh usr/share/doc/a usr/share/man/man1 var/lib/apt/lists lib/modules/6.1-test
 printf '\177ELF Linux version 6.1-test (test)' > boot/vmlinuz-6.1-test
 : > lib/modules/6.1-test/modules.dep
 for m in virtio_pci virtio_mmio virtio_blk virtio_net virtio_console vmw_vsock_virtio_transport overlay ext4; do
@@ -37,13 +44,15 @@ echo 1234 > etc/machine-id
 echo manual > usr/share/man/man1/a.1
 echo changes > usr/share/doc/a/changelog
 echo licence > usr/share/doc/a/copyright
-echo keep > tmp/mmdebstrap.apt.conf
 echo profile > root/.profile
 install -m 4755 -o 1 -g 2 /dev/null odd-owner
 mount -t tmpfs tmpfs proc
 echo no > proc/never
 sh -c 'eval "$BANGER_HOOK"' exec "$root"
 test -e tmp/mmdebstrap.apt.conf
+umount proc
+cd /
+rm -r --one-file-system "$root"
 "#;
 
 /// A state directory, and a mmdebstrap of its own.
@@ -156,6 +165,38 @@ fn an_image_is_built_with_its_boot_set() {
     // One that lacks a file is made again.
     fs::remove_file(path("kernel_elf")).unwrap();
     assert!(run(&mut builds.command(&[]), b"").status.success());
+}
+
+#[test]
+fn a_root_is_made_in_memory_where_it_is_known_to_fit() {
+    let Some(builds) = Builds::new() else { return };
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap();
+    let available = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:")).unwrap().trim();
+    let fits = available.trim_end_matches(" kB").parse::<u64>().unwrap() >= 5 << 20;
+    let on_tmpfs =
+        run(command("stat").args(["-f", "-c", "%T"]).arg(builds.bench.state()), b"").stdout == b"tmpfs\n";
+    if !support::require(
+        "host",
+        fits && !on_tmpfs,
+        "needs 5 GiB of memory, and a directory that is not in it",
+    ) {
+        return;
+    }
+    let script = builds.file("script.sh");
+    fs::write(&script, "#!/bin/sh\n").unwrap();
+    let built_in_memory = |options: &[&str]| {
+        let output = run(builds.command(&[]).args(options), b"");
+        let log = fs::read_to_string(builds.file("log")).unwrap();
+        (output, log.lines().any(|line| line == "filesystem: tmpfs"))
+    };
+    let (output, in_memory) = built_in_memory(&[]);
+    assert!(output.status.success() && in_memory, "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(builds.bench.disk(&["image", "delete", "small"], b"").status.success());
+    // Nobody knows how much these take. The script finds no shell in this root.
+    assert!(!built_in_memory(&["--script", script.to_str().unwrap()]).1);
+    assert!(!built_in_memory(&["--package", "texlive-full"]).1);
+    assert!(builds.bench.disk(&["image", "delete", "small"], b"").status.success());
+    assert_eq!(builds.images(), ["debian"]);
 }
 
 #[test]

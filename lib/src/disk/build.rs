@@ -31,7 +31,7 @@ use crate::contract::record::Init;
 use crate::state::dir::StateDir;
 use crate::state::lock::ImagesLock;
 use crate::sys::mmdebstrap::{self, Bootstrap};
-use crate::sys::{clock, ext4};
+use crate::sys::{clock, ext4, memory};
 use crate::types::{ImageName, Size, VmName};
 
 pub use super::build_error::{BuildError, DeleteError};
@@ -57,6 +57,10 @@ const VERSION: &str = "version";
 
 /// In an unfinished image: lines for its notes.
 const NOTES: &str = "notes";
+
+/// How much memory the root filesystem may take while it is made, bytes: four times the default image, and twice what the recipes make
+/// of it.
+const MEMORY_BYTES: u64 = 2 << 30;
 
 /// The longest script, bytes: it travels in one variable, of which the kernel takes 128 KiB.
 pub const MAX_SCRIPT_BYTES: u64 = 100_000;
@@ -117,6 +121,13 @@ impl BuildRequest {
     fn all_packages(&self) -> Vec<String> {
         let of_recipe = self.recipe.map_or(&[][..], |recipe| recipe.packages);
         self.distribution.packages(of_recipe.iter().copied().chain(self.packages.iter().map(String::as_str)))
+    }
+
+    /// How much memory the root filesystem may take while it is made, bytes; `None`: it is made on the disk. It has to fit, so that is
+    /// done for what is known beforehand alone, and where it leaves as much memory again.
+    fn memory(&self, available_bytes: u64) -> Option<u64> {
+        let known = self.packages.is_empty() && self.script.is_none();
+        (known && available_bytes >= 2 * MEMORY_BYTES).then_some(MEMORY_BYTES)
     }
 
     /// Checks everything that goes to other programs.
@@ -245,6 +256,7 @@ fn bootstrap(
     let wants_mise = request.recipe.is_some_and(|recipe| recipe.wants_mise);
     let mise = request.mise.as_ref().filter(|_| wants_mise);
     mise.map(|mise| given::copy_mise(mise, tmp)).transpose()?;
+    let work = scratch.work()?;
     let mke2fs = ext4::find_mke2fs().map_err(mmdebstrap::BootstrapError::Program)?;
     let output = outputs(tmp)?;
     let bootstrap = Bootstrap {
@@ -266,7 +278,8 @@ fn bootstrap(
         ],
         output: &output,
         lock: lock.as_fd(),
-        scratch: scratch.path(),
+        scratch: &work,
+        memory: request.memory(memory::available_bytes()),
         root,
     };
     bootstrap.run(&mut |line| progress("bootstrap", line), builder.interrupted)?;
@@ -332,6 +345,13 @@ impl Scratch {
             Self::Inside(path) => path,
             Self::Outside(dir) => dir.path(),
         }
+    }
+
+    /// Makes a directory in it for mmdebstrap alone.
+    fn work(&self) -> Result<PathBuf, BuildError> {
+        let path = self.path().join("work");
+        let made = DirBuilder::new().mode(0o755).create(&path);
+        made.map(|()| path.clone()).map_err(|source| BuildError::File { path, source })
     }
 
     /// Removes it from `tmp` and from elsewhere.

@@ -69,6 +69,8 @@ mount --bind "$root" "$view"
 # mmdebstrap has files of its own in /tmp. It still needs them: without its apt.conf there, it would go on with the host's.
 mount -t tmpfs -o mode=1777 tmpfs "$view/tmp"
 blocks=$(du -sx --block-size=4096 "$view" | cut -f1)
+# A directory in memory takes no blocks.
+blocks=$((blocks + $(find "$view" -xdev -type d | wc -l)))
 inodes=$(find "$view" -xdev | wc -l)
 # Room for inode tables, bitmaps, the journal and the blocks of directories; a VM that writes its root grows it first.
 inodes=$((inodes * 5 / 4 + 4096))

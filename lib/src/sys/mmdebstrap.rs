@@ -41,6 +41,15 @@ pub const OUTPUT_VARIABLE: &str = "BANGER_OUTPUT_FD";
 /// Holds the number of the lock's descriptor, which nobody reads.
 const LOCK_VARIABLE: &str = "BANGER_IMAGES_LOCK_FD";
 
+/// Holds how much memory the root may take, bytes.
+const MEMORY_VARIABLE: &str = "BANGER_MEMORY_BYTES";
+
+/// Puts the directory where mmdebstrap works into memory, with the little that is in it before anything is installed. The mount goes with the namespace
+/// that it is made in. Where there can be none, all stays on the disk.
+const INTO_MEMORY: &str = r#"cd "$1" || exit
+mount -t tmpfs -o "size=$BANGER_MEMORY_BYTES,mode=755" tmpfs "${1%/*}" || exit 0
+mkdir "$1" && cp -a . "$1""#;
+
 /// Descriptors for the hook are numbered from here on: mmdebstrap has the shell redirect to descriptors of its own by number, and
 /// dash takes one digit only.
 const FIRST_DESCRIPTOR: i32 = 100;
@@ -70,8 +79,11 @@ pub struct Bootstrap<'a> {
     pub output: &'a File,
     /// A lock that is to last as long as anything of the run: killed in a user namespace, mmdebstrap takes its time to end.
     pub lock: BorrowedFd<'a>,
-    /// Where it works. In a user namespace its users, too, must be able to pass through it.
+    /// Where it works: an empty directory. In a user namespace its users, too, must be able to pass through it.
     pub scratch: &'a Path,
+    /// How much memory the root may take, bytes; `None`: it is made on the disk. dpkg(1) syncs every file, which takes longer than all
+    /// else that it does, for a root of which nothing is kept; in memory there is nothing to sync, nor to free again.
+    pub memory: Option<u64>,
     /// Whether this process is root; else a user namespace is used.
     pub root: bool,
 }
@@ -196,6 +208,7 @@ impl Bootstrap<'_> {
             )
             .arg(format!("--include={}", self.packages.join(",")))
             .args(self.dpkg_options.iter().map(|option| format!("--dpkgopt={option}")))
+            .args(self.memory.map(|_| format!("--setup-hook={INTO_MEMORY}")))
             .arg("--customize-hook=eval \"$BANGER_HOOK\"")
             .args([self.suite, "-"])
             .args(self.sources)
@@ -204,6 +217,9 @@ impl Bootstrap<'_> {
             // The image boots from an initrd of banger's: its own would take longer to make than everything else.
             .env("INITRD", "No")
             .env("DEBIAN_FRONTEND", "noninteractive");
+        if let Some(bytes) = self.memory {
+            exec = exec.env(MEMORY_VARIABLE, bytes.to_string());
+        }
         for (name, value) in self.variables {
             exec = exec.env(name, value);
         }
