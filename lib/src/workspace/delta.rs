@@ -415,7 +415,9 @@ fn pack(
         let path = path.as_os_str().as_bytes();
         let is_known =
             |object| known.iter().any(|tree| tree.of(path).iter().any(|entry| entry.state.object == object));
-        let of_tree = committed.trees[0].of(path).iter().map(|entry| (entry, true));
+        // What has the object that a file would have which git is told not to look at: no git has that. The tree has what the index has.
+        let of_tree = committed.trees[0].of(path).iter().filter(|entry| entry.skipped || !entry.assumed);
+        let of_tree = of_tree.map(|entry| (entry, true));
         for (entry, is_reached) in of_tree.chain(index.of(path).iter().map(|entry| (entry, false))) {
             let object = entry.state.object;
             match is_known(object) {

@@ -478,6 +478,10 @@ fn bytes_that_git_calls_the_same_arrive() {
         "rm assumed; echo four >assumed",
         "printf 'a\\r\\nb\\r\\n' >mixed.txt",
         "git add mixed.txt",
+        // Staged, and since then git is told not to look: no object of git's is what stands there.
+        "git update-index --no-assume-unchanged assumed; echo staged >assumed; git add assumed
+         git update-index --assume-unchanged assumed; echo five >assumed",
+        "echo again >>plain",
     ] {
         script_in(&repo, step);
         let output = prepare(&guest, &repo, &[]);
