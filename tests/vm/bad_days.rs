@@ -1,7 +1,7 @@
 //! Killed commands, Ctrl-C, and two at once.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -224,11 +224,16 @@ fn a_stop_ends_the_command_and_the_run_tells_that_the_vm_is_down() {
 fn a_kernel_panic_is_told_as_one_and_leaves_nothing() {
     let Some(home) = Home::new() else { return };
     let repo = home.repo("repo");
-    // sshd needs a moment to send what the command said.
-    let script = "echo before; sleep 0.5; echo c > /proc/sysrq-trigger; sleep 60";
-    let output = home.run(&["vm", "run", "--rm", repo.to_str().unwrap(), "--", "sh", "-c", script]);
-    assert_eq!(output.status.code(), Some(125), "{}", said(&output));
-    assert_eq!(output.stdout, b"before\n", "{}", said(&output));
+    // It says something, and the guest panics once that has arrived.
+    let script = "echo before; read -r go; echo c > /proc/sysrq-trigger; sleep 60";
+    let mut run = home.banger(&["vm", "run", "--rm", repo.to_str().unwrap(), "--", "sh", "-c", script]);
+    let mut child = run.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut before = [0; 7];
+    child.stdout.as_mut().unwrap().read_exact(&mut before).unwrap();
+    assert_eq!(&before, b"before\n");
+    child.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(125), &b""[..]), "{}", said(&output));
     assert!(String::from_utf8_lossy(&output.stderr).contains("Kernel panic"), "{}", said(&output));
     home.assert_clean();
 }

@@ -73,18 +73,14 @@ fn commands_have_streams_terminals_and_an_exact_end() {
     );
     let output = exec(&home, &[], &["sh", "-c", "kill -BUS $$"], b"");
     assert_eq!(output.status.code(), Some(135));
-    let output = exec(
-        &home,
-        &["--timeout", "5", "--env", "A=b c", "--workdir", "."],
-        &["sh", "-c", "echo $A; sleep 60"],
-        b"",
-    );
-    assert_eq!(
-        (output.status.code(), output.stdout.as_slice()),
-        (Some(124), &b"b c\n"[..]),
-        "{}",
-        said(&output)
-    );
+    // In a guest that is emulated on a busy machine the first of these may be over before the command's first word.
+    let limited = |limit: &&str| {
+        let options = ["--timeout", limit, "--env", "A=b c", "--workdir", "."];
+        let output = exec(&home, &options, &["sh", "-c", "echo $A; sleep 60"], b"");
+        assert_eq!(output.status.code(), Some(124), "{}", said(&output));
+        output.stdout == b"b c\n"
+    };
+    assert!(["2", "8", "30"].iter().any(limited), "it says nothing within 30 s");
 
     goes_over_either_transport(&home);
     reads_a_terminal(&home);
@@ -272,7 +268,7 @@ fn commands_go_over_the_agents_channel_under_systemd() {
     // SAFETY: kill(2) of a child that is not waited for yet.
     unsafe { libc::kill(child.id().cast_signed(), libc::SIGINT) };
     assert_eq!(wait(&mut child), Some(130));
-    let output = exec(&[], "for i in 1 2 3 4 5; do pgrep -x sleep || exit 0; sleep 1; done; exit 1", b"");
+    let output = exec(&[], "for i in $(seq 45); do pgrep -x sleep || exit 0; sleep 1; done; exit 1", b"");
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     assert!(home.run(&["vm", "delete", "--force", "dev1"]).status.success());
     home.assert_clean();

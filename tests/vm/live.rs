@@ -71,10 +71,10 @@ fn a_running_vm_is_given_larger_disks_limits_and_another_time_to_live() {
     // Whoever sits at a terminal in the guest is told that time is short.
     inside("setsid script -qfc 'sleep 300' /root/terminal </dev/null >/dev/null 2>&1 &");
     assert!(set(&["--ttl", "61s"]).status.success());
-    // The time that is left when it is told: a minute, or less on a busy machine.
+    // The time that is left when it is told: a minute, or less on a busy machine, but for the last warning, ten seconds before.
     let heard = inside("until grep -oE 'over in [0-9]+ seconds' /root/terminal; do sleep 0.1; done");
     let left: u64 = heard.split(' ').nth(2).unwrap().parse().unwrap();
-    assert!((45..=60).contains(&left), "{heard}");
+    assert!((11..=60).contains(&left), "{heard}");
     assert!(set(&["--ttl", "1s"]).status.success());
     support::eventually("its time is over", || {
         home.json(&["vm", "show", "dev1"])["vmm"]["state"] != "running"

@@ -240,10 +240,13 @@ fn what_goes_on_behind_a_killed_detach_is_waited_for_by_the_next_command() {
         ok("attach", &document(2));
         std::fs::write("/run/record", document(2).to_string()).expect("written");
         // Only the process that stays behind closes all that it does not need, and only its parent looks links up.
-        let strace = "strace -f -qq -o /dev/null -e inject=close_range:delay_enter=250ms -e inject=ioctl:signal=KILL:when=2+";
+        let strace = "strace -f -qq -o /run/trace -e trace=close_range,ioctl -e inject=close_range:delay_enter=1500ms \
+            -e inject=ioctl:signal=KILL:when=2+";
         let killed = format!("exec {strace} {NETD} detach </run/record >/dev/null 2>&1");
         let mut detach = command("sh").args(["-c", &killed]).spawn().expect("sh can be started");
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        let is_killed =
+            || std::fs::read_to_string("/run/trace").is_ok_and(|text| text.contains("killed by SIGKILL"));
+        support::eventually("the parent is killed", is_killed);
         assert!(snapshot().has_link(&super::tap(2)), "it was removed already");
         let attached = ok("attach", &document(2));
         assert!(!detach.wait().expect("it ends").success(), "it was not killed");

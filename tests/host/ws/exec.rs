@@ -104,7 +104,8 @@ fn a_background_process_does_not_hold_up_the_end() {
     let Some(prepared) = Prepared::with_helper() else { return };
     let started = Instant::now();
     // One is silent, one writes without end, and stdin stays open as well.
-    let script = "sleep 60 & (while :; do echo noise; echo noise >&2; done) & sleep 0.2; printf done; exit 5";
+    let script = "sleep 60 & (while :; do echo noise; echo noise >&2; : >../noisy; done) &
+        until [ -e ../noisy ]; do sleep 0.1; done; printf done; exit 5";
     let mut child = prepared
         .command(&[], &["bash", "-c", script])
         .stdin(Stdio::piped())
