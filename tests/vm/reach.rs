@@ -95,9 +95,10 @@ fn scenario(home: &Home, outside: &Namespace) {
     }
     let network = home.json(&["vm", "net", "web"]);
     let rules = network["rules"].as_array().expect("a list");
-    let count = |rule: &str| rules.iter().find(|r| r["rule"] == rule).map(|r| r["packets"].clone());
-    assert_eq!(count("refused: egress"), Some(2.into()), "{network}");
-    assert_eq!(count("refused: link-local services"), Some(1.into()), "{network}");
+    // A guest that is emulated on a busy machine may ask again before it sees that it was refused.
+    let count = |rule: &str| rules.iter().find(|r| r["rule"] == rule).and_then(|r| r["packets"].as_u64());
+    assert!(count("refused: egress").is_some_and(|n| n >= 2), "{network}");
+    assert!(count("refused: link-local services").is_some_and(|n| n >= 1), "{network}");
     assert_eq!(resolves(home, "web"), [true, false]);
 
     // Changed while it runs, and for good.
