@@ -179,6 +179,7 @@ fn a_port_has_one_host_at_a_time_and_the_others_take_ssh() {
     }
     first.kill().unwrap();
     first.wait().unwrap();
+    support::eventually("its command ends with it", || agent.guest.path("guest/told").exists());
     let output = support::run(&mut agent.exec("carrier-pigeon", &["true"]), b"");
     assert_eq!(output.status.code(), Some(125));
     assert!(said(&output).contains("BANGER_GUEST_TRANSPORT"), "{}", said(&output));
