@@ -15,10 +15,10 @@ fn another_firecracker_than_that_in_path_is_run() {
     let other = stage.bin().join("fc-1.14");
     std::fs::rename(stage.bin().join("firecracker"), &other).unwrap();
     support::assert_error(&stage.run(&["start", ACCEL, "kvm"], &stage.record), 5, "unsupported");
-    let named = ["start", ACCEL, "kvm", "--firecracker-bin", other.to_str().unwrap(), "--deadline", "3"];
+    let named = ["start", ACCEL, "kvm", "--firecracker-bin", other.to_str().unwrap(), "--deadline", "45"];
     let started = assert_changed(&stage.run(&named, &stage.record), true);
     assert_eq!(started["vmm"]["version"], "1.14.0");
-    assert_changed(&stage.run(&["stop", "--button-deadline", "3", "--term-deadline", "1"], &started), true);
+    assert_changed(&stage.run(&["stop", "--button-deadline", "45", "--term-deadline", "45"], &started), true);
     assert!(stage.events().contains(&json!({"exit": 0})), "{:?}", stage.events());
 }
 
@@ -98,7 +98,8 @@ fn a_supervisor_gathers_nothing() {
         let status = support::record(&stage.run(&["status"], &started));
         assert_eq!(status["vmm"]["agent_reachable"], true, "{status}");
     }
-    assert_eq!(descriptors(), before);
+    // It may close the last connection when its peer has ended already.
+    support::eventually("it closes what it opened", || descriptors() <= before);
     let connects = stage.events().iter().filter(|e| e["connect"] == "CONNECT 1024\n").count();
     assert_eq!(connects, 20, "one connection for each exchange");
     assert_changed(&stage.run(&["kill"], &started), true);

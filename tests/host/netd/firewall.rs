@@ -302,7 +302,7 @@ fn firewalld_gets_the_bridge_in_its_trusted_zone() {
         system_bus();
         done(
             "firewalld --nofork --nopid >/run/firewalld.log 2>&1 &
-             for n in $(seq 200); do firewall-cmd --state >/dev/null 2>&1 && exit 0; sleep 0.1; done; exit 1",
+             for n in $(seq 600); do firewall-cmd --state >/dev/null 2>&1 && exit 0; sleep 0.1; done; exit 1",
         );
         scenario(
             &outside,

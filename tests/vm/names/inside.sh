@@ -140,12 +140,12 @@ systemctl enable --now "$unit.path"
 cp $BANGER_STATE_DIR/dns/names names
 mv names $BANGER_STATE_DIR/dns/names
 serves() {
-    for _ in $(seq 100); do
+    for _ in $(seq 300); do
         server=$(systemctl show -P MainPID "$unit.service")
         [ "$server" = 0 ] || [ "$server" = "$1" ] || break
         sleep 0.2
     done
-    for _ in $(seq 100); do
+    for _ in $(seq 300); do
         if grep -qs '^Uid:.65534.65534.65534.65534$' "/proc/$server/status"; then break; fi
         sleep 0.2
     done
@@ -208,7 +208,7 @@ banger-netd detach <attached.json >/dev/null
 settled now
 diff fresh now >&2 || fail "the last VM left something"
 ends 2 getent ahostsv4 dev1.vm
-for _ in $(seq 50); do [ -e "/proc/$server" ] || break; sleep 0.1; done
+for _ in $(seq 450); do [ -e "/proc/$server" ] || break; sleep 0.1; done
 ends 3 systemctl is-active "$unit.service"
 says inactive
 [ ! -e "/proc/$server" ] && ! pgrep -f 'banger-netd serve' >/dev/null || fail "a resolver is left"
