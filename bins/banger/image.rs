@@ -7,7 +7,7 @@ use banger_lib::cli::build::BuildSpec;
 use banger_lib::cli::catalog::CatalogSpec;
 use banger_lib::cli::import::ImportSpec;
 use banger_lib::cli::pull::PullSpec;
-use banger_lib::contract::ErrorCode;
+use banger_lib::contract::{ErrorCode, Fault};
 use banger_lib::disk::distribution;
 use banger_lib::disk::image::{self, ImageError};
 use banger_lib::disk::seed;
@@ -151,7 +151,11 @@ pub fn dispatch(context: &Context, command: ImageCommand) -> Result<ExitCode> {
         return Ok(context::emit(&answer));
     }
     Ok(match command {
-        ImageCommand::Ls => context::print(&images(&answer)),
+        ImageCommand::Ls => list(
+            context,
+            &answer,
+            [("NAME", "name"), ("SUITE", "suite"), ("KERNEL", "kernel_version"), ("CREATED", "created_at")],
+        ),
         ImageCommand::Show(_) | ImageCommand::Register(_) | ImageCommand::Promote(_) => {
             context::print(&table::pretty(&answer))
         }
@@ -180,12 +184,12 @@ pub fn dispatch(context: &Context, command: ImageCommand) -> Result<ExitCode> {
     })
 }
 
-fn images(answer: &Value) -> String {
-    let items = answer["items"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let rows = items.iter().map(|item| {
-        ["name", "suite", "kernel_version", "created_at"]
-            .map(|key| item[key].as_str().unwrap_or("-").to_owned())
-            .to_vec()
-    });
-    table::table(&["NAME", "SUITE", "KERNEL", "CREATED"], rows)
+/// The list that `ls` of images or of kernels gave; why something of it cannot be read goes to stderr.
+pub fn list(context: &Context, answer: &Value, columns: [(&str, &str); 4]) -> ExitCode {
+    for damaged in answer["damaged"].as_array().into_iter().flatten() {
+        if let Ok(fault) = serde_json::from_value::<Fault>(damaged["error"].clone()) {
+            context.say(fault.human_line());
+        }
+    }
+    context::print(&table::inventory(answer, columns))
 }

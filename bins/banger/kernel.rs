@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use banger_lib::cli::kernel::SourceArgs;
-use serde_json::Value;
 
 use crate::args::KernelCommand;
 use crate::context::{self, Context, Result};
@@ -37,7 +36,11 @@ pub fn dispatch(context: &Context, command: KernelCommand) -> Result<ExitCode> {
         return Ok(context::emit(&answer));
     }
     Ok(match command {
-        KernelCommand::Ls => context::print(&kernels(&answer)),
+        KernelCommand::Ls => image::list(
+            context,
+            &answer,
+            [("NAME", "name"), ("VERSION", "version"), ("SOURCE", "source"), ("CREATED", "created_at")],
+        ),
         KernelCommand::Import(_) | KernelCommand::Pull(_) | KernelCommand::Show(_) => {
             context::print(&table::pretty(&answer))
         }
@@ -65,14 +68,4 @@ fn with_source(mut stage: Stage, source: &SourceArgs) -> Stage {
         }
     }
     source.files.iter().fold(stage, |stage, file| stage.arg(file))
-}
-
-fn kernels(answer: &Value) -> String {
-    let items = answer["items"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let rows = items.iter().map(|item| {
-        ["name", "version", "source", "created_at"]
-            .map(|key| item[key].as_str().unwrap_or("-").to_owned())
-            .to_vec()
-    });
-    table::table(&["NAME", "VERSION", "SOURCE", "CREATED"], rows)
 }

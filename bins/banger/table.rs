@@ -20,6 +20,26 @@ pub fn table(heading: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> S
     lines.map(|line| line + "\n").collect()
 }
 
+/// A list of images or of kernels: the values of `keys`, and in what state each is. Those that cannot be read are among them.
+pub fn inventory(answer: &Value, columns: [(&str, &str); 4]) -> String {
+    let list = |key: &str| answer[key].as_array().cloned().unwrap_or_default();
+    let row = |item: Value, state: String| {
+        let cells = columns.iter().map(|(_, key)| item[*key].as_str().unwrap_or("-").to_owned());
+        cells.chain([state]).collect::<Vec<_>>()
+    };
+    let whole = list("items").into_iter().map(|item| {
+        let missing = item["missing"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let missing = missing.collect::<Vec<_>>().join(", ");
+        let state = if missing.is_empty() { "ready".to_owned() } else { format!("lacks {missing}") };
+        row(item, state)
+    });
+    let damaged = list("damaged").into_iter().map(|item| row(item, "damaged".to_owned()));
+    let mut rows: Vec<_> = whole.chain(damaged).collect();
+    rows.sort();
+    let heading: Vec<&str> = columns.iter().map(|(heading, _)| *heading).chain(["STATE"]).collect();
+    table(&heading, rows)
+}
+
 /// A record as indented JSON for a terminal, or on one line for a pipe.
 pub fn pretty(value: &Value) -> String {
     // serde_json escapes C0 controls itself; C1 and bidirectional ones are left to us.

@@ -6,7 +6,7 @@ use std::io::{Seek, Write};
 use serde_json::{Value, json};
 
 use crate::support::disk::{Bench, mode, names, vm_dir};
-use crate::support::{assert_error, command, record};
+use crate::support::{assert_error, command, record, run};
 
 /// What `vm plan` leaves in a VM's directory, before any disk.
 const PLANNED: [&str; 3] = ["host_key", "host_key.pub", "known_hosts"];
@@ -229,6 +229,45 @@ fn images_are_listed_shown_and_deleted() {
     assert_eq!(deleted["result"]["changed"], true);
     assert_eq!(record(&bench.disk(&["image", "delete", "spare"], b""))["result"]["changed"], false);
     assert_eq!(names(&bench.state().join("images")), Vec::<String>::new());
+}
+
+#[test]
+fn a_damaged_image_or_kernel_hides_no_other() {
+    let bench = Bench::new();
+    let broken = bench.state().join("images/broken");
+    fs::create_dir(&broken).unwrap();
+    fs::write(broken.join("manifest.json"), "{").unwrap();
+    let kernel = bench.state().join("kernels/6.1");
+    fs::create_dir_all(&kernel).unwrap();
+    fs::write(kernel.join("manifest.json"), "{}").unwrap();
+
+    let list = record(&bench.disk(&["image", "ls"], b""));
+    assert_eq!(list["items"].as_array().unwrap().len(), 1, "{list}");
+    assert_eq!(list["items"][0]["name"], "debian");
+    let [damaged] = &list["damaged"].as_array().unwrap()[..] else { panic!("{list}") };
+    assert_eq!((&damaged["name"], &damaged["error"]["code"]), (&json!("broken"), &json!("failed")));
+    let kernels = record(&bench.disk(&["kernel", "ls"], b""));
+    assert_eq!(kernels["items"], json!([]));
+    assert_eq!(kernels["damaged"][0]["name"], "6.1");
+
+    let banger = |args: &[&str]| {
+        let mut banger = command(env!("CARGO_BIN_EXE_banger"));
+        run(banger.args(args).env("BANGER_STATE_DIR", bench.state()), b"")
+    };
+    assert_eq!(record(&banger(&["image", "ls", "--json"])), list);
+    fs::remove_file(bench.image_file("vmlinuz")).unwrap();
+    let output = banger(&["image", "ls"]);
+    assert!(output.status.success());
+    let [stdout, stderr] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+    let states: Vec<Vec<&str>> = stdout.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(states[1], ["broken", "-", "-", "-", "damaged"], "{stdout}");
+    assert!(states[2][0] == "debian" && states[2].ends_with(&["lacks", "vmlinuz"]), "{stdout}");
+    assert!(stderr.contains("broken is not valid") && stderr.contains("image delete broken"), "{stderr}");
+    // What removes by what is listed does nothing with half of the list.
+    assert_error(&bench.disk(&["image", "prune", "--all"], b""), 1, "failed");
+    assert!(bench.state().join("images/debian").exists());
+    record(&bench.disk(&["image", "delete", "broken"], b""));
+    assert_eq!(record(&bench.disk(&["image", "ls"], b""))["damaged"], json!([]));
 }
 
 #[test]

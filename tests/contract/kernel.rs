@@ -54,7 +54,7 @@ fn a_kernel_is_imported_listed_used_and_deleted() {
     let text = String::from_utf8_lossy(&initrd);
     assert!(text.contains("object of ext4.ko") && text.contains("banger/modules.list"));
     let list = record(&bench.disk(&["kernel", "ls"], b""));
-    assert_eq!(list, json!({ "schema": "banger.kernels/1", "items": [imported] }));
+    assert_eq!(list, json!({ "schema": "banger.kernels/1", "items": [imported], "damaged": [] }));
     assert_eq!(record(&bench.disk(&["kernel", "show", RELEASE], b"")), imported);
     assert_error(&import(&bench, &[&file, &"--modules", &root.path()]), 1, "conflict");
 

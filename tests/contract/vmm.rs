@@ -158,6 +158,24 @@ fn the_guest_never_says_ready() {
 }
 
 #[test]
+fn a_time_to_live_that_is_over_before_the_guest_is_ready() {
+    // One that is stubborn as well would be given its time to shut down: it is not waited for.
+    let world = World::new("mute stubborn deaf");
+    let mut record = world.record();
+    record["vm"]["ttl_s"] = json!(1);
+    let started = Instant::now();
+    let output = world.run(&["start", "--accel", "tcg", "--ready-timeout", "60"], &record);
+    let error = support::assert_error(&output, 1, "timeout");
+    assert!(started.elapsed() < support::SOON);
+    let message = error["error"]["message"].as_str().unwrap();
+    assert!(message.contains("time to live of 1 s was over before its guest was ready"), "{error}");
+    let hint = error["error"]["hint"].as_str().unwrap();
+    assert!(hint.contains("--ttl") && !hint.contains("console.log"), "{error}");
+    world.assert_clean();
+    assert!(!world.dir().join("exit.json").exists() && !world.dir().join("handles.json").exists());
+}
+
+#[test]
 fn what_ends_before_it_is_ready_is_explained() {
     for (mode, words) in [
         ("die", ["ended during the boot with exit status: 3", "something broke"]),

@@ -17,7 +17,7 @@ use super::pull::{self, PullArgs};
 use super::register::{self, PruneArgs, RegisterArgs};
 use super::{Failure, collect, lock};
 use crate::contract::file_sync::FileSync;
-use crate::contract::image::{IMAGE_SCHEMA, IMAGES_SCHEMA, ImageList};
+use crate::contract::image::{Damaged, IMAGE_SCHEMA, IMAGES_SCHEMA, ImageList};
 use crate::contract::kernel::{KERNEL_SCHEMA, KERNELS_SCHEMA};
 use crate::contract::record::{VMS_SCHEMA, Vm};
 use crate::contract::{Coded, Document, ErrorCode, Fault};
@@ -242,9 +242,19 @@ fn default_state_dir() -> Option<PathBuf> {
 }
 
 fn image_ls(args: &StateArgs) -> Result<Value, Failure> {
-    let images = image::list(&args.dir()?)?;
-    let items = images.iter().map(image::Image::record).collect();
-    Ok(to_value(&ImageList { schema: IMAGES_SCHEMA.to_owned(), items }))
+    let mut list = ImageList { schema: IMAGES_SCHEMA.to_owned(), items: Vec::new(), damaged: Vec::new() };
+    for (name, image) in image::list(&args.dir()?)? {
+        match image {
+            Ok(image) => list.items.push(image.record()),
+            Err(error) => list.damaged.push(damaged(name.as_str(), &error, "image ls")),
+        }
+    }
+    Ok(to_value(&list))
+}
+
+/// What a list says of what cannot be read.
+pub(super) fn damaged(name: &str, error: &dyn Coded, verb: &str) -> Damaged {
+    Damaged { name: name.to_owned(), error: Fault::new(error, TOOL, verb) }
 }
 
 fn image_show(args: &NameArgs) -> Result<Value, Failure> {

@@ -70,10 +70,13 @@ pub(super) fn promote(args: &NameArgs) -> Result<Value, Failure> {
 
 pub(super) fn prune(args: &PruneArgs) -> Result<Value, Failure> {
     let (state, lock) = args.state.lock_images("banger-disk image prune")?;
-    // A database that cannot be read must not make every image look unused.
+    // A database that cannot be read must not make every image look unused, and before an image that cannot be read nothing is
+    // removed.
     let mut users = BTreeMap::new();
-    for image in image::list(&state)? {
-        users.insert(image.name().clone(), users_of(&state, image.name())?);
+    for (name, image) in image::list(&state)? {
+        image?;
+        let of = users_of(&state, &name)?;
+        users.insert(name, of);
     }
     let of = |name: &ImageName| users.get(name).cloned().unwrap_or_default();
     let Pruned { removed, in_use } = register::prune(&state, &lock, args.all, &of)?;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::error::Fault;
 use super::record::Init;
 use crate::types::{Environment, ImageName};
 
@@ -116,6 +117,15 @@ pub struct ImageRecord {
     pub missing: Vec<String>,
 }
 
+/// An image or kernel that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Damaged {
+    /// Its name.
+    pub name: String,
+    /// Why.
+    pub error: Fault,
+}
+
 /// All images of a state directory, by name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ImageList {
@@ -123,4 +133,7 @@ pub struct ImageList {
     pub schema: String,
     /// The images.
     pub items: Vec<ImageRecord>,
+    /// Those that cannot be read, as with a manifest that is not valid. They are not among the items.
+    #[serde(default)]
+    pub damaged: Vec<Damaged>,
 }

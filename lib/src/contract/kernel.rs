@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::image::ImageFile;
+use super::image::{Damaged, ImageFile};
 use crate::types::KernelName;
 
 /// The schema of a [`KernelRecord`] and of the [`KernelManifest`] that a kernel keeps.
@@ -64,4 +64,7 @@ pub struct KernelList {
     pub schema: String,
     /// The kernels.
     pub items: Vec<KernelRecord>,
+    /// Those that cannot be read, as with a manifest that is not valid. They are not among the items.
+    #[serde(default)]
+    pub damaged: Vec<Damaged>,
 }

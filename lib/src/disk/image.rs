@@ -212,8 +212,8 @@ pub fn load_manifest(state: &StateDir, name: &ImageName) -> Result<Option<Image>
     Ok(Some(Image::at(dir, manifest)))
 }
 
-/// All images by name, those that lack files included ([`Image::missing`]).
-pub fn list(state: &StateDir) -> Result<Vec<Image>, ImageError> {
+/// All images by name, those that lack files included ([`Image::missing`]); one that cannot be read hides no other.
+pub fn list(state: &StateDir) -> Result<Vec<(ImageName, Result<Image, ImageError>)>, ImageError> {
     let dir = state.images();
     let error = |source| ImageError::Read { path: dir.clone(), source };
     let entries = match fs::read_dir(&dir) {
@@ -226,8 +226,10 @@ pub fn list(state: &StateDir) -> Result<Vec<Image>, ImageError> {
         let name = entry.map_err(error)?.file_name();
         // Whatever has no image's name, as an unfinished build, is no image.
         let Some(name) = name.to_str().and_then(|n| n.parse::<ImageName>().ok()) else { continue };
-        images.extend(load_manifest(state, &name)?);
+        if let Some(image) = load_manifest(state, &name).transpose() {
+            images.push((name, image));
+        }
     }
-    images.sort_by(|a, b| a.name().cmp(b.name()));
+    images.sort_by(|(a, _), (b, _)| a.cmp(b));
     Ok(images)
 }

@@ -222,11 +222,11 @@ fn kernel_of(state: &StateDir, new: &ImageName, from: Option<&KernelFrom>) -> Re
         }
         None => {}
     }
-    let mut images = image::list(state)?;
-    images.retain(|image| image.missing().is_empty() && image.name() != new);
-    let mut kernels = kernel::list(state)?;
-    kernels.retain(|kernel| kernel.missing().is_empty());
-    let all = images.into_iter().map(Boot::from).chain(kernels.into_iter().map(Boot::from));
+    let images = image::list(state)?.into_iter().filter_map(|(_, image)| image.ok());
+    let images = images.filter(|image| image.missing().is_empty() && image.name() != new);
+    let kernels = kernel::list(state)?.into_iter().filter_map(|(_, kernel)| kernel.ok());
+    let kernels = kernels.filter(|kernel| kernel.missing().is_empty());
+    let all = images.map(Boot::from).chain(kernels.map(Boot::from));
     all.max_by(|a, b| a.created_at.cmp(&b.created_at)).ok_or(ImportError::NoKernel)
 }
 

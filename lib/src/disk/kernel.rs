@@ -162,8 +162,8 @@ pub fn load_manifest(state: &StateDir, name: &KernelName) -> Result<Option<Kerne
     Ok(Some(Kernel::at(dir, manifest)))
 }
 
-/// All kernels by name, those that lack files included ([`Kernel::missing`]).
-pub fn list(state: &StateDir) -> Result<Vec<Kernel>, KernelError> {
+/// All kernels by name, those that lack files included ([`Kernel::missing`]); one that cannot be read hides no other.
+pub fn list(state: &StateDir) -> Result<Vec<(KernelName, Result<Kernel, KernelError>)>, KernelError> {
     let dir = state.kernels();
     let error = |source| KernelError::Read { path: dir.clone(), source };
     let entries = match fs::read_dir(&dir) {
@@ -176,9 +176,11 @@ pub fn list(state: &StateDir) -> Result<Vec<Kernel>, KernelError> {
         let name = entry.map_err(error)?.file_name();
         // Whatever has no kernel's name, as an unfinished import, is no kernel.
         let Some(name) = name.to_str().and_then(|n| n.parse::<KernelName>().ok()) else { continue };
-        kernels.extend(load_manifest(state, &name)?);
+        if let Some(kernel) = load_manifest(state, &name).transpose() {
+            kernels.push((name, kernel));
+        }
     }
-    kernels.sort_by(|a, b| a.manifest.name.cmp(&b.manifest.name));
+    kernels.sort_by(|(a, _), (b, _)| a.cmp(b));
     Ok(kernels)
 }
 

@@ -67,8 +67,8 @@ pub fn prune(
 ) -> Result<Pruned, ImportError> {
     build::clean_leftovers(state, lock)?;
     let mut pruned = Pruned::default();
-    for image in image::list(state)? {
-        let name = image.name().clone();
+    for (name, image) in image::list(state)? {
+        let image = image?;
         if !all && image.missing().is_empty() {
             continue;
         }

@@ -102,6 +102,14 @@ pub enum BootError {
         /// What was heard.
         evidence: Evidence,
     },
+    /// The VM's time was over before its guest was ready.
+    #[error("the VM's time to live of {} s was over before its guest was ready", .ttl.as_secs())]
+    Expired {
+        /// The time to live.
+        ttl: Duration,
+        /// What was heard.
+        evidence: Evidence,
+    },
     /// The VMM could not be directed.
     #[error("the VMM does not boot the VM")]
     Monitor {
@@ -135,6 +143,7 @@ impl BootError {
             | Self::Panicked { evidence, .. }
             | Self::Guest { evidence, .. }
             | Self::NotReady { evidence, .. }
+            | Self::Expired { evidence, .. }
             | Self::Monitor { evidence, .. } => evidence,
         }
     }
@@ -151,7 +160,7 @@ impl BootError {
 impl Coded for BootError {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::NotReady { .. } => ErrorCode::Timeout,
+            Self::NotReady { .. } | Self::Expired { .. } => ErrorCode::Timeout,
             _ => self.cause().map_or(ErrorCode::Failed, Coded::code),
         }
     }
@@ -170,6 +179,9 @@ impl Coded for BootError {
                     Some(format!(
                         "see {log} (--keep keeps it after a failed start); a slow host may need a larger BANGER_READY_TIMEOUT"
                     ))
+                }
+                Self::Expired { .. } => {
+                    Some("the time to boot counts: give it a longer --ttl (vm set --ttl for a VM that is there)".into())
                 }
                 _ => Some(format!("see {log} (--keep keeps it after a failed start)")),
             }

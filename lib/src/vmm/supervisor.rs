@@ -435,6 +435,11 @@ impl Supervisor {
         match self.ttl.due(now).filter(|_| self.shutdown.is_none()) {
             // Its answer is nobody's: a guest that does not take note of it is stopped all the same.
             Some(Due::Warn(seconds)) => drop(self.agent.ask("POST", &format!("{EXPIRES_PATH}{seconds}"))),
+            // Nobody has worked in it yet: there is nothing to be shut down with care.
+            Some(Due::Over) if self.phase != Phase::Kept => {
+                let ttl = Duration::from_secs(self.order.machine.vm.ttl_s.unwrap_or_default());
+                return Some(self.undo(|evidence| BootError::Expired { ttl, evidence }));
+            }
             Some(Due::Over) => self.begin_shutdown(Cause::Ttl, self.order.deadlines),
             None => {}
         }
