@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use banger_lib::cli::{Failure, plumbing};
 use banger_lib::contract::config::Config;
-use banger_lib::contract::error::{OWN_FAILURE_STATUS, escape_controls};
+use banger_lib::contract::error::{Fault, OWN_FAILURE_STATUS, escape_controls};
 use banger_lib::contract::{Coded, ErrorCode};
 use banger_lib::state::dir::StateDir;
 use banger_lib::sys::signal::Interrupts;
@@ -106,6 +106,16 @@ impl Context {
     }
 }
 
+/// Tells people of a failure where no program has told them yet, and gives its fault: for one that goes on as [`Failure::Passed`].
+pub fn tell(failure: Failure, verb: &str) -> Fault {
+    let told = matches!(failure, Failure::Passed(_));
+    let fault = failure.into_fault("banger", verb);
+    if !told {
+        drop(writeln!(io::stderr(), "banger: {}", fault.human_line()));
+    }
+    fault
+}
+
 fn default_state_dir() -> Option<PathBuf> {
     if rustix::process::geteuid().is_root() {
         return Some(PathBuf::from("/var/lib/banger"));
@@ -134,11 +144,7 @@ pub fn emit(value: &Value) -> ExitCode {
 
 /// Reports a failure: one line for people on stderr, and with `--json` the error record on stdout.
 pub fn report(failure: Failure, verb: &str, json: bool) -> ExitCode {
-    let told = matches!(failure, Failure::Passed(_));
-    let fault = failure.into_fault("banger", verb);
-    if !told {
-        drop(writeln!(io::stderr(), "banger: {}", fault.human_line()));
-    }
+    let fault = tell(failure, verb);
     let guest_verb = matches!(verb, "vm run" | "vm exec");
     let signal = fault.details.get("signal").and_then(Value::as_u64).and_then(|n| u8::try_from(n).ok());
     let status = match (fault.code, signal) {

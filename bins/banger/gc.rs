@@ -86,18 +86,18 @@ pub fn gc(context: &Context) -> Result<ExitCode> {
     }
     // Without a tap ever made there is nothing that only root could remove.
     if tap {
-        stages.push(Stage::new("banger-netd", "gc").privileged(true));
+        stages.push(Stage::new("banger-netd", "gc").privileged(true).where_linked(store.state_id()));
     }
     let input = list.to_string();
     for stage in stages {
         match stage.run(context, input.as_bytes(), None) {
             Ok(report) => removed.extend(report["removed"].as_array().cloned().unwrap_or_default()),
-            Err(failure) => errors.push(failure.into_fault(stage.program, "gc")),
+            Err(failure) => errors.push(context::tell(failure, "gc")),
         }
     }
     // What went has no name any more; and a resolver that was killed is missed by the VMs that stay.
     if tap && let Err(failure) = dns::mend(context) {
-        errors.push(failure.into_fault("banger", "gc"));
+        errors.push(context::tell(failure, "gc"));
     }
     let exit = finish(
         context,

@@ -91,13 +91,16 @@ pub fn runs(vm: &Vm) -> bool {
 pub fn start_stages(config: &Config, vm: &Vm, vmm_program: &'static str) -> Result<[(Stage, Stage); 3]> {
     let tap = vm.net_mode == NetMode::Tap;
     Ok([
-        (
-            Stage::new("banger-netd", "attach").privileged(tap),
-            Stage::new("banger-netd", "detach").privileged(tap),
-        ),
+        (Stage::new("banger-netd", "attach").privileged(tap), detach_network(vm)),
         (config::attach_stage(config)?, Stage::new("banger-disk", "detach")),
         (vmm::start_stage(config, vmm_program), Stage::new(vmm_program, "kill")),
     ])
+}
+
+/// What takes a VM's network away.
+fn detach_network(vm: &Vm) -> Stage {
+    let stage = Stage::new("banger-netd", "detach").privileged(vm.net_mode == NetMode::Tap);
+    stage.where_linked(&vm.state_id)
 }
 
 /// Runs the stages of a start. If one fails, it and those before it are undone in reverse, unless `keep`.
@@ -152,11 +155,8 @@ fn undo(
     if errors.is_empty() {
         return failure;
     }
-    let told = matches!(failure, Failure::Passed(_));
-    let mut fault = failure.into_fault("banger", "vm start");
-    if told {
-        errors.iter().for_each(|error| context.say(format!("undoing failed as well: {error}")));
-    }
+    let mut fault = context::tell(failure, "vm start");
+    errors.iter().for_each(|error| context.say(format!("undoing failed as well: {error}")));
     fault.causes.extend(errors.into_iter().map(|error| format!("undoing failed as well: {error}")));
     Failure::Passed(Box::new(fault))
 }
@@ -165,11 +165,10 @@ fn undo(
 pub fn run_stop(context: &Context, row: &VmRow, lock: &VmLock, force: bool) -> Result<Document> {
     let mut document = document(row);
     let program = vmm::program_of(&context.config, &document)?;
-    let tap = row.vm.net_mode == NetMode::Tap;
     let stages = [
         if force { Stage::new(program, "kill") } else { vmm::stop_stage(&context.config, program) },
         Stage::new("banger-disk", "detach"),
-        Stage::new("banger-netd", "detach").privileged(tap),
+        detach_network(&row.vm),
     ];
     for stage in stages {
         // Waiting for a guest to shut down may be given up; cutting its power and what follows may not.
@@ -188,8 +187,7 @@ pub fn run_delete(context: &Context, store: &mut Store, row: &VmRow, lock: &VmLo
     if dir.exists() {
         run_stop(context, row, lock, true)?;
     } else if row.vm.net_mode == NetMode::Tap {
-        let detach = Stage::new("banger-netd", "detach").privileged(true).steadfast();
-        detach.run_record(context, &document(row), lock)?;
+        detach_network(&row.vm).steadfast().run_record(context, &document(row), lock)?;
         dns::refresh(context, &row.vm);
     }
     let remove = |source| LifecycleError::Remove { vm: row.vm.name.to_string(), path: dir.clone(), source };

@@ -98,11 +98,8 @@ fn after(context: &Context, failure: Failure, before: &Vm, now: &Vm) -> Failure 
     }
     dns::refresh(context, now);
     let text = format!("{} took effect before that and stays", changed.join(", "));
-    if matches!(failure, Failure::Passed(_)) {
-        // The stage itself has told the rest.
-        context.say(&text);
-    }
-    let mut fault = failure.into_fault("banger", "vm set");
+    let mut fault = context::tell(failure, "vm set");
+    context.say(&text);
     fault.details.insert("changed".into(), changed.into());
     fault.causes.push(text);
     Failure::Passed(Box::new(fault))

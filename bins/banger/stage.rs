@@ -12,10 +12,12 @@ use banger_lib::cli::lock::LOCK_FD_VARIABLE;
 use banger_lib::cli::plumbing;
 use banger_lib::contract::record::MAX_RECORD_BYTES;
 use banger_lib::contract::{Coded, Document, ErrorCode, ErrorRecord};
+use banger_lib::net::tag;
 use banger_lib::state::lock::VmLock;
 use banger_lib::sys::exec::{Exec, ExecError, shell_status};
 use banger_lib::sys::fd;
 use banger_lib::sys::signal::{Ended, Interrupts, signal_group, signal_one};
+use banger_lib::types::StateId;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use thiserror::Error;
@@ -46,13 +48,15 @@ pub enum StageError {
     NoRecord { program: String, verb: String, status: i32 },
     #[error("{program} needs root, and sudo asks for a password")]
     Sudo { program: String },
+    #[error("{program} needs root, and there is no sudo")]
+    NoSudo { program: String },
 }
 
 impl Coded for StageError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::Siblings(_) | Self::NoRecord { .. } => ErrorCode::Bug,
-            Self::Sudo { .. } => ErrorCode::Denied,
+            Self::Sudo { .. } | Self::NoSudo { .. } => ErrorCode::Denied,
             Self::Exec(ExecError::NotFound(_)) => ErrorCode::Unsupported,
             Self::Exec(_) | Self::Talk { .. } => ErrorCode::Failed,
         }
@@ -60,8 +64,9 @@ impl Coded for StageError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Sudo { .. } => {
-                Some("run `sudo -v` first, or use --net user, which needs no privilege".into())
+                Some("run `sudo -v` first; a VM made with --net user needs no privilege".into())
             }
+            Self::NoSudo { .. } => Some("be root; a VM made with --net user needs no privilege".into()),
             Self::Exec(ExecError::NotFound(_)) => {
                 Some("install all of banger's programs in one directory".into())
             }
@@ -77,6 +82,8 @@ pub struct Stage {
     pub args: Vec<OsString>,
     /// Whether it needs root.
     pub privileged: bool,
+    /// Where it only removes: the state directory without whose links there is nothing to be root for.
+    links_of: Option<StateId>,
     /// Whether it runs to its end whatever signal comes, as what cleans up must.
     pub steadfast: bool,
     /// Whether it runs in our process group, and so can read the terminal.
@@ -88,7 +95,15 @@ pub struct Stage {
 impl Stage {
     pub fn new(program: &'static str, verb: &str) -> Self {
         let args = vec![verb.into()];
-        Self { program, args, privileged: false, steadfast: false, in_our_group: false, reads_stdin: false }
+        Self {
+            program,
+            args,
+            privileged: false,
+            links_of: None,
+            steadfast: false,
+            in_our_group: false,
+            reads_stdin: false,
+        }
     }
 
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
@@ -98,6 +113,12 @@ impl Stage {
 
     pub fn privileged(mut self, needed: bool) -> Self {
         self.privileged = needed;
+        self
+    }
+
+    /// Needs root only while links of `state` are there: whoever was refused a network has none to be refused the removal of.
+    pub fn where_linked(mut self, state: &StateId) -> Self {
+        self.links_of = Some(state.clone());
         self
     }
 
@@ -132,14 +153,20 @@ impl Stage {
     }
 
     fn through_sudo(&self) -> bool {
-        self.privileged && !rustix::process::geteuid().is_root()
+        self.privileged
+            && !rustix::process::geteuid().is_root()
+            && self.links_of.as_ref().is_none_or(tag::any_link_of)
     }
 
     /// The process to be, in a process group of its own: Ctrl-C at the terminal reaches the dispatcher alone.
     pub fn command(&self) -> std::result::Result<Command, StageError> {
         let path = sibling(self.program)?;
-        let exec = if self.through_sudo() { Exec::new("sudo").arg("-n").arg(path) } else { Exec::new(path) };
-        let mut command = exec.args(&self.args).command()?;
+        let mut command = if self.through_sudo() {
+            let found = Exec::new("sudo").arg("-n").arg(path).args(&self.args).command();
+            found.map_err(|_| StageError::NoSudo { program: self.program.to_owned() })?
+        } else {
+            Exec::new(path).args(&self.args).command()?
+        };
         command.env(plumbing::DISPATCHED_VARIABLE, "1");
         if !self.in_our_group {
             command.process_group(0);

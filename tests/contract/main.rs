@@ -21,5 +21,6 @@ mod seed;
 mod set;
 mod setup;
 mod state;
+mod sudo;
 mod vmm;
 mod ws;

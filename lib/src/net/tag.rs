@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::sys::link::Link;
+use crate::sys::link::{self, Link};
+use crate::sys::netlink::Netlink;
 use crate::types::StateId;
 
 /// The alias `banger:<state id>:<uid>` of every link that `banger-netd` makes.
@@ -20,6 +21,15 @@ impl Tag {
     pub fn of(link: &Link) -> Option<Self> {
         link.alias.as_deref()?.parse().ok()
     }
+}
+
+/// Whether there is a link of `state`: tagged, or the bridge that a crash left without its tag. Where the kernel does not say, there is.
+pub fn any_link_of(state: &StateId) -> bool {
+    let bridge = state.bridge();
+    let ours =
+        |link: &Link| link.name == bridge.as_str() || Tag::of(link).is_some_and(|tag| tag.state == *state);
+    let links = Netlink::open().and_then(|mut netlink| link::list(&mut netlink));
+    links.map_or(true, |links| links.iter().any(ours))
 }
 
 /// A string that is no tag.

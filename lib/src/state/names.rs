@@ -17,6 +17,9 @@ use crate::sys::atomic::{self, WriteFileError};
 /// How long others may take to write theirs, which takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The file beside it that becomes it.
+const DRAFT: &str = ".names";
+
 /// The names file could not be kept.
 #[derive(Debug, Error)]
 pub enum NamesFileError {
@@ -98,7 +101,8 @@ impl NamesLock {
         if std::fs::read(&self.path).is_ok_and(|old| old == bytes) {
             return Ok(());
         }
-        Ok(atomic::write(&self.path, &bytes, 0o644)?)
+        // Not by `atomic::write`: whatever the umask here, too.
+        Ok(atomic::write_by(&self.path.with_file_name(DRAFT), &self.path, &bytes, 0o644)?)
     }
 }
 
@@ -120,7 +124,10 @@ mod tests {
         };
         let names = Names::new("0a1b2c3d".parse().unwrap(), vec![vm]);
         let lock = NamesLock::acquire(&state).unwrap();
+        // The resolver is nobody's process, and root's umask may be strict.
+        let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
         lock.write(&names).unwrap();
+        rustix::process::umask(mask);
         assert_eq!(Names::parse(&std::fs::read(state.names()).unwrap()).unwrap(), names);
         for (path, mode) in [(state.dns(), 0o755), (state.names(), 0o644)] {
             assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, mode);
