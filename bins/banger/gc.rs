@@ -86,7 +86,9 @@ pub fn gc(context: &Context) -> Result<ExitCode> {
     }
     // Without a tap ever made there is nothing that only root could remove.
     if tap {
-        stages.push(Stage::new("banger-netd", "gc").privileged(true).where_linked(store.state_id()));
+        let stage = Stage::new("banger-netd", "gc").privileged(true);
+        let left = dns::is_left(store.state_id());
+        stages.push(if left { stage } else { stage.where_linked(store.state_id()) });
     }
     let input = list.to_string();
     for stage in stages {

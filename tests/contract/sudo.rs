@@ -33,9 +33,13 @@ impl World {
         assert!(command("sh").args(["-c", commit]).current_dir(mkdir(&repo)).status().unwrap().success());
         fs::set_permissions(world.0.path(), fs::Permissions::from_mode(0o755)).unwrap();
         if support::is_root() {
+            // All but the programs, which are the built ones themselves.
+            let entries = fs::read_dir(world.0.path()).unwrap().map(|entry| entry.unwrap().path());
+            let theirs = entries.filter(|path| *path != bin);
             let mut owned = command("chown");
-            owned.args(["-R", &format!("{UID}:{UID}")]).args([world.path("repo"), world.0.path().to_owned()]);
+            owned.args(["-R", &format!("{UID}:{UID}")]).args(theirs);
             assert!(run(&mut owned, b"").status.success());
+            std::os::unix::fs::chown(world.0.path(), Some(UID), Some(UID)).unwrap();
         }
         world
     }
