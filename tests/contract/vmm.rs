@@ -235,7 +235,7 @@ fn a_guest_that_prints_for_ever_fills_nothing() {
 
 #[test]
 fn hostile_replies_cost_nothing() {
-    // Side by side, since most are waited for until the deadline. All worlds first: see lifecycle.rs on ETXTBSY.
+    // Side by side, since most are waited for until the deadline.
     let cases = [
         ("none", 504),
         ("garbage", 502),

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -37,7 +37,8 @@ impl World {
         fs::create_dir_all(state.join("vms").join(ID)).unwrap();
         fs::write(state.join("state_id"), "89abcdef\n").unwrap();
         let fake = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fakes/qemu/qemu-system-x86_64");
-        fs::copy(fake, bin.join("qemu-system-x86_64")).unwrap();
+        // A link, since a program's file that is being written cannot be run (ETXTBSY in execve(2)): see lifecycle.rs.
+        symlink(fake, bin.join("qemu-system-x86_64")).unwrap();
         fs::write(bin.join("mode"), mode).unwrap();
         let world = Self { root, state, port: support::free_port() };
         for file in ["kernel", "initrd", "root.ext4", "work.ext4"] {
