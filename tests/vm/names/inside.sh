@@ -67,7 +67,7 @@ resolvectl flush-caches
 
 # A resolver that runs and that nobody asks is none.
 plan $BANGER_STATE_DIR dev1 >dev1.json
-known >fresh
+settled fresh
 ends 5 banger dns enable
 says "stub-resolv.conf /etc/resolv.conf"
 unchanged fresh "a refusal changed something"
@@ -102,7 +102,7 @@ says ": no"
 ends 0 banger dns status --json
 says '"hooked":true'
 says "\"answers\":[\"$one\"],\"resolves\":true"
-known >hooked
+settled hooked
 banger dns enable
 unchanged hooked "enabling twice changed something"
 seen "names, addresses and unknown names by getent and resolvectl"
@@ -116,7 +116,12 @@ says '"hooked":false'
 says '"answers":[],"resolves":false'
 banger dns enable
 ends 0 getent hosts dev1.vm
-server=$(pgrep -f 'banger-netd serve')
+# One that saw that it is not needed may be on its way out.
+for _ in $(seq 300); do
+    server=$(pgrep -f 'banger-netd serve')
+    [[ $server == *[[:space:]]* ]] || break
+    sleep 0.1
+done
 kill -9 "$server"
 resolvectl flush-caches
 ends 0 banger dns status --json
