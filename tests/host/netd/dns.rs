@@ -1,10 +1,11 @@
 //! The resolver on a real bridge: `banger-netd serve`, asked by hand and by real clients.
 
 use std::fs;
+use std::io::Read;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -334,6 +335,29 @@ fn a_vm_that_comes_while_the_last_one_goes_is_served() {
     });
 }
 
+/// Its threads hold the port until the last instant, and the next one begins only then, however long it takes.
+#[test]
+fn one_that_is_slow_to_end_is_waited_for() {
+    isolated("netd::dns::one_that_is_slow_to_end_is_waited_for", || {
+        if !support::require("host", support::has("strace"), "needs strace") {
+            return;
+        }
+        ok("attach", &document(2));
+        let names = Names::new(&[2]);
+        let slowly =
+            ["-f", "-qq", "-o", "/dev/null", "-e", "inject=exit_group:delay_enter=2s", NETD, "serve"];
+        let mut slow = command("strace");
+        slow.args(slowly).arg("--names").arg(&names.path).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut slow = slow.spawn().expect("strace can be started");
+        slow.stdout.as_mut().expect("piped").read_exact(&mut [0]).expect("it says that it serves");
+        ok("detach", &document(2));
+        ok("attach", &document(2));
+        assert_eq!(names.serve(&[])["changed"], true);
+        assert_well();
+        assert!(slow.wait().expect("it ends").success());
+    });
+}
+
 #[test]
 fn what_a_user_behind_sudo_names_is_read_as_that_user() {
     isolated("netd::dns::what_a_user_behind_sudo_names_is_read_as_that_user", || {
@@ -438,7 +462,7 @@ fn nobody_outside_is_answered() {
         }
         // The packet does come in: somebody who listens on that port of the same address would get it.
         let said = outside.run(|| {
-            use std::io::{Read, Write};
+            use std::io::Write;
             let mut stream = TcpStream::connect_timeout(&server, SILENCE)?;
             stream.set_read_timeout(Some(SILENCE))?;
             let packet = question("dev2.vm", A);

@@ -253,12 +253,13 @@ impl Server {
                 return Err(ServeError::Broken(io::Error::other("a thread that answers has ended")));
             }
             if signal && interrupts.pending().is_some() {
-                return self.serving.retract();
+                self.serving.retract()?;
+                break;
             }
             if links {
                 self.links.forget();
                 if self.is_over()? {
-                    return Ok(());
+                    break;
                 }
             }
             if changes {
@@ -268,6 +269,8 @@ impl Server {
                 std::thread::sleep(SETTLE);
             }
         }
+        self.serving.keep();
+        Ok(())
     }
 
     /// Starts the threads that answer. What is given is readable once one of them has ended, however that came.

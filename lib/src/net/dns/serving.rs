@@ -63,6 +63,11 @@ impl Serving {
     pub fn retract(&self) -> Result<(), ServeError> {
         self.say(ENDING)
     }
+
+    /// Keeps the lock until this process is no more: its threads hold the port as long, and whoever comes next wants that.
+    pub fn keep(self) {
+        std::mem::forget(self.beacon);
+    }
 }
 
 /// Whether the bridge of a state directory, as it is now, has a resolver that answers.
