@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::guest::boot;
-use super::{NETD, STATE, document, document_in, ip, isolated, ok, sh, tap};
+use super::{NETD, STATE, document, document_in, in_turn, ip, isolated, ok, sh, tap};
 use crate::support::{self, SOON, assert_error, command, eventually, record, run};
 
 mod forward;
@@ -70,7 +70,7 @@ impl Names {
 
     #[track_caller]
     fn serve(&self, more: &[&str]) -> Value {
-        let output = self.try_serve(more);
+        let output = in_turn(|| self.try_serve(more));
         let record = record(&output);
         assert!(output.status.success(), "{record}");
         record
