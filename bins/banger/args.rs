@@ -8,7 +8,7 @@ use banger_lib::cli::command::CommandOptions;
 use banger_lib::cli::ws::ModeChoice;
 use banger_lib::contract::config::{self, Config};
 use banger_lib::contract::record::{DiskBackend, Init, NetMode, VmmKind};
-use banger_lib::types::{Cidr, ImageName, KernelName, ParseSizeError, Size, VmName};
+use banger_lib::types::{Cidr, ImageName, KernelName, ParseNameError, ParseSizeError, Size, VmName};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::config::ConfigArgs;
@@ -248,9 +248,9 @@ pub struct Spec {
     /// The image to boot; `debian` is built on first use [default: debian]
     #[arg(long, value_name = "IMAGE")]
     pub image: Option<ImageName>,
-    /// The kernel to boot, by the name that `kernel ls` shows [default: the image's own]
-    #[arg(long, value_name = "KERNEL")]
-    pub kernel: Option<KernelName>,
+    /// The kernel to boot, by the name that `kernel ls` shows, or "image" for the image's own [default: the image's own]
+    #[arg(long, value_name = "KERNEL", value_parser = parse_kernel)]
+    pub kernel: Option<KernelChoice>,
     /// Which init runs in the guest [default: the image's, mostly lean]
     #[arg(long, value_enum, value_name = "INIT")]
     pub init: Option<InitChoice>,
@@ -295,7 +295,7 @@ impl Spec {
         let config = config.clone();
         Config {
             image: self.image.clone().unwrap_or(config.image),
-            kernel: self.kernel.clone().or(config.kernel),
+            kernel: self.kernel.clone().map_or(config.kernel, |choice| choice.0),
             init: self.init.map(Into::into).or(config.init),
             vcpus: self.vcpus.or(config.vcpus),
             memory_mib: self.memory.unwrap_or(config.memory_mib),
@@ -312,6 +312,18 @@ impl Spec {
             mtu: self.reach.mtu.or(config.mtu),
             ..config
         }
+    }
+}
+
+/// The kernel to boot; `None`: the image's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelChoice(pub Option<KernelName>);
+
+fn parse_kernel(text: &str) -> Result<KernelChoice, ParseNameError> {
+    if text == KernelName::OWN {
+        Ok(KernelChoice(None))
+    } else {
+        text.parse().map(|name| KernelChoice(Some(name)))
     }
 }
 

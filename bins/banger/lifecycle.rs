@@ -205,6 +205,7 @@ pub fn create(context: &Context, args: &Plan) -> Result<ExitCode> {
     }
     let mut store = Store::open(&context.state)?;
     let wanted = Wanted::lasting(context, &args.name, &args.spec);
+    plan::check(context, &mut store, &wanted)?;
     image::ensure(context, &wanted.config.image)?;
     let vm = plan::plan(context, &mut store, &wanted)?;
     if context.json {

@@ -13,7 +13,7 @@ use banger_lib::contract::{Coded, Document, ErrorCode};
 use banger_lib::disk::image::{self, Image, ImageError};
 use banger_lib::disk::kernel::{self, Kernel, KernelError};
 use banger_lib::disk::seed;
-use banger_lib::net::request::check_policy;
+use banger_lib::net::request::Policy;
 use banger_lib::state::db::{Lease, Life, Store, StoreError};
 use banger_lib::state::dir::{StateDir, VmDir};
 use banger_lib::sys::ext4::Ext4Error;
@@ -89,33 +89,48 @@ pub fn plan_verb(context: &Context, args: &Plan) -> Result<ExitCode> {
 
 /// Inserts a VM into the database and makes its directory and keys. If that fails nothing is left of it.
 pub fn plan(context: &Context, store: &mut Store, wanted: &Wanted<'_>) -> Result<Vm> {
+    check(context, store, wanted)?;
     let config = &wanted.config;
     seed::heal(&context.state, &config.image)?;
     let image = image::load(&context.state, &config.image)?
         .ok_or_else(|| ImageError::Unknown(config.image.clone()))?;
-    let kernel = match &config.kernel {
-        Some(name) => {
-            Some(kernel::load(&context.state, name)?.ok_or_else(|| KernelError::Unknown(name.clone()))?)
-        }
-        None => None,
-    };
+    let kernel = chosen_kernel(context, config)?;
     let (rootfs_size_bytes, work_size_bytes) = sizes(config, &image)?;
     let net_mode = net_mode(config)?;
-    require_net_rate(wanted, net_mode)?;
     let subnet = match net_mode {
         NetMode::Tap => Some(subnet::choose(store, config.subnet)?),
         NetMode::User => None,
     };
     let choice = Choice { image: &image, kernel, net_mode, subnet, rootfs_size_bytes, work_size_bytes };
     let vm = insert(context, store, wanted, &choice)?;
-    if let Err(failure) = check_policy(&vm).map_err(Into::into).and_then(|()| make_files(&context.state, &vm))
-    {
+    if let Err(failure) = make_files(&context.state, &vm) {
         // The row goes too, so that the name is free again; what could not be removed is gc's.
         drop(std::fs::remove_dir_all(&vm.paths.dir));
         store.remove(&vm.id)?;
         return Err(failure);
     }
     Ok(vm)
+}
+
+/// Checks of `wanted` what can be told without its image, which may take minutes to make.
+pub fn check(context: &Context, store: &mut Store, wanted: &Wanted<'_>) -> Result<()> {
+    let (config, reach) = (&wanted.config, &wanted.spec.reach);
+    wanted.name.map_or(Ok(()), |name| store.require_free(name))?;
+    chosen_kernel(context, config)?;
+    let net_mode = net_mode(config)?;
+    require_net_rate(wanted, net_mode)?;
+    let (nat, egress, publish, mtu) = (config.nat, &config.egress, &reach.publish[..], config.mtu);
+    Policy { net_mode, nat, egress, peer: reach.peer, publish, mtu }.check()?;
+    if net_mode == NetMode::Tap && config.subnet.is_some() {
+        subnet::choose(store, config.subnet)?;
+    }
+    Ok(())
+}
+
+/// The kernel that is no part of the image, where one is wanted.
+fn chosen_kernel(context: &Context, config: &Config) -> Result<Option<Kernel>> {
+    let Some(name) = &config.kernel else { return Ok(None) };
+    Ok(Some(kernel::load(&context.state, name)?.ok_or_else(|| KernelError::Unknown(name.clone()))?))
 }
 
 /// What a command wants.

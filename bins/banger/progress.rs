@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Once;
 use std::time::Duration;
 
 use banger_lib::contract::error::escape_controls;
@@ -15,9 +16,12 @@ use crate::context::{Context, Result};
 /// The longest line of progress that is read, bytes.
 const MAX_LINE: u64 = 4096;
 
-/// A step under way. On a terminal its line goes when it ends.
+/// A step under way. On a terminal its line goes when it ends; elsewhere it stays, and is not said before the program has told that it
+/// is at work: it may refuse its arguments.
 pub struct Progress {
     bar: Option<ProgressBar>,
+    message: String,
+    said: Once,
 }
 
 impl Progress {
@@ -26,21 +30,23 @@ impl Progress {
         // The spinner is a thread, and signals must be blocked before there is one.
         context.interrupts()?;
         if !io::stderr().is_terminal() {
-            context.say(message);
-            return Ok(Self { bar: None });
+            return Ok(Self { bar: None, message: message.to_owned(), said: Once::new() });
         }
         let style =
             ProgressStyle::with_template("{spinner} {msg} ({elapsed})").expect("the template is valid");
         let bar = ProgressBar::new_spinner().with_style(style).with_message(escape_controls(message));
         bar.enable_steady_tick(Duration::from_millis(120));
-        Ok(Self { bar: Some(bar) })
+        Ok(Self { bar: Some(bar), message: String::new(), said: Once::new() })
     }
 
     /// Shows the next step.
     pub fn tell(&self, context: &Context, message: &str) {
         match &self.bar {
             Some(bar) => bar.set_message(escape_controls(message)),
-            None => context.say(message),
+            None => {
+                self.said.call_once(|| context.say(&self.message));
+                context.say(message);
+            }
         }
     }
 }

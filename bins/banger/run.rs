@@ -92,14 +92,14 @@ pub fn run(context: &Context, args: Run) -> Result<ExitCode> {
     let mut timeline = Timeline::new("banger", "vm run");
     let mut store = Store::open(&context.state)?;
     gc::sweep(context, &mut store)?;
-    let config = args.spec.over(&context.config);
-    timeline.step("image", || image::ensure(context, &config.image))?;
-
-    let id = VmId::from_bytes(random::bytes());
-    let session = SessionLock::acquire(&context.state, &id, "banger vm run")?;
-    let lock = VmLock::acquire(&context.state, &id, "banger vm run")?;
+    let (id, config) = (VmId::from_bytes(random::bytes()), args.spec.over(&context.config));
     let life = Life { creating: true, ephemeral: args.rm };
     let wanted = Wanted { id, name: args.name.as_ref(), spec: &args.spec, config, life };
+    plan::check(context, &mut store, &wanted)?;
+    timeline.step("image", || image::ensure(context, &wanted.config.image))?;
+
+    let session = SessionLock::acquire(&context.state, &wanted.id, "banger vm run")?;
+    let lock = VmLock::acquire(&context.state, &wanted.id, "banger vm run")?;
     let planned = timeline.step("plan", || plan::plan(context, &mut store, &wanted));
     let vm = planned.inspect_err(|_| drop(lock.remove_files(&context.state, &wanted.id)))?;
     let row = VmRow { vm, workspace: None, life };

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use banger_lib::cli::Failure;
 use banger_lib::contract::record::{NetMode, Vm};
 use banger_lib::contract::{Coded, Document, ErrorCode};
-use banger_lib::net::request::check_policy;
+use banger_lib::net::request::Policy;
 use banger_lib::state::db::{Store, VmRow};
 use banger_lib::state::dir::VmDir;
 use banger_lib::state::handles::Handles;
@@ -53,7 +53,7 @@ pub fn set(context: &Context, args: &Set) -> Result<ExitCode> {
     // Read again: now nobody else changes it.
     let (mut store, row) = lifecycle::find(context, row.vm.id.as_str())?;
     let vm = wanted(&row.vm, &args.change);
-    check_policy(&vm)?;
+    Policy::of(&vm).check()?;
     check_sizes(&row.vm, &vm)?;
     let mut document = list::current(&row)?;
     document.set_vm(&vm);

@@ -393,6 +393,13 @@ fn the_configured_kernel_is_booted_unless_an_option_names_another() {
     assert_eq!(vm["kernel"], "mine");
     assert!(vm["paths"]["kernel"].as_str().unwrap().contains("/kernels/mine/"), "{vm}");
     assert_eq!(world.planned("dev2", &["--kernel", "other"])["kernel"], "other");
+    let own = world.planned("dev3", &["--kernel", "image"]);
+    assert_eq!(own["kernel"], Value::Null);
+    assert!(own["paths"]["kernel"].as_str().unwrap().contains("/images/debian/"), "{own}");
+    // So nothing else may be called that.
+    let mut import = world.command(&["kernel", "import", "--name", "image", "x", "--json"]);
+    let error = assert_error(&run(&mut import, b""), 2, "usage");
+    assert!(error["error"]["message"].as_str().unwrap().contains("the kernel of an image"), "{error}");
 }
 
 #[test]

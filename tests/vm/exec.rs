@@ -7,6 +7,8 @@ use std::path::Path;
 use std::process::{Child, Output, Stdio};
 use std::time::Instant;
 
+use serde_json::{Value, json};
+
 use crate::home::{BANGER, Home, git, said};
 use crate::support::{self, wait};
 
@@ -210,6 +212,23 @@ fn ends_with_its_vm(home: &Home) {
     assert!(!lines.contains("cannot write"), "{lines}");
 }
 
+/// Has an image of this home say what an OCI image does of its variables.
+fn give_variables(home: &Home, image: &str, variables: &Value) {
+    let own = home.state().join("images").join(image);
+    let prepared = fs::read_link(&own).unwrap();
+    fs::remove_file(&own).unwrap();
+    fs::create_dir(&own).unwrap();
+    for entry in fs::read_dir(&prepared).unwrap().flatten() {
+        std::os::unix::fs::symlink(entry.path(), own.join(entry.file_name())).unwrap();
+    }
+    let manifest = own.join("manifest.json");
+    let mut value: Value = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
+    value["run"] =
+        json!({ "env": variables, "user": null, "working_dir": null, "entrypoint": [], "cmd": [] });
+    fs::remove_file(&manifest).unwrap();
+    fs::write(&manifest, value.to_string()).unwrap();
+}
+
 /// The agent's channel in a system that is none of ours: systemd has a session, services and a cgroup for what sshd starts.
 #[test]
 fn commands_go_over_the_agents_channel_under_systemd() {
@@ -219,6 +238,8 @@ fn commands_go_over_the_agents_channel_under_systemd() {
     if !support::require("vm", fit, "the image tools is one without systemd: use tests/run") {
         return;
     }
+    let given = json!({ "GREETING": "good  day; a=b #1", "PATH": "/opt/bin:/usr/sbin:/usr/bin:/sbin:/bin" });
+    give_variables(&home, "tools", &given);
     let repo = home.repo("repo");
     let over = |transport: &str, args: &[&str], stdin: &[u8]| {
         support::run(home.banger(args).env("BANGER_GUEST_TRANSPORT", transport), stdin)
@@ -251,6 +272,9 @@ fn commands_go_over_the_agents_channel_under_systemd() {
         text.lines().filter(own).map(str::to_owned).collect::<std::collections::BTreeSet<_>>()
     };
     assert_eq!(variables("agent"), variables("ssh"));
+    let shown = "echo \"$GREETING|$PATH|$(id -u)\"";
+    let (_, out, err) = on_terminal(&home, &["vm", "exec", "-t", "dev1", "--", "sh", "-c", shown], "", b"");
+    assert_eq!(out.trim_end(), "good  day; a=b #1|/opt/bin:/usr/sbin:/usr/bin:/sbin:/bin|0", "{err}");
     // systemd takes itself for booted, nothing failed, and it may start anew without the agent's end.
     let output = exec(&[], "systemctl is-system-running --wait; systemctl daemon-reexec", b"");
     assert_eq!(

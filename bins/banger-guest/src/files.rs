@@ -93,7 +93,7 @@ fn unlocked(shadow: &str) -> String {
 }
 
 /// Replaces a file, and a link in its place, unless it says this already: an overlay copies what is written.
-fn write_if_different(path: &str, content: &str) -> Result<(), Error> {
+pub fn write_if_different(path: &str, content: &str) -> Result<(), Error> {
     let what = || format!("cannot write {path}");
     let is_file = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file());
     if is_file && fs::read(path).is_ok_and(|old| old == content.as_bytes()) {

@@ -3,7 +3,7 @@
 //! listening sshd as well.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -15,10 +15,14 @@ use std::sync::OnceLock;
 
 use crate::error::{Context, Error};
 use crate::protocol::HOST_KEY_PATH;
-use crate::{halt, login};
+use crate::{files, halt, login};
 
 const SSHD: &str = "/usr/sbin/sshd";
 const PORT: u16 = 22;
+/// The main file of an image's sshd.
+const CONFIGURATION: &str = "/etc/ssh/sshd_config";
+/// What sshd reads before all others' files: the first value of an option counts.
+const OWN_CONFIGURATION: &str = "/etc/ssh/sshd_config.d/00-banger-image.conf";
 
 /// What differs from the image's own configuration, which is read as well. No PAM: nothing of it is needed for root's key, and
 /// its modules expect a running system. The key exchanges are those that cost an emulated CPU least.
@@ -92,6 +96,36 @@ fn set_env(variables: &[(OsString, OsString)]) -> Option<OsString> {
     (!variables.is_empty()).then_some(option)
 }
 
+/// Gives the image's variables to the sessions of an sshd that its own init starts. What it has of others' configuration it reads where
+/// its main file says so, as OpenSSH's does on most distributions since 8.2.
+pub fn leave_variables() -> Result<(), Error> {
+    let main = fs::read_to_string(CONFIGURATION).unwrap_or_default();
+    let variables = login::of_image();
+    let (fit, unfit): (Vec<_>, Vec<_>) =
+        variables.into_iter().partition(|(_, value)| includes_more(&main) && fits_a_line(value));
+    if !unfit.is_empty() {
+        let names = unfit.iter().map(|(name, _)| name.to_string_lossy()).collect::<Vec<_>>().join(" ");
+        halt::say(&format!("sessions over SSH do not have the image's {names}: sshd cannot be told"));
+    }
+    let Some(option) = set_env(&fit) else { return Ok(()) };
+    files::write_if_different(OWN_CONFIGURATION, &format!("{}\n", option.to_string_lossy()))
+}
+
+/// Whether sshd reads, by its main file, what stands beside [`OWN_CONFIGURATION`].
+fn includes_more(main: &str) -> bool {
+    let directory = Path::new(OWN_CONFIGURATION).parent().unwrap_or(Path::new("/"));
+    main.lines().any(|line| {
+        let mut words = line.split_whitespace();
+        words.next().is_some_and(|word| word.eq_ignore_ascii_case("include"))
+            && words.any(|pattern| Path::new(pattern) == directory.join("*.conf"))
+    })
+}
+
+/// Whether every sshd reads the quoted value for what it is: older ones know no escapes, and one that misreads it does not start.
+fn fits_a_line(value: &OsStr) -> bool {
+    value.to_str().is_some_and(|value| !value.contains(['"', '\\', '\n']))
+}
+
 /// Starts an sshd for a connection. The caller reaps it.
 pub fn serve(connection: TcpStream) -> io::Result<u32> {
     let (input, output) = (OwnedFd::from(connection.try_clone()?), OwnedFd::from(connection));
@@ -109,4 +143,31 @@ pub fn serve(connection: TcpStream) -> io::Result<u32> {
     let console = File::options().write(true).open("/dev/console")?;
     sshd.stdin(input).stdout(output).stderr(Stdio::from(console)).process_group(0);
     sshd.spawn().map(|child| child.id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_file_that_says_so_reads_others() {
+        for (main, expected) in [
+            ("Port 22\nInclude /etc/ssh/sshd_config.d/*.conf\n", true),
+            ("  include  /etc/other/* /etc/ssh/sshd_config.d/*.conf\n", true),
+            ("# Include /etc/ssh/sshd_config.d/*.conf\n", false),
+            ("#Include /etc/ssh/sshd_config.d/*.conf\nInclude /etc/other/*.conf\n", false),
+            ("", false),
+        ] {
+            assert_eq!(includes_more(main), expected, "{main}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_some_sshd_would_misread_is_left_out() {
+        for (value, expected) in
+            [("", true), ("a b\t#c='d'; $e", true), ("a\"b", false), ("a\\", false), ("a\nPort 23", false)]
+        {
+            assert_eq!(fits_a_line(OsStr::new(value)), expected, "{value:?}");
+        }
+    }
 }

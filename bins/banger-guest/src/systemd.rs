@@ -32,6 +32,9 @@ fn prepare() -> Result<(), Error> {
     if !Path::new(MACHINE_ID).exists() {
         fs::write(MACHINE_ID, "").context(|| format!("cannot write {MACHINE_ID}"))?;
     }
+    if let Err(error) = sshd::leave_variables() {
+        halt::say(&error.to_string());
+    }
     Ok(())
 }
 

@@ -192,8 +192,6 @@ pub fn build(
     let distribution = request.distribution;
     let archive = distribution.archive(&request.suite, request.mirror.as_deref(), builder.etc_apt);
     let keyring = keyring(request, &archive, builder)?;
-    let what = format!("installing {} {} from {}", distribution.title, request.suite, archive.uri);
-    progress("bootstrap", &what);
     let Bootstrapped { kernel_version, notes } =
         bootstrap(tmp.path(), lock, request, (&archive, keyring), builder, progress)?;
     progress("kernel", &format!("unpacking the kernel {kernel_version} and its modules"));
@@ -256,6 +254,9 @@ fn bootstrap(
     let wants_mise = request.recipe.is_some_and(|recipe| recipe.wants_mise);
     let mise = request.mise.as_ref().filter(|_| wants_mise);
     mise.map(|mise| given::copy_mise(mise, tmp)).transpose()?;
+    // Nothing is told before all that was named has been seen.
+    let title = request.distribution.title;
+    progress("bootstrap", &format!("installing {title} {} from {}", request.suite, archive.uri));
     let work = scratch.work()?;
     let mke2fs = ext4::find_mke2fs().map_err(mmdebstrap::BootstrapError::Program)?;
     let output = outputs(tmp)?;

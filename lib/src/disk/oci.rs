@@ -3,10 +3,11 @@
 //! Both are files under fixed names, in a directory or in a tar; [`Store`] is either. Digests are checked as the files are read.
 
 mod error;
+mod listed;
 mod platform;
 mod run;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -20,6 +21,7 @@ use crate::sys::digest::sha256;
 use crate::sys::tar::{self, Kind, TarError, shown};
 
 pub use error::OciError;
+pub use listed::Listed;
 pub use platform::Platform;
 
 /// The largest index, manifest or configuration (registries take manifests of 4 MiB).
@@ -52,42 +54,52 @@ pub struct Descriptor {
     #[serde(default)]
     platform: Option<Platform>,
     #[serde(default)]
-    annotations: Option<BTreeMap<String, String>>,
+    annotations: Option<Annotations>,
+}
+
+/// The annotations that name an image.
+#[derive(Debug, Clone, Deserialize)]
+struct Annotations {
+    #[serde(rename = "io.containerd.image.name")]
+    containerd: Option<String>,
+    #[serde(rename = "org.opencontainers.image.ref.name")]
+    oci: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct Index {
-    manifests: Vec<Descriptor>,
+    manifests: Listed<Descriptor>,
 }
 
+/// An index or a manifest, by what it has.
 #[derive(Deserialize)]
-struct Manifest {
-    config: Descriptor,
-    layers: Vec<Descriptor>,
+struct Document {
+    manifests: Option<Listed<Descriptor>>,
+    config: Option<Descriptor>,
+    layers: Option<Listed<Descriptor>>,
 }
 
-/// What of an image's configuration is of use here.
+/// What of an image's configuration is of use here. Nothing is flattened: serde keeps what it does not know for that.
 #[derive(Debug, Default, Deserialize)]
 struct Config {
-    #[serde(flatten)]
-    platform: Option<Platform>,
+    os: Option<String>,
+    architecture: Option<String>,
+    variant: Option<String>,
     rootfs: RootFs,
-    #[serde(default)]
-    config: Option<OwnConfig>,
+    config: Option<run::Wanted>,
+}
+
+impl Config {
+    fn platform(&self) -> Option<Platform> {
+        let (os, architecture) = (self.os.clone()?, self.architecture.clone()?);
+        Some(Platform { os, architecture, variant: self.variant.clone() })
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
 struct RootFs {
     #[serde(default)]
-    diff_ids: Vec<String>,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-struct OwnConfig {
-    #[serde(default, rename = "Labels")]
-    labels: Option<BTreeMap<String, String>>,
-    #[serde(flatten)]
-    run: run::Wanted,
+    diff_ids: Listed<String>,
 }
 
 #[derive(Deserialize)]
@@ -95,8 +107,8 @@ struct OwnConfig {
 struct DockerImage {
     config: String,
     #[serde(default)]
-    repo_tags: Option<Vec<String>>,
-    layers: Vec<String>,
+    repo_tags: Option<Listed<String>>,
+    layers: Listed<String>,
 }
 
 /// A layer by its file.
@@ -250,7 +262,7 @@ impl Store {
 
     fn oci(&self, select: &Select) -> Result<OciImage, OciError> {
         let index: Index = self.json("index.json")?;
-        let mut found = Vec::new();
+        let mut search = Search::new(&select.platform);
         // By its digest an image is found also where no index names it.
         if let Some(digest) =
             select.reference.as_ref().filter(|r| blob_path(r).is_ok_and(|path| self.has(&path)))
@@ -258,7 +270,7 @@ impl Store {
             let media_type = String::new();
             let this =
                 Descriptor { media_type, digest: digest.clone(), size: 0, platform: None, annotations: None };
-            self.expand(&[this], &mut found, 0)?;
+            self.expand(&[this], &mut search, 0)?;
         } else {
             let named = |descriptor: &&Descriptor| match &select.reference {
                 Some(reference) => descriptor.names().any(|name| name == reference),
@@ -268,46 +280,51 @@ impl Store {
             if let (true, Some(reference)) = (wanted.is_empty(), &select.reference) {
                 return Err(no_match(reference, index.manifests.iter().map(Descriptor::shown)));
             }
-            self.expand(&wanted, &mut found, 0)?;
+            self.expand(&wanted, &mut search, 0)?;
         }
-        found.dedup_by(|a, b| a.descriptor.digest == b.descriptor.digest);
-        let all: Vec<String> = found.iter().map(Found::shown).collect();
-        found.retain(|found| found.platform.as_ref().is_none_or(|p| select.platform.accepts(p)));
-        match found.as_slice() {
-            [] => Err(no_match(&format!("for {}", select.platform), all.into_iter())),
-            [one] => one.image(),
-            several => Err(OciError::Several { found: list(several.iter().map(Found::shown)) }),
+        let Search { fitting, others, chosen, .. } = search;
+        match chosen {
+            Some(image) if fitting.len() == 1 => image.image(),
+            Some(_) => Err(OciError::Several { found: list(fitting.into_iter()) }),
+            None => Err(no_match(&format!("for {}", select.platform), others.into_iter())),
         }
     }
 
-    /// Collects the manifests that `descriptors` lead to.
-    fn expand(&self, descriptors: &[Descriptor], found: &mut Vec<Found>, depth: u32) -> Result<(), OciError> {
+    /// Looks through the manifests that `descriptors` lead to, each once.
+    fn expand(&self, descriptors: &[Descriptor], search: &mut Search, depth: u32) -> Result<(), OciError> {
         for descriptor in descriptors {
-            let what = || format!("the manifest {}", shown(descriptor.digest.as_bytes()));
-            let value: serde_json::Value = self.blob(&descriptor.digest)?;
-            if value.get("manifests").is_some() {
-                if depth == MAX_DEPTH {
-                    return Err(OciError::Invalid { what: what(), problem: "is nested too deep".into() });
-                }
-                let index: Index = from_value(&what(), value)?;
-                self.expand(&index.manifests, found, depth + 1)?;
+            if !search.seen.insert(descriptor.digest.clone()) {
                 continue;
             }
-            let manifest: Manifest = from_value(&what(), value)?;
+            let invalid = |problem: &str| OciError::Invalid {
+                what: format!("the manifest {}", shown(descriptor.digest.as_bytes())),
+                problem: problem.to_owned(),
+            };
+            let Document { manifests, config, layers } = self.blob(&descriptor.digest)?;
+            if let Some(manifests) = manifests {
+                if depth == MAX_DEPTH {
+                    return Err(invalid("is nested too deep"));
+                }
+                self.expand(&manifests, search, depth + 1)?;
+                continue;
+            }
+            let (Some(config), Some(layers)) = (config, layers) else {
+                return Err(invalid("is neither an index nor the manifest of an image"));
+            };
             // What BuildKit adds about an image is no image.
             if descriptor.platform.as_ref().is_some_and(|platform| platform.os == "unknown") {
                 continue;
             }
-            let config: Config = self.blob(&manifest.config.digest)?;
-            let platform = config.platform.clone().or_else(|| descriptor.platform.clone());
-            found.push(Found { descriptor: descriptor.clone(), manifest, config, platform });
+            let config: Config = self.blob(&config.digest)?;
+            let platform = config.platform().or_else(|| descriptor.platform.clone());
+            search.add(Found { descriptor: descriptor.clone(), layers, config, platform });
         }
         Ok(())
     }
 
     fn docker(&self, select: &Select) -> Result<OciImage, OciError> {
         let images: Vec<DockerImage> = self.json("manifest.json")?;
-        let names = |image: &DockerImage| image.repo_tags.clone().unwrap_or_default();
+        let names = |image: &DockerImage| image.repo_tags.clone().unwrap_or_default().0;
         let mut found: Vec<&DockerImage> = images.iter().collect();
         if let Some(reference) = &select.reference {
             found.retain(|image| names(image).contains(reference));
@@ -320,19 +337,47 @@ impl Store {
         };
         let bytes = self.bytes(&image.config)?;
         let config: Config = parse(&image.config, &bytes)?;
-        if let Some(platform) = config.platform.as_ref().filter(|platform| !select.platform.accepts(platform))
-        {
+        let platform = config.platform();
+        if let Some(platform) = platform.as_ref().filter(|platform| !select.platform.accepts(platform)) {
             return Err(no_match(&format!("for {}", select.platform), std::iter::once(platform.to_string())));
         }
         let layers = image.layers.iter().map(|path| (path.clone(), None)).collect();
-        of(layers, config, format!("sha256:{}", sha256(&bytes)), "manifest.json")
+        of(layers, config, platform, format!("sha256:{}", sha256(&bytes)), "manifest.json")
+    }
+}
+
+/// A search for the image that fits: what there is by name, and of the rest no more than the image itself.
+struct Search<'a> {
+    platform: &'a Platform,
+    /// Digests of what was looked at.
+    seen: BTreeSet<String>,
+    /// What fits.
+    fitting: Vec<String>,
+    /// What does not.
+    others: Vec<String>,
+    /// The first that fits.
+    chosen: Option<Found>,
+}
+
+impl<'a> Search<'a> {
+    fn new(platform: &'a Platform) -> Self {
+        Self { platform, seen: BTreeSet::new(), fitting: Vec::new(), others: Vec::new(), chosen: None }
+    }
+
+    fn add(&mut self, found: Found) {
+        if found.platform.as_ref().is_none_or(|platform| self.platform.accepts(platform)) {
+            self.fitting.push(found.shown());
+            self.chosen.get_or_insert(found);
+        } else {
+            self.others.push(found.shown());
+        }
     }
 }
 
 /// An image among others.
 struct Found {
     descriptor: Descriptor,
-    manifest: Manifest,
+    layers: Listed<Descriptor>,
     config: Config,
     platform: Option<Platform>,
 }
@@ -343,24 +388,18 @@ impl Found {
         self.descriptor.shown() + &platform
     }
 
-    fn image(&self) -> Result<OciImage, OciError> {
+    fn image(self) -> Result<OciImage, OciError> {
         let path = |layer: &Descriptor| Ok((blob_path(&layer.digest)?, Some(layer.digest.clone())));
-        let layers = self.manifest.layers.iter().map(path).collect::<Result<_, OciError>>()?;
-        let config = Config {
-            platform: self.platform.clone(),
-            rootfs: RootFs { diff_ids: self.config.rootfs.diff_ids.clone() },
-            config: self.config.config.clone(),
-        };
-        of(layers, config, self.descriptor.digest.clone(), &self.descriptor.digest)
+        let layers = self.layers.iter().map(path).collect::<Result<_, OciError>>()?;
+        let digest = self.descriptor.digest;
+        of(layers, self.config, self.platform, digest.clone(), &digest)
     }
 }
 
 impl Descriptor {
     /// What it may be asked for by.
     fn names(&self) -> impl Iterator<Item = &String> {
-        let annotations = self.annotations.iter().flatten();
-        let keys = ["org.opencontainers.image.ref.name", "io.containerd.image.name"];
-        annotations.filter(move |(key, _)| keys.contains(&key.as_str())).map(|(_, name)| name)
+        self.annotations.iter().flat_map(|all| all.containerd.iter().chain(&all.oci))
     }
 
     fn shown(&self) -> String {
@@ -371,10 +410,11 @@ impl Descriptor {
 fn of(
     layers: Vec<(String, Option<String>)>,
     config: Config,
+    platform: Option<Platform>,
     digest: String,
     what: &str,
 ) -> Result<OciImage, OciError> {
-    let diff_ids = config.rootfs.diff_ids;
+    let diff_ids = config.rootfs.diff_ids.0;
     if diff_ids.len() != layers.len() {
         let problem = format!("has {} layers, and its configuration {}", layers.len(), diff_ids.len());
         return Err(OciError::Invalid { what: shown(what.as_bytes()), problem });
@@ -384,10 +424,10 @@ fn of(
         .zip(diff_ids)
         .map(|((path, digest), diff_id)| Layer { path, digest, diff_id: Some(diff_id) })
         .collect();
-    let own = config.config.unwrap_or_default();
-    let (run, notes) = own.run.checked();
-    let labels = own.labels.unwrap_or_default();
-    Ok(OciImage { layers, digest, platform: config.platform, labels, run, notes })
+    let mut own = config.config.unwrap_or_default();
+    let labels = own.labels.take().unwrap_or_default();
+    let (run, notes) = own.checked();
+    Ok(OciImage { layers, digest, platform, labels, run, notes })
 }
 
 /// An error where a file with the digest `found` was asked for by another one.
@@ -438,10 +478,6 @@ fn resolved(entry: &tar::Entry) -> String {
 
 fn parse<T: for<'a> Deserialize<'a>>(what: &str, bytes: &[u8]) -> Result<T, OciError> {
     serde_json::from_slice(bytes).map_err(|source| OciError::Json { what: shown(what.as_bytes()), source })
-}
-
-fn from_value<T: for<'a> Deserialize<'a>>(what: &str, value: serde_json::Value) -> Result<T, OciError> {
-    serde_json::from_value(value).map_err(|source| OciError::Json { what: what.to_owned(), source })
 }
 
 fn no_match(wanted: &str, found: impl Iterator<Item = String>) -> OciError {

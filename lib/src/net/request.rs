@@ -119,7 +119,7 @@ impl TapRequest {
         if vm.owner_uid == u32::MAX {
             return invalid("vm.owner_uid", "-1 is no user (setreuid(2))");
         }
-        check_policy(vm)?;
+        Policy::of(vm).check()?;
         require_allowed_ports(&vm.publish, caller)?;
         let subnet = check_subnet(vm.address, vm.prefix_len, vm.gateway)?;
         check_mac(vm.mac)?;
@@ -175,15 +175,40 @@ impl TapRequest {
     }
 }
 
-/// Checks what the VM wants of others and others of it, as far as that needs no look at the host.
-///
-/// # Errors
-/// [`NetError::Invalid`], or what user networking cannot do.
-pub fn check_policy(vm: &Vm) -> Result<(), NetError> {
-    check_publish(&vm.publish)?;
-    check_egress(&vm.egress)?;
-    check_mtu(vm.mtu)?;
-    if vm.net_mode == NetMode::User { super::user::require_supported(vm) } else { Ok(()) }
+/// What a VM wants of others and others of it.
+#[derive(Debug)]
+pub struct Policy<'a> {
+    /// Tap or user networking.
+    pub net_mode: NetMode,
+    /// Whether it reaches the outside through masquerading.
+    pub nat: bool,
+    /// What it may reach outside.
+    pub egress: &'a Egress,
+    /// Whether it and other VMs reach each other.
+    pub peer: bool,
+    /// Its published ports.
+    pub publish: &'a [Publish],
+    /// The largest packet, bytes.
+    pub mtu: Option<u16>,
+}
+
+impl<'a> Policy<'a> {
+    /// That of `vm`.
+    pub fn of(vm: &'a Vm) -> Self {
+        let Vm { net_mode, nat, egress, peer, publish, mtu, .. } = vm;
+        Self { net_mode: *net_mode, nat: *nat, egress, peer: *peer, publish, mtu: *mtu }
+    }
+
+    /// Checks it as far as that needs no look at the host.
+    ///
+    /// # Errors
+    /// [`NetError::Invalid`], or what user networking cannot do.
+    pub fn check(&self) -> Result<(), NetError> {
+        check_publish(self.publish)?;
+        check_egress(self.egress)?;
+        check_mtu(self.mtu)?;
+        if self.net_mode == NetMode::User { super::user::require_supported(self) } else { Ok(()) }
+    }
 }
 
 /// # Errors

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use super::NetError;
 use super::caller::Caller;
 use super::publish::require_no_listener;
-use super::request::check_policy;
+use super::request::Policy;
 use crate::contract::policy::{DEFAULT_MTU, EgressPolicy};
 use crate::contract::record::{Net, NetMode, Vm};
 use crate::sys::random;
@@ -23,7 +23,7 @@ const ATTEMPTS: u16 = 256;
 /// The record asks for what user mode cannot do, or has another network already.
 pub fn attach(vm: &Vm, caller: &Caller, previous: Option<Net>) -> Result<(Net, bool), NetError> {
     caller.require_for(vm.owner_uid)?;
-    check_policy(vm)?;
+    Policy::of(vm).check()?;
     let Some(previous) = previous else {
         require_no_listener(&vm.publish)?;
         return Ok((section(vm, free_port()?), true));
@@ -43,13 +43,15 @@ pub fn attach(vm: &Vm, caller: &Caller, previous: Option<Net>) -> Result<(Net, b
 
 /// # Errors
 /// What only rules on a tap can do.
-pub(super) fn require_supported(vm: &Vm) -> Result<(), NetError> {
-    let text = match vm.egress.policy {
-        _ if vm.mtu.is_some_and(|mtu| mtu > DEFAULT_MTU) => {
+pub(super) fn require_supported(policy: &Policy<'_>) -> Result<(), NetError> {
+    let text = match policy.egress.policy {
+        _ if policy.mtu.is_some_and(|mtu| mtu > DEFAULT_MTU) => {
             "user networking has packets of at most 1500 bytes"
         }
-        _ if !vm.nat => "user networking has no NAT to switch off; egress \"none\" keeps the guest inside",
-        _ if vm.peer => "user networking has no peers: each VM is alone in its network",
+        _ if !policy.nat => {
+            "user networking has no NAT to switch off; egress \"none\" keeps the guest inside"
+        }
+        _ if policy.peer => "user networking has no peers: each VM is alone in its network",
         EgressPolicy::Allow => {
             "user networking cannot limit the guest to a list: egress is \"open\" or \"none\""
         }

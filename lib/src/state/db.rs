@@ -243,13 +243,7 @@ impl Store {
         make: impl FnOnce(Lease) -> Vm,
     ) -> Result<Vm, StoreError> {
         let transaction = self.transaction()?;
-        let holder: Option<String> = transaction
-            .query_row("SELECT id FROM vms WHERE name = ?1", [name.as_str()], |row| row.get(0))
-            .optional()
-            .map_err(sql("look a name up"))?;
-        if let Some(holder) = holder {
-            return Err(StoreError::NameTaken { name: name.clone(), holder });
-        }
+        require_free(&transaction, name)?;
         let address = subnet.map(|subnet| free_address(&transaction, subnet)).transpose()?;
         let cid = transaction
             .query_row("SELECT COALESCE(MAX(cid), 2) + 1 FROM vms", [], |row| row.get(0))
@@ -265,6 +259,14 @@ impl Store {
             .map_err(sql("insert a VM"))?;
         transaction.commit().map_err(sql("commit a VM"))?;
         Ok(vm)
+    }
+
+    /// Checks that a VM can be called so.
+    ///
+    /// # Errors
+    /// One is.
+    pub fn require_free(&self, name: &VmName) -> Result<(), StoreError> {
+        require_free(&self.connection, name)
     }
 
     /// All VMs, by name.
@@ -342,6 +344,14 @@ fn parse_row((id, vm, workspace, phase, ephemeral): RawRow) -> Result<VmRow, Sto
         })
     };
     parse().map_err(|source| StoreError::Row(id, source))
+}
+
+fn require_free(connection: &Connection, name: &VmName) -> Result<(), StoreError> {
+    let holder = connection
+        .query_row("SELECT id FROM vms WHERE name = ?1", [name.as_str()], |row| row.get(0))
+        .optional()
+        .map_err(sql("look a name up"))?;
+    holder.map_or(Ok(()), |holder| Err(StoreError::NameTaken { name: name.clone(), holder }))
 }
 
 /// The lowest address of `subnet` that no VM has; the first is the gateway's, the last the broadcast's.

@@ -109,11 +109,14 @@ impl fmt::Display for ImageName {
 
 string_type!(ImageName, "^[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?$");
 
-/// The name of a kernel, as `6.1.0-37-cloud-amd64`: the same as for an image.
+/// The name of a kernel, as `6.1.0-37-cloud-amd64`: the same as for an image, but for [`KernelName::OWN`].
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KernelName(String);
 
 impl KernelName {
+    /// What stands for the image's own kernel where one is chosen, and is no kernel's name.
+    pub const OWN: &str = "image";
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -124,6 +127,9 @@ impl FromStr for KernelName {
     type Err = ParseNameError;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         check_labels("the kernel name", text)?;
+        if text == Self::OWN {
+            return Err(ParseNameError::new("the kernel name", text, "it stands for the kernel of an image"));
+        }
         Ok(Self(text.to_owned()))
     }
 }
@@ -189,6 +195,15 @@ mod tests {
     fn errors_escape_and_cut_their_input() {
         let message = "\x1b[31m\n".repeat(100).parse::<VmName>().unwrap_err().to_string();
         assert!(message.len() < 400 && !message.contains('\x1b') && !message.contains('\n'), "{message}");
+    }
+
+    #[test]
+    fn what_stands_for_the_images_own_kernel_is_no_kernels_name() {
+        assert!(
+            "6.1.0-37-cloud-amd64".parse::<KernelName>().is_ok() && "image-2".parse::<KernelName>().is_ok()
+        );
+        assert!(KernelName::OWN.parse::<KernelName>().is_err());
+        assert!(KernelName::OWN.parse::<ImageName>().is_ok());
     }
 
     #[test]

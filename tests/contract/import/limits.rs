@@ -1,12 +1,17 @@
 //! Memory and time of imports: both stay small whatever an archive holds or claims.
 
+use std::fs;
 use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{ChildStdin, ExitStatus, Output, Stdio};
+use std::path::Path;
+use std::process::{ChildStdin, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{World, whole};
-use crate::support::archive::{Header, Tar};
+use banger_lib::sys::digest::sha256;
+use serde_json::{Value, json};
+
+use super::{World, simple, whole};
+use crate::support::archive::{Header, Tar, layout};
 use crate::support::disk::DISK;
 use crate::support::{self, assert_error, command, run};
 
@@ -25,7 +30,6 @@ struct Ended {
 
 impl World {
     /// Imports from stdin what `write` writes, after the program `packer` packed it.
-    #[expect(clippy::zombie_processes, reason = "wait4 waits, and tells more")]
     fn stream<F>(&self, packer: &[&str], more: &[&str], write: F) -> Ended
     where
         F: FnOnce(&mut BufWriter<ChildStdin>) -> io::Result<()> + Send,
@@ -34,26 +38,33 @@ impl World {
         let pack = pack.args(&packer[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut pack = pack.expect("the packer starts");
         let packed = Stdio::from(pack.stdout.take().expect("piped"));
-        let begun = Instant::now();
         let mut disk = command(DISK);
         disk.args(["image", "import", "-", "new"]).args(more).env("BANGER_STATE_DIR", self.state.path());
-        let import = disk.stdin(packed).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        let mut import = import.expect("the import starts");
-        // It holds the pipe, whose end the packer is to see.
-        drop(disk);
+        disk.stdin(packed);
         let input = pack.stdin.take().expect("piped");
-        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        std::thread::scope(|scope| {
+        let ended = std::thread::scope(|scope| {
             // An import may end before it has read everything.
             scope.spawn(move || drop(write(&mut BufWriter::new(input))));
-            import.stdout.take().expect("piped").read_to_end(&mut stdout).expect("stdout is read");
-            import.stderr.take().expect("piped").read_to_end(&mut stderr).expect("stderr is read");
+            measured(disk)
         });
-        let (status, peak_kib) = wait(import.id());
-        let took = begun.elapsed();
         pack.wait().expect("the packer ends");
-        Ended { output: Output { status, stdout, stderr }, peak_kib, took }
+        ended
     }
+}
+
+/// Runs `import`; its stdin is given.
+#[expect(clippy::zombie_processes, reason = "wait4 waits, and tells more")]
+fn measured(mut import: Command) -> Ended {
+    let begun = Instant::now();
+    let child = import.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = child.expect("the import starts");
+    // It holds the pipe, whose end the packer is to see.
+    drop(import);
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    child.stdout.take().expect("piped").read_to_end(&mut stdout).expect("stdout is read");
+    child.stderr.take().expect("piped").read_to_end(&mut stderr).expect("stderr is read");
+    let (status, peak_kib) = wait(child.id());
+    Ended { output: Output { status, stdout, stderr }, peak_kib, took: begun.elapsed() }
 }
 
 /// Waits for the child `pid`; gives the most memory that it had, KiB.
@@ -182,5 +193,70 @@ fn bombs_end_at_the_limit() {
         let text = whole(&assert_error(&bomb(packer, 1 << 16).output, 2, "bad-input"));
         assert!(text.contains("bomb") && text.contains("cut off"), "{text}");
         world.assert_nothing_left("a claim");
+    }
+}
+
+/// An image layout in `dir` whose configuration, manifest and index begin with members of whoever made it.
+fn padded(dir: &Path, [config, manifest, index]: [&str; 3]) {
+    let tar = simple().end();
+    drop(fs::remove_dir_all(dir));
+    layout(dir, &[(tar.clone(), tar)]);
+    let blobs = dir.join("blobs/sha256");
+    let blob = |descriptor: &Value| {
+        let digest = descriptor["digest"].as_str().unwrap();
+        fs::read_to_string(blobs.join(digest.trim_start_matches("sha256:"))).unwrap()
+    };
+    let pad = |text: &str, with: &str| format!("{{{with}{}", &text[1..]);
+    let described = |text: &str| {
+        fs::write(blobs.join(sha256(text.as_bytes())), text).unwrap();
+        json!({ "digest": format!("sha256:{}", sha256(text.as_bytes())), "size": text.len() })
+    };
+    let list: Value = serde_json::from_slice(&fs::read(dir.join("index.json")).unwrap()).unwrap();
+    let mut image: Value = serde_json::from_str(&blob(&list["manifests"][0])).unwrap();
+    image["config"] = described(&pad(&blob(&image["config"]), config));
+    let list = json!({ "manifests": [described(&pad(&image.to_string(), manifest))] });
+    fs::write(dir.join("index.json"), pad(&list.to_string(), index)).unwrap();
+}
+
+/// The largest documents that are read, full of what takes more room in memory than in a file.
+#[test]
+fn what_describes_an_image_takes_no_more_memory_than_it_is_long() {
+    let world = World::new();
+    let dir = world.path("layout");
+    let import = |what: &str| {
+        let mut disk = command(DISK);
+        disk.args(["image", "import"]).arg(&dir).arg("new").env("BANGER_STATE_DIR", world.state.path());
+        disk.stdin(Stdio::null());
+        let ended = measured(disk);
+        assert!(ended.peak_kib < MEMORY_KIB, "{what}: {} KiB", ended.peak_kib);
+        ended.output
+    };
+    let many = |key: &str, entry: &str| {
+        // The peak that the kernel tells of a child is at least what this process has.
+        let entries = format!("{entry},").repeat(4_100_000 / (entry.len() + 1));
+        format!("\"{key}\":[{}],", entries.trim_end_matches(','))
+    };
+    for unknown in [many("x", "0"), many("history", "{}")] {
+        padded(&dir, [&unknown, &unknown, &unknown]);
+        let output = import(&unknown[..20]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let mut delete = command(DISK);
+        delete.args(["image", "delete", "new"]).env("BANGER_STATE_DIR", world.state.path());
+        assert!(run(&mut delete, b"").status.success());
+    }
+    let descriptors = many("LIST", r#"{"digest":"","size":0}"#);
+    let config = format!("\"config\":{{{}\"Cmd\":[]}},", many("Env", "\"\""));
+    for (at, pad) in [
+        (0, config),
+        (1, descriptors.replace("LIST", "layers")),
+        (1, descriptors.replace("LIST", "manifests")),
+        (2, descriptors.replace("LIST", "manifests")),
+    ] {
+        let mut pads = ["", "", ""];
+        pads[at] = &pad;
+        padded(&dir, pads);
+        let error = assert_error(&import(&pad[..20]), 2, "bad-input");
+        assert!(whole(&error).contains("more than 10000 entries"), "{error}");
+        world.assert_nothing_left("a list");
     }
 }

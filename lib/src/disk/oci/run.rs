@@ -1,8 +1,11 @@
 //! How an OCI image wants to be run. A VM is no container: it has an init and a workspace of its own. So commands get the image's
 //! variables, and the rest is told and not followed.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
+use super::Listed;
 use crate::contract::image::RunConfig;
 use crate::types::Environment;
 
@@ -16,16 +19,12 @@ const MAX_NAMED: usize = 5;
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Wanted {
-    #[serde(default)]
-    env: Option<Vec<String>>,
-    #[serde(default)]
+    env: Option<Listed<String>>,
     user: Option<String>,
-    #[serde(default)]
     working_dir: Option<String>,
-    #[serde(default)]
-    entrypoint: Option<Vec<String>>,
-    #[serde(default)]
-    cmd: Option<Vec<String>>,
+    entrypoint: Option<Listed<String>>,
+    cmd: Option<Listed<String>>,
+    pub(super) labels: Option<BTreeMap<String, String>>,
 }
 
 impl Wanted {
@@ -33,7 +32,7 @@ impl Wanted {
     pub(super) fn checked(self) -> (RunConfig, Vec<String>) {
         let mut env = Environment::default();
         let mut left_out = Vec::new();
-        for variable in self.env.unwrap_or_default() {
+        for variable in self.env.unwrap_or_default().0 {
             // A name alone takes the value that it has where the container is started: none.
             let Some((name, value)) = variable.split_once('=') else { continue };
             if OF_THE_LOGIN.contains(&name) {
@@ -54,8 +53,8 @@ impl Wanted {
             env,
             user: some(self.user),
             working_dir: some(self.working_dir),
-            entrypoint: self.entrypoint.unwrap_or_default(),
-            cmd: self.cmd.unwrap_or_default(),
+            entrypoint: self.entrypoint.unwrap_or_default().0,
+            cmd: self.cmd.unwrap_or_default().0,
         };
         (run, notes)
     }
@@ -89,7 +88,7 @@ mod tests {
         assert_eq!(notes.len(), 4);
         assert!(notes[0].contains("npm.x") && notes[3].contains("variable B"), "{notes:?}");
         let many: Vec<String> = (0..10_000).map(|i| format!("{i}=x")).collect();
-        let wanted = Wanted { env: Some(many), ..Wanted::default() };
+        let wanted = Wanted { env: Some(Listed(many)), ..Wanted::default() };
         assert_eq!(wanted.checked().1.len(), MAX_NAMED + 1);
     }
 }

@@ -2,12 +2,12 @@
 //! schema 2 says the same in other words).
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::error::Category;
 
 use super::error::PullError;
 use super::reference::is_digest;
 use super::session::Session;
-use crate::disk::oci::Platform;
+use crate::disk::oci::{Listed, Platform};
 
 /// What is asked for.
 pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
@@ -47,8 +47,18 @@ pub(super) struct Descriptor {
     platform: Option<Platform>,
 }
 
+/// An index or a manifest, by what it has.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Either {
+    media_type: Option<String>,
+    manifests: Option<Listed<Descriptor>>,
+    config: Option<Descriptor>,
+    layers: Option<Listed<Descriptor>>,
+}
+
 /// The manifest of one image.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Manifest {
     pub(super) config: Descriptor,
     pub(super) layers: Vec<Descriptor>,
@@ -63,32 +73,34 @@ pub(super) enum Document {
 
 /// Reads the index or manifest `bytes`, which came as `content_type`. `Err`: what is wrong with it.
 pub(super) fn read(bytes: &[u8], content_type: &str) -> Result<(String, Document), String> {
-    let value: Value = serde_json::from_slice(bytes).map_err(|_| "is no JSON".to_owned())?;
     let shown = |text: &str| text.chars().take(100).collect::<String>();
+    let Either { media_type, manifests, config, layers } =
+        serde_json::from_slice(bytes).map_err(|error| match error.classify() {
+            Category::Data => format!("has no index's or manifest's shape: {:?}", shown(&error.to_string())),
+            _ => "is no JSON".to_owned(),
+        })?;
     let outside = content_type.split(';').next().unwrap_or_default().trim();
-    let media_type = match value["mediaType"].as_str() {
-        Some(inside) => inside,
-        None => outside,
-    };
+    let media_type = media_type.unwrap_or_else(|| outside.to_owned());
     // One document must not be two things to two readers.
-    if value.get("manifests").is_some() && (value.get("layers").is_some() || value.get("config").is_some()) {
+    if manifests.is_some() && (layers.is_some() || config.is_some()) {
         return Err("is both an index and a manifest".into());
     }
-    let wrong = |_| "is not of the shape that its media type has".to_owned();
-    let document = if INDEXES.contains(&media_type) {
-        let list: Vec<Descriptor> = serde_json::from_value(value["manifests"].clone()).map_err(wrong)?;
+    let wrong = || "is not of the shape that its media type has".to_owned();
+    let document = if INDEXES.contains(&media_type.as_str()) {
+        let list = manifests.ok_or_else(wrong)?.0;
         if let Some(bad) = list.iter().find(|d| !is_digest(&d.digest)) {
             return Err(format!("names {:?}, which is no digest that can be checked", shown(&bad.digest)));
         }
         Document::Index(list)
-    } else if MANIFESTS.contains(&media_type) {
-        let manifest: Manifest = serde_json::from_value(value.clone()).map_err(wrong)?;
+    } else if MANIFESTS.contains(&media_type.as_str()) {
+        let (config, layers) = (config.ok_or_else(wrong)?, layers.ok_or_else(wrong)?.0);
+        let manifest = Manifest { config, layers };
         check(&manifest)?;
         Document::Image(manifest)
     } else {
-        return Err(format!("is {:?}, which is no image", shown(media_type)));
+        return Err(format!("is {:?}, which is no image", shown(&media_type)));
     };
-    Ok((media_type.to_owned(), document))
+    Ok((media_type, document))
 }
 
 /// What of a manifest can be known without its files.
