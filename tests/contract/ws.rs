@@ -87,6 +87,15 @@ fn what_is_no_checkout_is_refused_by_name() {
     assert!(line.contains("git init") && !line.contains("rev-parse"), "{line}");
     git(plain.path(), &["init", "-q", "--bare", "bare.git"]);
     support::assert_error(&ws(plain.path(), &["inspect", "bare.git"], b""), 2, "bad-input");
+    git(plain.path(), &["init", "-q", "whole"]);
+    let inside = support::assert_error(&ws(plain.path(), &["inspect", "whole/.git"], b""), 2, "bad-input");
+    assert!(!inside.to_string().contains("rev-parse"), "{inside}");
+    let mut astray = support::command(env!("CARGO_BIN_EXE_banger-ws"));
+    astray.arg("inspect").arg(repo.path()).env("TMPDIR", plain.path().join("gone"));
+    fs::write(repo.path().join("a"), "a").unwrap();
+    git(repo.path(), &["add", "a"]);
+    let error = support::assert_error(&support::run(&mut astray, b""), 1, "failed");
+    assert_eq!(error["error"]["causes"], json!(["No such file or directory (os error 2)"]), "{error}");
 }
 
 #[test]
