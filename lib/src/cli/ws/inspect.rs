@@ -95,8 +95,7 @@ fn print_null(survey: &Survey) -> ExitCode {
         bytes.extend_from_slice(path.as_os_str().as_bytes());
         bytes.push(0);
     }
-    let printed = io::Write::write_all(&mut io::stdout(), &bytes);
-    printed.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+    plumbing::print_bytes(&bytes)
 }
 
 #[derive(Debug, Error)]
