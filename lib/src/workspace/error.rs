@@ -155,6 +155,9 @@ pub enum WorkspaceError {
     /// Nobody takes what the command says, or there is no room for it.
     #[error("cannot pass on the command's output")]
     Output(#[source] io::Error),
+    /// A signal came before there was a guest to talk to.
+    #[error("interrupted by signal {0}")]
+    Interrupted(i32),
     /// The guest's patch cannot be handed on.
     #[error("the guest's patch is refused")]
     Patch(#[source] PatchError),
@@ -212,7 +215,9 @@ impl Coded for WorkspaceError {
             | Self::Whole { .. }
             | Self::Cut { .. } => ErrorCode::Conflict,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => ErrorCode::Denied,
-            Self::Ssh { source: RemoteError::Interrupted(_), .. } => ErrorCode::Interrupted,
+            Self::Interrupted(_) | Self::Ssh { source: RemoteError::Interrupted(_), .. } => {
+                ErrorCode::Interrupted
+            }
             Self::Ssh { stopped: true, .. } => ErrorCode::VmStopped,
             Self::Ssh { source, .. } => ssh_code(source),
             Self::Git { .. } | Self::Io { .. } | Self::Guest { .. } | Self::Output(_) | Self::Patch(_) => {
