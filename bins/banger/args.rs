@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use banger_lib::cli::command::CommandOptions;
+use banger_lib::cli::plumbing;
 use banger_lib::cli::ws::ModeChoice;
 use banger_lib::contract::config::{self, Config};
 use banger_lib::contract::record::{DiskBackend, Init, NetMode, VmmKind};
@@ -522,8 +523,7 @@ pub fn completion(args: &Completion) -> ExitCode {
     // Not straight to stdout: clap_complete panics when the reader goes away.
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut command, "banger", &mut script);
-    let written = std::io::Write::write_all(&mut std::io::stdout(), &script);
-    written.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+    plumbing::print_bytes(&script)
 }
 
 #[cfg(test)]

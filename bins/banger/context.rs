@@ -41,6 +41,8 @@ pub enum ContextError {
     Tty(&'static str),
     #[error("{0} stands for no pipeline of programs")]
     NoPipeline(&'static str),
+    #[error("cannot write to stdout")]
+    Stdout(#[source] io::Error),
     #[error("ssh failed: {0}")]
     Ssh(String),
 }
@@ -57,7 +59,7 @@ impl Coded for ContextError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::NoStateDir | Self::RelativeStateDir(..) | Self::OddStateDir(_) => ErrorCode::Usage,
-            Self::Signals(_) | Self::Ssh(_) => ErrorCode::Failed,
+            Self::Signals(_) | Self::Stdout(_) | Self::Ssh(_) => ErrorCode::Failed,
             Self::Interrupted(_) | Self::CommandInterrupted { .. } => ErrorCode::Interrupted,
             Self::Tty(_) | Self::NoPipeline(_) => ErrorCode::Usage,
         }
@@ -132,9 +134,7 @@ pub fn absolute_variable(name: &str) -> Option<PathBuf> {
 
 /// Prints text for people on stdout.
 pub fn print(text: &str) -> ExitCode {
-    let mut stdout = io::stdout().lock();
-    let printed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-    printed.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+    plumbing::print(text)
 }
 
 /// Prints one record on stdout.

@@ -13,7 +13,7 @@ use banger_lib::sys::git::{self, Git};
 use serde_json::Value;
 use tempfile::NamedTempFile;
 
-use crate::context::{self, Context, Result};
+use crate::context::{self, Context, ContextError, Result};
 use crate::lifecycle::{self, LifecycleError};
 use crate::list;
 use crate::paint::Painter;
@@ -127,7 +127,9 @@ pub fn diff(context: &Context, args: &Diff) -> Result<ExitCode> {
     };
     // The reader went away, as a pager that is quit does: that is its business.
     Ok(match written {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(talk(error).into()),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            return Err(ContextError::Stdout(error).into());
+        }
         _ => ExitCode::SUCCESS,
     })
 }

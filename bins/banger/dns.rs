@@ -83,11 +83,9 @@ pub fn join(context: &Context, document: &mut Document) -> Result<()> {
             document.set_net(Some(&net));
             Ok(())
         }
+        Err(failure) if failure.code() == ErrorCode::Interrupted => Err(failure),
         Err(failure) => {
             let fault = failure.into_fault("banger", "dns");
-            if fault.code == ErrorCode::Interrupted {
-                return Err(banger_lib::cli::Failure::Passed(Box::new(fault)));
-            }
             context.say(format!("names of VMs do not resolve: {}", fault.human_line()));
             Ok(())
         }
@@ -104,11 +102,9 @@ fn follow_choice(context: &Context, state: &StateId) -> Result<()> {
         false => Ok(()),
     }) {
         Ok(()) => Ok(()),
+        Err(failure) if failure.code() == ErrorCode::Interrupted => Err(failure),
         Err(failure) => {
             let fault = failure.into_fault("banger", "dns");
-            if fault.code == ErrorCode::Interrupted {
-                return Err(banger_lib::cli::Failure::Passed(Box::new(fault)));
-            }
             context.say(format!("names of VMs do not resolve on this host: {}", fault.human_line()));
             Ok(())
         }

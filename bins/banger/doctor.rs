@@ -35,19 +35,20 @@ pub fn doctor(context: &Context, args: &Doctor) -> Result<ExitCode> {
     checks.extend(check_firewalls());
     checks.extend(check_networkd());
     let well = checks.iter().all(|check| check.state != CheckState::Missing);
-    if context.json {
+    let printed = if context.json {
         let schema = DOCTOR_SCHEMA.to_owned();
-        context::emit(&plumbing::value(&Checkup { schema, ok: well, items: checks, fix }));
+        context::emit(&plumbing::value(&Checkup { schema, ok: well, items: checks, fix }))
     } else {
         let rows = checks
             .iter()
             .map(|check| vec![check.state.as_str().to_owned(), check.name.clone(), check.detail.clone()]);
-        context::print(&table::table(&["STATE", "WHAT", "DETAIL"], rows));
+        let printed = context::print(&table::table(&["STATE", "WHAT", "DETAIL"], rows));
         if let Some(fix) = fix {
             context.say(format!("to install what is missing: banger doctor --setup, or: {fix}"));
         }
-    }
-    Ok(if well { ExitCode::SUCCESS } else { ExitCode::from(ErrorCode::Unsupported.exit_status()) })
+        printed
+    };
+    Ok(if well { printed } else { ExitCode::from(ErrorCode::Unsupported.exit_status()) })
 }
 
 fn check_program(needed: &setup::Needed) -> Check {

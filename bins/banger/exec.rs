@@ -75,8 +75,8 @@ impl Wanted<'_> {
     }
 }
 
-/// Runs a verb of banger-ws that runs a guest command: our streams are the command's (with `--json` its output is all on stderr,
-/// unless a patch is on stdout anyway), the records come and go through files.
+/// Runs a verb of banger-ws that runs a guest command: our streams are the command's (with `--json` its output is all on stderr), the
+/// records come and go through files.
 pub fn run_in_guest(
     context: &Context,
     stage: Stage,
@@ -138,6 +138,7 @@ pub fn run_in_guest(
 pub fn exec(context: &Context, args: &args::Exec) -> Result<ExitCode> {
     let wanted = Wanted { options: &args.options, words: &args.command };
     run::check_command(&wanted)?;
+    run::patch_to_stdout(context, args.patch.as_deref())?;
     let (mut store, row) = lifecycle::find(context, &args.vm)?;
     if context.explain {
         return explain(args, &wanted, &row);

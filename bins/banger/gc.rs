@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use banger_lib::contract::error::Fault;
 use banger_lib::contract::record::{NetMode, VMS_SCHEMA};
 use banger_lib::disk::dm::NODES;
-use banger_lib::state::db::{Store, VmRow};
-use banger_lib::state::lock::{LockError, SessionLock, VmLock};
+use banger_lib::state::db::{Store, StoreError, VmRow};
+use banger_lib::state::lock::{self, LockError, SessionLock, VmLock};
 use serde_json::{Value, json};
 
 use crate::context::{self, Context, Result};
@@ -51,6 +51,24 @@ fn sweep_one(context: &Context, store: &mut Store, row: &VmRow) -> Result<bool> 
     }
 }
 
+/// Removes the lock files of VMs that are no more, or never came to be. Gives whose they were.
+fn sweep_locks(context: &Context, store: &Store) -> Result<Vec<String>> {
+    let locks = context.state.locks();
+    let error = |source| LockError::Io { path: locks.clone(), source };
+    let mut removed = Vec::new();
+    for id in lock::named_by_files(&context.state).map_err(error)? {
+        let session = SessionLock::acquire(&context.state, &id, "banger gc");
+        let vm =
+            session.and_then(|session| Ok((session, VmLock::acquire(&context.state, &id, "banger gc")?)));
+        // Only now, with nobody about to make the VM.
+        if let (Ok((_session, vm)), Err(StoreError::NotFound(_))) = (vm, store.vm(id.as_str())) {
+            vm.remove_files(&context.state, &id).map_err(error)?;
+            removed.push(format!("locks of VM {id}"));
+        }
+    }
+    Ok(removed)
+}
+
 /// `banger gc`: sweeps, then has every program compare what is recorded with what is there.
 pub fn gc(context: &Context) -> Result<ExitCode> {
     // A build that was killed before there was any VM left its image there, and no database.
@@ -65,7 +83,8 @@ pub fn gc(context: &Context) -> Result<ExitCode> {
         ));
     };
     let (swept, mut errors) = sweep(context, &mut store)?;
-    let mut removed: Vec<Value> = swept.into_iter().map(Value::from).collect();
+    let locks = sweep_locks(context, &store)?;
+    let mut removed: Vec<Value> = swept.into_iter().chain(locks).map(Value::from).collect();
     let rows = store.vms()?;
     let list = json!({
         "schema": VMS_SCHEMA,

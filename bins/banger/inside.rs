@@ -1,6 +1,6 @@
 //! Looking into running VMs: `stats`, `ports`, `health`.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -73,8 +73,9 @@ pub fn stats(context: &Context, args: &StatsArgs) -> Result<ExitCode> {
     let mut before: Vec<Usage> = Vec::new();
     loop {
         let now = look(context, &args.vms)?;
-        if !draw(context, args, &before, &now) || !args.watch {
-            return Ok(ExitCode::SUCCESS);
+        let drawn = draw(context, args, &before, &now);
+        if drawn != ExitCode::SUCCESS || !args.watch {
+            return Ok(drawn);
         }
         before = now;
         if context.interrupts()?.pause(INTERVAL).is_some() {
@@ -94,8 +95,8 @@ fn look(context: &Context, names: &[String]) -> Result<Vec<Usage>> {
     Ok(looked.filter_map(Result::ok).collect())
 }
 
-/// Prints one look; `false` where nobody reads any more.
-fn draw(context: &Context, args: &StatsArgs, before: &[Usage], now: &[Usage]) -> bool {
+/// Prints one look.
+fn draw(context: &Context, args: &StatsArgs, before: &[Usage], now: &[Usage]) -> ExitCode {
     let mut text = String::new();
     if context.json {
         text = format!("{}\n", json!({ "schema": USAGES_SCHEMA, "items": now }));
@@ -120,8 +121,7 @@ fn draw(context: &Context, args: &StatsArgs, before: &[Usage], now: &[Usage]) ->
             rows,
         ));
     }
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_ok()
+    context::print(&text)
 }
 
 fn size(bytes: u64) -> String {

@@ -7,12 +7,14 @@ use std::process::ExitCode;
 use banger_lib::cli::Failure;
 use banger_lib::contract::config::Config;
 use banger_lib::contract::record::{NetMode, Vm};
+use banger_lib::contract::reply::Collected;
 use banger_lib::contract::{Coded, Document, ErrorCode};
 use banger_lib::disk::seed;
 use banger_lib::state::db::{Store, VmRow};
 use banger_lib::state::dir::VmDir;
 use banger_lib::state::handles::Handles;
 use banger_lib::state::lock::{VmLock, is_alive};
+use serde_json::json;
 use thiserror::Error;
 
 use crate::args::{Delete, Plan, Start, Stop};
@@ -270,6 +272,7 @@ pub fn stop(context: &Context, args: &Stop) -> Result<ExitCode> {
 }
 
 pub fn delete(context: &Context, args: &Delete) -> Result<ExitCode> {
+    let mut removed = Vec::new();
     for name in &args.vms {
         let (mut store, row) = find(context, name)?;
         if context.explain {
@@ -285,6 +288,10 @@ pub fn delete(context: &Context, args: &Delete) -> Result<ExitCode> {
             return Err(LifecycleError::Runs(row.vm.name.to_string()).into());
         }
         run_delete(context, &mut store, &row, &lock)?;
+        removed.push(row.vm.name.to_string());
+    }
+    if context.json && !context.explain {
+        return Ok(context::emit(&json!(Collected::new("banger", removed, Vec::new()))));
     }
     Ok(ExitCode::SUCCESS)
 }

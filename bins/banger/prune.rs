@@ -30,6 +30,7 @@ pub fn prune(context: &Context, args: &Prune) -> Result<ExitCode> {
         None => Vec::new(),
     };
     let mut removed = Vec::new();
+    let mut printed = ExitCode::SUCCESS;
     for row in rows {
         if !is_meant(args, &row)? {
             continue;
@@ -48,12 +49,12 @@ pub fn prune(context: &Context, args: &Prune) -> Result<ExitCode> {
         }
         lifecycle::run_delete(context, &mut store, &row, &lock)?;
         if !context.json {
-            context::print(&format!("{name}\n"));
+            printed = context::print(&format!("{name}\n"));
         }
         removed.push(name);
     }
     if context.json && !context.explain {
-        context::emit(&json!(Collected::new("banger", removed, Vec::new())));
+        printed = context::emit(&json!(Collected::new("banger", removed, Vec::new())));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(printed)
 }

@@ -61,7 +61,7 @@ impl Coded for RunError {
     }
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Stdout => Some("give --patch FILE, or --record FILE instead of --json".into()),
+            Self::Stdout => Some("give --patch FILE".into()),
             Self::LongCommand(_) => Some("put it in a file that is tracked, and run that".into()),
             _ => None,
         }
@@ -145,10 +145,7 @@ pub fn utf8(words: &[OsString]) -> Result<Vec<String>> {
 
 /// Where output is to go, checked before anything is made.
 fn check_outputs(context: &Context, args: &Run) -> Result<()> {
-    let to_stdout = args.patch.as_deref() == Some(Path::new("-"));
-    if to_stdout && context.json {
-        return Err(RunError::Stdout.into());
-    }
+    let to_stdout = patch_to_stdout(context, args.patch.as_deref())?;
     for path in args.patch.iter().filter(|_| !to_stdout).chain(&args.record) {
         if path.is_dir() {
             return Err(RunError::IsDirectory(path.clone()).into());
@@ -160,6 +157,12 @@ fn check_outputs(context: &Context, args: &Run) -> Result<()> {
         atomic::check_writable(&atomic::place_of(path))?;
     }
     Ok(())
+}
+
+/// Whether the patch is to go to stdout, which then is for nothing else.
+pub fn patch_to_stdout(context: &Context, patch: Option<&Path>) -> Result<bool> {
+    let to_stdout = patch == Some(Path::new("-"));
+    if to_stdout && context.json { Err(RunError::Stdout.into()) } else { Ok(to_stdout) }
 }
 
 /// What the guest is to be told, checked before there is one.

@@ -22,6 +22,7 @@ mod seed;
 mod set;
 mod setup;
 mod state;
+mod stdout;
 mod sudo;
 mod vmm;
 mod ws;

@@ -34,6 +34,29 @@ fn gc_removes_what_a_killed_build_left_before_there_was_any_vm() {
 }
 
 #[test]
+fn gc_removes_the_locks_of_vms_that_never_came_to_be() {
+    let state = support::state_with_fake_image();
+    let made = banger(state.path(), &["vm", "plan", "--net", "user", "stays"]);
+    let id = record(&made)["vm"]["id"].as_str().unwrap().to_owned();
+    let locks = state.path().join("locks");
+    let write = |name: &str, text: &str| std::fs::write(locks.join(name), text).unwrap();
+    for name in ["run-0a1b2c3d4e5f.lock", "vm-0a1b2c3d4e5f.lock"] {
+        write(name, "banger vm run (process 1)\n");
+    }
+    // One whose command is about to take it, one that is held, and one of a VM that is there.
+    write("run-0a1b2c3d4e50.lock", "");
+    write("run-0a1b2c3d4e51.lock", "banger vm run (process 1)\n");
+    let held = std::fs::File::open(locks.join("run-0a1b2c3d4e51.lock")).unwrap();
+    held.lock().unwrap();
+    write(&format!("vm-{id}.lock"), "banger vm start (process 1)\n");
+    let report = record(&banger(state.path(), &["gc", "--json"]));
+    assert_eq!(report["removed"], serde_json::json!(["locks of VM 0a1b2c3d4e5f"]), "{report}");
+    let left = |name: &str| locks.join(name).exists();
+    assert!(!left("run-0a1b2c3d4e5f.lock") && !left("vm-0a1b2c3d4e5f.lock"));
+    assert!(left("run-0a1b2c3d4e50.lock") && left("run-0a1b2c3d4e51.lock") && left(&format!("vm-{id}.lock")));
+}
+
+#[test]
 fn own_failures_of_run_and_exec_are_125() {
     let temp = tempfile::tempdir().unwrap();
     let state = temp.path().join("state");

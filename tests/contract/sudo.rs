@@ -1,11 +1,13 @@
-//! A tap is asked for by a user for whom sudo does nothing.
+//! A tap is asked for by a user: sudo refuses, or what it runs is interrupted.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::support::{self, command, record, run};
@@ -50,12 +52,18 @@ impl World {
 
     fn install(&self, name: &str, script: &str) {
         let path = self.path("bin").join(name);
+        // It may be a link to the program itself.
+        drop(fs::remove_file(&path));
         fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
     /// `banger` as an ordinary user, with no other programs in PATH than these.
     fn banger(&self, args: &[&str]) -> Output {
+        run(&mut self.command(args), b"")
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
         let mut banger = command(self.path("bin/banger"));
         banger.args(args).env("PATH", self.path("bin")).env("HOME", self.0.path());
         banger
@@ -65,7 +73,7 @@ impl World {
         if support::is_root() {
             banger.uid(UID).gid(UID);
         }
-        run(&mut banger, b"")
+        banger
     }
 }
 
@@ -98,4 +106,22 @@ fn a_vm_that_sudo_refused_a_tap_leaves_nothing_and_is_told_of() {
             assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
         }
     }
+}
+
+#[test]
+fn an_interruption_while_the_resolver_starts_is_told() {
+    let world = World::new();
+    world.install("sudo", "shift; exec \"$@\"");
+    // Its record says nothing of a network; but it comes as far as the resolver.
+    let serve = ": > \"$BANGER_STATE_DIR/serving\"; exec /bin/sleep 60";
+    world.install("banger-netd", &format!("case $1 in serve) {serve};; *) exec /bin/cat;; esac"));
+    let mut banger = world.command(&["vm", "run", "--net", "tap", "--", "true"]);
+    let child = banger.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    support::eventually("the resolver starts", || world.path("serving").exists());
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert_eq!(said.matches("interrupted by signal 2").count(), 1, "{said}");
+    assert_eq!(record(&world.banger(&["ps", "--json"]))["items"], json!([]));
 }

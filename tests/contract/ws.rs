@@ -1,9 +1,13 @@
 //! banger-ws without a guest: what it says of a checkout, and what it refuses.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Output, Stdio};
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::support;
@@ -87,6 +91,38 @@ fn what_is_no_checkout_is_refused_by_name() {
     assert!(line.contains("git init") && !line.contains("rev-parse"), "{line}");
     git(plain.path(), &["init", "-q", "--bare", "bare.git"]);
     support::assert_error(&ws(plain.path(), &["inspect", "bare.git"], b""), 2, "bad-input");
+    git(plain.path(), &["init", "-q", "whole"]);
+    let inside = support::assert_error(&ws(plain.path(), &["inspect", "whole/.git"], b""), 2, "bad-input");
+    assert!(!inside.to_string().contains("rev-parse"), "{inside}");
+    let mut astray = support::command(env!("CARGO_BIN_EXE_banger-ws"));
+    astray.arg("inspect").arg(repo.path()).env("TMPDIR", plain.path().join("gone"));
+    fs::write(repo.path().join("a"), "a").unwrap();
+    git(repo.path(), &["add", "a"]);
+    let error = support::assert_error(&support::run(&mut astray, b""), 1, "failed");
+    assert_eq!(error["error"]["causes"], json!(["No such file or directory (os error 2)"]), "{error}");
+}
+
+#[test]
+fn an_interrupted_look_at_a_checkout_leaves_nothing() {
+    let Some(repo) = repo() else { return };
+    fs::write(repo.path().join("a"), "a").unwrap();
+    git(repo.path(), &["add", "a"]);
+    let (bin, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (waits, real) = (bin.path().join("waits"), which::which("git").unwrap());
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in *rev-parse*|*config*) exec {real:?} \"$@\";; esac\n: >{waits:?}\nexec sleep 100\n"
+    );
+    fs::write(bin.path().join("git"), script).unwrap();
+    fs::set_permissions(bin.path().join("git"), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut inspect = support::command(env!("CARGO_BIN_EXE_banger-ws"));
+    let path = format!("{}:{}", bin.path().display(), std::env::var("PATH").unwrap());
+    inspect.arg("inspect").arg(repo.path()).env("PATH", path).env("TMPDIR", scratch.path()).process_group(0);
+    let child = inspect.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    support::eventually("git runs", || waits.exists());
+    // As Ctrl-C does, and banger.
+    killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
+    support::assert_error(&child.wait_with_output().unwrap(), 1, "interrupted");
+    assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
 }
 
 #[test]

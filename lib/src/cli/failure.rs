@@ -1,6 +1,6 @@
 //! What a verb fails with: any error that knows its place in the contract, or the failure of a stage before.
 
-use crate::contract::{Coded, Fault};
+use crate::contract::{Coded, ErrorCode, Fault};
 
 /// A failed verb. Made from any [`Coded`] error with `?`.
 #[derive(Debug)]
@@ -18,6 +18,14 @@ impl<E: Coded> From<E> for Failure {
 }
 
 impl Failure {
+    /// Its code in the contract.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Own(error) => error.code(),
+            Self::Passed(fault) => fault.code,
+        }
+    }
+
     /// The fault to report when `tool verb` fails with this.
     pub fn into_fault(self, tool: &str, verb: &str) -> Fault {
         match self {

@@ -165,8 +165,21 @@ pub fn try_parse<A: Parser>() -> Result<A, NothingToRun> {
 
 /// Prints text for people or shells as it is.
 pub fn print(text: &str) -> ExitCode {
-    let printed = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
-    printed.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+    print_bytes(text.as_bytes())
+}
+
+/// Prints bytes as they are. Where nobody reads there is no one to tell; of any other reason people are told. The status says that
+/// not all of it arrived.
+pub fn print_bytes(bytes: &[u8]) -> ExitCode {
+    let mut stdout = io::stdout().lock();
+    let Err(error) = stdout.write_all(bytes).and_then(|()| stdout.flush()) else { return ExitCode::SUCCESS };
+    if error.kind() != io::ErrorKind::BrokenPipe {
+        let program = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
+        let program = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let line = format!("{program}: cannot write to stdout: {error}");
+        drop(writeln!(io::stderr(), "{}", error::escape_controls(&line)));
+    }
+    ExitCode::FAILURE
 }
 
 /// Clap's message without the usage and the pointer to `--help` below it, on one line.
@@ -204,10 +217,7 @@ pub fn value_verb(tool: &str, verb: &str, work: impl FnOnce() -> Result<Value, F
 
 /// Prints one record and a newline.
 pub fn emit(value: &Value) -> ExitCode {
-    let mut stdout = io::stdout().lock();
-    let written = writeln!(stdout, "{value}").and_then(|()| stdout.flush());
-    // Nobody reads: there is no one to tell, and the status says that the record did not arrive.
-    written.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+    print(&format!("{value}\n"))
 }
 
 /// Reports a failure: one line on stderr, the error record on stdout, the code's status.

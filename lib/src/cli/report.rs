@@ -1,6 +1,6 @@
 //! Where the record of a verb goes whose stdout may belong to something else: a guest command's output, or a patch.
 
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -32,8 +32,8 @@ impl RecordTo {
         let text = format!("{value}\n");
         match self {
             Self::Stdout => {
-                // Nobody reads: there is no one to tell. The caller's status still stands.
-                drop(io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()));
+                // The caller's status still stands.
+                plumbing::print(&text);
             }
             Self::File(path) if atomic::is_special(path) => atomic::write_through(path, text.as_bytes())?,
             Self::File(path) => atomic::write(&atomic::place_of(path), text.as_bytes(), 0o644)?,

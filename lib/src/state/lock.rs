@@ -4,6 +4,7 @@
 //! children inherit the descriptor ([`VmLock::inherited`]), so it lasts until the last stage has ended even when the
 //! outermost program is killed. VMM and supervisor never inherit it (descriptors are close-on-exec).
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -64,6 +65,25 @@ impl Coded for LockError {
     fn hint(&self) -> Option<String> {
         matches!(self, Self::Busy { .. }).then(|| "try again when that has ended".into())
     }
+}
+
+/// The VMs of which there are lock files, whether or not there are such VMs. Without those that somebody is about to lock, which is
+/// when a file is empty.
+pub fn named_by_files(state: &StateDir) -> io::Result<BTreeSet<VmId>> {
+    let entries = match std::fs::read_dir(state.locks()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        entries => entries?,
+    };
+    let (mut named, mut awaited) = (BTreeSet::new(), BTreeSet::new());
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let id = name.to_str().and_then(|name| name.strip_suffix(".lock")?.split_once('-')?.1.parse().ok());
+        let Some(id): Option<VmId> = id else { continue };
+        let empty = entry.metadata().is_ok_and(|metadata| metadata.len() == 0);
+        if empty { &mut awaited } else { &mut named }.insert(id);
+    }
+    Ok(&named - &awaited)
 }
 
 /// Opens and locks `path` without waiting; the holder leaves its name in the file.

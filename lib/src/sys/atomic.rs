@@ -103,17 +103,20 @@ pub fn check_writable(path: &Path) -> Result<(), WriteFileError> {
         if is_special(path) {
             return Ok(access(path, Access::WRITE_OK)?);
         }
+        if path.is_dir() {
+            return Err(io::Error::from_raw_os_error(libc::EISDIR));
+        }
         let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
         tempfile::Builder::new().prefix(".banger-").tempfile_in(dir).map(drop)
     };
     attempt().map_err(|source| WriteFileError { path: path.to_owned(), source: bare(source) })
 }
 
-/// The reason without the name of the temporary file, which tempfile adds and which says nothing to anybody.
-fn bare(error: io::Error) -> io::Error {
-    match error.kind() {
-        kind if error.raw_os_error().is_none() && kind != io::ErrorKind::Other => kind.into(),
-        _ => error,
+/// The system's reason without the name of the temporary file, which tempfile adds and which says nothing to anybody.
+pub fn bare(error: io::Error) -> io::Error {
+    match error.to_string().rsplit_once(" at path ") {
+        Some((reason, _)) => io::Error::new(error.kind(), reason),
+        None => error,
     }
 }
 
@@ -136,8 +139,10 @@ mod tests {
     fn a_place_is_found_wanting_before_anything_is_written() {
         let error = check_writable(Path::new("/proc/x")).unwrap_err();
         let source = error.source().expect("the system's reason").to_string();
-        assert!(!source.contains(".banger-"), "{source}");
+        assert_eq!(source, "No such file or directory (os error 2)");
         let dir = tempfile::tempdir().unwrap();
+        let error = check_writable(dir.path()).unwrap_err();
+        assert_eq!(error.source().expect("the system's reason").to_string(), "Is a directory (os error 21)");
         check_writable(&dir.path().join("p")).unwrap();
         check_writable(Path::new("/dev/null")).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);

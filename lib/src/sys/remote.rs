@@ -101,7 +101,10 @@ pub enum RemoteError {
     /// A signal came.
     #[error("interrupted by signal {0}")]
     Interrupted(i32),
-    /// What the command said could not be passed on, or its input could not be read.
+    /// Nobody takes what the command said, or there is no room for it.
+    #[error("cannot pass on the command's output")]
+    Output(#[source] io::Error),
+    /// What came could not be passed on, or the command's input could not be read.
     #[error("cannot pass on the command's streams")]
     Stream(#[source] io::Error),
 }

@@ -36,10 +36,20 @@ pub enum Ended {
 impl Interrupts {
     /// Blocks the signals in this thread and those it starts. Call it once, before any thread.
     pub fn catch() -> io::Result<Self> {
-        let mask: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+        let mask = Self::mask();
         mask.thread_block()?;
         let fd = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         Ok(Self { fd })
+    }
+
+    /// From now on they do again what they usually do.
+    pub fn release(self) {
+        // The mask was set before; there is no reason to fail.
+        let _ = Self::mask().thread_unblock();
+    }
+
+    fn mask() -> SigSet {
+        [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect()
     }
 
     /// The signal that came, if one did.

@@ -117,6 +117,9 @@ fn unusable(dir: &Path, source: ExecError) -> WorkspaceError {
         ExecError::Status { stderr, .. } if stderr.contains("dubious ownership") => {
             WorkspaceError::Dubious(dir.to_owned())
         }
+        ExecError::Status { stderr, .. } if stderr.contains("must be run in a work tree") => {
+            WorkspaceError::GitDir(dir.to_owned())
+        }
         _ => WorkspaceError::NotACheckout { dir: dir.to_owned(), source },
     }
 }

@@ -35,6 +35,9 @@ pub enum WorkspaceError {
     /// It is a bare repository.
     #[error("{0:?} is a bare repository: it has no files to send")]
     Bare(PathBuf),
+    /// It is in the directory where git keeps what it knows of a checkout.
+    #[error("{0:?} is git's own, and no checkout")]
+    GitDir(PathBuf),
     /// Nothing is tracked and nothing was committed.
     #[error("the git repository {0:?} is empty: nothing is committed or added")]
     Empty(PathBuf),
@@ -149,6 +152,12 @@ pub enum WorkspaceError {
         #[source]
         source: RemoteError,
     },
+    /// Nobody takes what the command says, or there is no room for it.
+    #[error("cannot pass on the command's output")]
+    Output(#[source] io::Error),
+    /// A signal came before there was a guest to talk to.
+    #[error("interrupted by signal {0}")]
+    Interrupted(i32),
     /// The guest's patch cannot be handed on.
     #[error("the guest's patch is refused")]
     Patch(#[source] PatchError),
@@ -191,6 +200,7 @@ impl Coded for WorkspaceError {
             | Self::NoCheckout(_)
             | Self::Dubious(_)
             | Self::Bare(_)
+            | Self::GitDir(_)
             | Self::Empty(_)
             | Self::OddPath(_)
             | Self::Submodule { .. }
@@ -205,10 +215,14 @@ impl Coded for WorkspaceError {
             | Self::Whole { .. }
             | Self::Cut { .. } => ErrorCode::Conflict,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => ErrorCode::Denied,
-            Self::Ssh { source: RemoteError::Interrupted(_), .. } => ErrorCode::Interrupted,
+            Self::Interrupted(_) | Self::Ssh { source: RemoteError::Interrupted(_), .. } => {
+                ErrorCode::Interrupted
+            }
             Self::Ssh { stopped: true, .. } => ErrorCode::VmStopped,
             Self::Ssh { source, .. } => ssh_code(source),
-            Self::Git { .. } | Self::Io { .. } | Self::Guest { .. } | Self::Patch(_) => ErrorCode::Failed,
+            Self::Git { .. } | Self::Io { .. } | Self::Guest { .. } | Self::Output(_) | Self::Patch(_) => {
+                ErrorCode::Failed
+            }
         }
     }
 
@@ -221,7 +235,7 @@ impl Coded for WorkspaceError {
 
     fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::NoDirectory(_) => "give the directory of a git checkout",
+            Self::NoDirectory(_) | Self::GitDir(_) => "give the directory of a git checkout",
             Self::NotACheckout { source: ExecError::NotFound(_), .. }
             | Self::Git { source: ExecError::NotFound(_), .. } => "install git",
             Self::Dubious(_) => "git config --global --add safe.directory DIR lets you use it",

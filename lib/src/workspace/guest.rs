@@ -108,7 +108,15 @@ impl Endpoint {
         while self.has_lock && self.lives() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(20));
         }
-        WorkspaceError::Ssh { stopped: !self.lives(), source }
+        lost(source, !self.lives())
+    }
+}
+
+/// What ended the talk with a guest.
+fn lost(source: RemoteError, stopped: bool) -> WorkspaceError {
+    match source {
+        RemoteError::Output(source) => WorkspaceError::Output(source),
+        source => WorkspaceError::Ssh { stopped, source },
     }
 }
 
@@ -331,7 +339,7 @@ impl<'a> Listener<'a> {
     fn end(mut self, exit: Option<Exit>) -> Result<Ended, WorkspaceError> {
         let (out, err) = (self.stdout.rest(), self.stderr.rest());
         let flushed = self.output.stdout(&out).and_then(|()| self.output.stderr(&err));
-        flushed.map_err(|error| WorkspaceError::Ssh { stopped: false, source: stream(error) })?;
+        flushed.map_err(|error| lost(stream(error), false))?;
         let ending = self.stderr.word().and_then(marks::ending);
         let (exit, timed_out) = match (ending, exit) {
             (Some(ending), _) => ending,
@@ -448,7 +456,7 @@ pub struct OutputInterrupted(pub i32);
 
 fn stream(error: io::Error) -> RemoteError {
     let signal = error.get_ref().and_then(|e| e.downcast_ref::<OutputInterrupted>()).map(|e| e.0);
-    signal.map_or(RemoteError::Stream(error), RemoteError::Interrupted)
+    signal.map_or(RemoteError::Output(error), RemoteError::Interrupted)
 }
 
 /// `words` for a POSIX shell, each in single quotes.

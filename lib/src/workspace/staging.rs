@@ -13,6 +13,7 @@ use rustix::fs::OFlags;
 use super::checkout::{Checkout, Entry, Head, Status};
 use super::error::WorkspaceError;
 use super::index::Index;
+use crate::sys::atomic;
 use crate::sys::git::{self, Git};
 
 /// The ref in the guest that holds what was sent.
@@ -68,7 +69,7 @@ impl Staging {
     /// Makes the directory below `parent`, named `ws-…`, and copies the index into it.
     pub fn new(parent: &Path, checkout: &Checkout) -> Result<Self, WorkspaceError> {
         let temp = tempfile::Builder::new().prefix("ws-").tempdir_in(parent);
-        let temp = temp.map_err(WorkspaceError::io("make a directory in", parent))?;
+        let temp = temp.map_err(|e| WorkspaceError::io("make a directory in", parent)(atomic::bare(e)))?;
         let staging = Self { temp };
         make_dir(&staging.objects().join("pack"))?;
         make_dir(&staging.objects().join("info"))?;

@@ -82,6 +82,21 @@ fn every_end_is_told_as_it_was() {
 }
 
 #[test]
+fn output_that_nobody_takes_is_no_fault_of_the_guests() {
+    for guest in [Guest::with_helper(), Guest::new()] {
+        let Some(prepared) = Prepared::new(guest) else { return };
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = prepared.command(&[], &["seq", "100000"]);
+        let child = command.stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+        drop(command);
+        let output = child.wait_with_output().unwrap();
+        let reason = "banger-ws: cannot pass on the command's output: Broken pipe (os error 32)\n";
+        assert_eq!((output.status.code(), said(&output).as_str()), (Some(125), reason));
+    }
+}
+
+#[test]
 fn what_cannot_run_says_so_in_our_words() {
     for guest in [Guest::with_helper(), Guest::new()] {
         let Some(prepared) = Prepared::new(guest) else { return };

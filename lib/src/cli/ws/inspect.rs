@@ -16,7 +16,9 @@ use crate::contract::reply::{CHECKOUT_SCHEMA, CheckoutReply, Collected, Submodul
 use crate::contract::{Coded, ErrorCode};
 use crate::state::dir::StateDir;
 use crate::state::lock::WorkspaceLock;
+use crate::sys::signal::Interrupts;
 use crate::types::VmId;
+use crate::workspace::error::WorkspaceError;
 use crate::workspace::shipment::{Part, Survey};
 use crate::workspace::staging::Selection;
 
@@ -27,10 +29,13 @@ pub(super) fn inspect(args: &InspectArgs) -> ExitCode {
 
 /// Prints what of the checkout at `dir` would travel.
 pub(super) fn list(verb: &str, dir: &Path, choice: &Choice, files: bool) -> ExitCode {
-    match Survey::new(&std::env::temp_dir(), dir, choice.of()) {
-        Ok(survey) if choice.null => print_null(&survey),
-        Ok(survey) => {
-            let reply = reply(&survey, files);
+    let listed = survey(dir, choice, |survey| match choice.null {
+        true => Listed::Names(names(survey)),
+        false => Listed::Reply(reply(survey, files)),
+    });
+    match listed {
+        Ok(Listed::Names(names)) => plumbing::print_bytes(&names),
+        Ok(Listed::Reply(reply)) => {
             if verb != "inspect" {
                 // stdout is for machines; nobody may read stderr.
                 drop(io::Write::write_all(&mut io::stderr(), summary::text(&reply).as_bytes()));
@@ -39,6 +44,24 @@ pub(super) fn list(verb: &str, dir: &Path, choice: &Choice, files: bool) -> Exit
         }
         Err(error) => plumbing::fail(error.into(), TOOL, verb),
     }
+}
+
+/// What is printed of a survey.
+enum Listed {
+    Names(Vec<u8>),
+    Reply(CheckoutReply),
+}
+
+/// What `look` finds in a survey, whose directory is gone by then. A signal does not end it before; git, which does most of the work,
+/// gets that as well.
+fn survey<T>(dir: &Path, choice: &Choice, look: impl FnOnce(&Survey) -> T) -> Result<T, WorkspaceError> {
+    let interrupts = Interrupts::catch().map_err(WorkspaceError::io("catch signals in", "this process"))?;
+    let found = Survey::new(&std::env::temp_dir(), dir, choice.of()).map(|survey| look(&survey));
+    if let Some(signal) = interrupts.pending() {
+        return Err(WorkspaceError::Interrupted(signal));
+    }
+    interrupts.release();
+    found
 }
 
 /// What the survey found; with `files`, by name.
@@ -89,14 +112,13 @@ fn submodules(survey: &Survey) -> Vec<SubmoduleReply> {
     replies
 }
 
-fn print_null(survey: &Survey) -> ExitCode {
+fn names(survey: &Survey) -> Vec<u8> {
     let mut bytes = Vec::new();
     for path in survey.paths() {
         bytes.extend_from_slice(path.as_os_str().as_bytes());
         bytes.push(0);
     }
-    let printed = io::Write::write_all(&mut io::stdout(), &bytes);
-    printed.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+    bytes
 }
 
 #[derive(Debug, Error)]
