@@ -94,6 +94,7 @@ fn qemu_is_started_sandboxed_and_the_supervisor_is_small_and_alone() {
     let limit = if cfg!(debug_assertions) { 12 << 10 } else { 8 << 10 };
     assert!(rss <= limit, "the supervisor has {rss} KiB resident");
     assert_eq!(field("Threads:"), "1");
+    assert_eq!(field("Name:"), "banger-supervis", "what the kernel has room for");
     let stat = fs::read_to_string(format!("/proc/{supervisor}/stat")).unwrap();
     assert_eq!(
         stat.rsplit(')').next().unwrap().split_whitespace().nth(3).unwrap(),

@@ -18,7 +18,7 @@ use crate::net::dns::PORT;
 use crate::net::dns::serve::{self, Begun, Order};
 use crate::net::dns::site::Site;
 use crate::sys::exec::{Exec, ExecError};
-use crate::sys::{child, poll};
+use crate::sys::{child, poll, process};
 
 const VERB: &str = "serve";
 
@@ -83,6 +83,7 @@ pub fn serve(tool: &'static str, args: &Serve, caller: Result<Caller, NetError>)
 }
 
 fn foreground(tool: &str, args: &Serve, caller: Result<Caller, NetError>) -> Result<ExitCode, Failure> {
+    process::set_name(tool);
     let caller = caller?;
     // Only root can be somebody else for a moment, and only a user behind sudo is not root.
     let user = caller.uid().filter(|_| rustix::process::geteuid().is_root());

@@ -22,6 +22,7 @@ use crate::state::handles::Handles;
 use crate::state::lock::is_alive;
 use crate::sys::clock::Timeline;
 use crate::sys::exec::Exec;
+use crate::sys::process;
 use crate::types::LinkName;
 use crate::vmm::monitor::{Machine, Monitor, MonitorError};
 use crate::vmm::shutdown::Deadlines;
@@ -398,6 +399,7 @@ fn supervise(tool: &'static str) -> ExitCode {
         return ExitCode::FAILURE;
     };
     drop(line);
+    process::set_name(start::SUPERVISOR.trim_end_matches('-'));
     let monitor = monitor(order.kind, order.firecracker_bin.clone());
     supervisor::run(order, monitor, parent, tool);
     ExitCode::SUCCESS

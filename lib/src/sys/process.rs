@@ -1,7 +1,15 @@
-//! What a process costs, from /proc.
+//! What a process is called, and what it costs, from /proc.
 
+use std::ffi::CString;
 use std::fs;
 use std::io;
+
+/// Gives this process the name that the kernel shows, its first 15 bytes: one that was started by way of /proc/self/exe is called
+/// `exe`. Threads that it starts from now on have it, too.
+pub fn set_name(name: &str) {
+    // A name is for people: without one it works as well.
+    drop(CString::new(name).map(|name| rustix::thread::set_name(&name)));
+}
 
 /// Processor time and memory of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -23,7 +23,7 @@ use crate::sys::poll;
 use crate::sys::signal::Interrupts;
 
 /// What a supervisor calls itself, before its VM's identifier.
-pub(super) const SUPERVISOR: &str = "banger-supervisor-";
+pub const SUPERVISOR: &str = "banger-supervisor-";
 
 /// How much longer than the guest's deadline the supervisor may be silent.
 const SUPERVISOR_LIMIT: Duration = Duration::from_secs(60);

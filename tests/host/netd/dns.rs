@@ -141,8 +141,8 @@ fn servers() -> Vec<u32> {
             let stat = read("stat");
             let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
             let gone = threads < 2 && stat.windows(4).any(|part| part == b") Z ");
-            // It was started by way of /proc/self/exe, whose last part is its name in the kernel.
-            stat.windows(5).any(|part| part == b"(exe)") && read("cmdline").is_empty() && !gone
+            let name = b"(banger-netd)";
+            stat.windows(name.len()).any(|part| part == name) && read("cmdline").is_empty() && !gone
         };
         read("cmdline").starts_with(b"banger-netd\0serve\0") || goes()
     };
@@ -279,6 +279,7 @@ fn it_lives_as_long_as_a_vm_is_attached_and_runs_once() {
 
         // It has given up what it could.
         let status = fs::read_to_string(format!("/proc/{}/status", servers()[0])).expect("its status");
+        assert!(status.starts_with("Name:\tbanger-netd\n"), "{status}");
         for line in ["Uid:\t65534\t65534\t65534\t65534", "Gid:\t65534\t65534\t65534\t65534", "NoNewPrivs:\t1"]
         {
             assert!(status.contains(line), "{line} is not in {status}");
