@@ -15,7 +15,7 @@ use rustix::event::PollFlags;
 
 use super::random;
 use super::remote::duplex::{Carrier, Duplex};
-use super::remote::{CLOSE, Exit, Receiver, RemoteError, Watch};
+use super::remote::{CLOSE, Exit, Program, Receiver, RemoteError, Watch};
 use crate::contract::error::escape_controls;
 use crate::contract::frames::{self, Frame, HEADER_BYTES, Kind, MAX_COMMAND, MAX_DATA, Malformed, WINDOW};
 
@@ -191,37 +191,19 @@ impl Session {
         Err(RemoteError::Malformed("it does not greet"))
     }
 
-    /// Runs `command` by root's login shell, feeds it `input` (any descriptor, left in the mode that it is in; nothing where it is
-    /// `None`), hands what it says to `receiver`, and waits for its end; `None` where the receiver was done before.
+    /// Runs `program`, feeds it `input` (any descriptor, left in the mode that it is in; nothing where it is `None`), hands what it
+    /// says to `receiver`, and waits for its end; `None` where the receiver was done before.
     pub fn exec(
         &self,
-        command: &str,
+        program: Program<'_>,
         input: Option<OwnedFd>,
         receiver: &mut dyn Receiver,
         watch: &Watch<'_>,
     ) -> Result<Option<Exit>, RemoteError> {
-        self.start((Kind::Start, command.as_bytes()), input, receiver, watch)
-    }
-
-    /// The same for banger-guest itself, with `args`, none of which holds a NUL.
-    pub fn exec_own(
-        &self,
-        args: &[&str],
-        input: Option<OwnedFd>,
-        receiver: &mut dyn Receiver,
-        watch: &Watch<'_>,
-    ) -> Result<Option<Exit>, RemoteError> {
-        let args: Vec<u8> = args.iter().flat_map(|arg| arg.bytes().chain([0])).collect();
-        self.start((Kind::Own, &args), input, receiver, watch)
-    }
-
-    fn start(
-        &self,
-        (kind, command): (Kind, &[u8]),
-        input: Option<OwnedFd>,
-        receiver: &mut dyn Receiver,
-        watch: &Watch<'_>,
-    ) -> Result<Option<Exit>, RemoteError> {
+        let (kind, command) = match program {
+            Program::Line(line) => (Kind::Start, line.as_bytes().to_vec()),
+            Program::Own(args) => (Kind::Own, args.iter().flat_map(|arg| arg.bytes().chain([0])).collect()),
+        };
         let mut state = self.state.borrow_mut();
         if state.busy {
             self.leave(&mut state, watch)?;
@@ -229,7 +211,7 @@ impl Session {
         if command.is_empty() || command.len() >= MAX_COMMAND {
             return Err(RemoteError::Refused("the command line is too long".to_owned()));
         }
-        state.queue(kind, command);
+        state.queue(kind, &command);
         state.busy = true;
         let mut duplex = Duplex::new(Streams { session: self, state, credit: WINDOW, exit: None }, input);
         let ran = duplex.run(receiver, watch);

@@ -109,6 +109,15 @@ pub enum RemoteError {
     Stream(#[source] io::Error),
 }
 
+/// What is to run.
+#[derive(Debug, Clone, Copy)]
+pub enum Program<'a> {
+    /// A command line, by root's login shell.
+    Line(&'a str),
+    /// banger-guest itself, with arguments of which none holds a NUL.
+    Own(&'a [&'a str]),
+}
+
 /// What ends a wait beside its own event.
 pub struct Watch<'a> {
     /// Signals; `None` where none is to end it.

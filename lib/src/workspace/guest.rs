@@ -20,7 +20,7 @@ use crate::state::dir::{StateDir, VmDir};
 use crate::state::lock::is_alive;
 use crate::sys::clock::boottime_us;
 use crate::sys::random;
-use crate::sys::remote::{Exit, Receiver, RemoteError, Watch};
+use crate::sys::remote::{Exit, Program, Receiver, RemoteError, Watch};
 use crate::sys::signal::Interrupts;
 use crate::sys::ssh::{self, Keys, Target};
 
@@ -201,7 +201,7 @@ impl<'a> Guest<'a> {
         // Briefly, and whatever signal comes: who sends one to a group often sends another.
         let watch = &Watch { interrupts: None, alive: &|| self.endpoint.lives() };
         // The connection may be gone, or the command; there is nobody left to tell.
-        drop(self.session.exec(&format!("kill -TERM -{process}"), None, &mut Brief, watch));
+        drop(self.session.exec(Program::Line(&format!("kill -TERM -{process}")), None, &mut Brief, watch));
     }
 
     /// Runs `script`. Its words `say VERDICT` give the verdict; `output` takes what follows `ready`, and `patience` is how long
@@ -228,7 +228,7 @@ impl<'a> Guest<'a> {
             "nonce={nonce}; say() {{ printf '\\036banger:%s:%s %s %s\\n' \"$nonce\" \"$1\" \"$$\" \"$2\"; }}\n{script}"
         );
         self.follow(&nonce, given, output, |input, listener, watch| {
-            self.session.exec(&command, input, listener, watch)
+            self.session.exec(Program::Line(&command), input, listener, watch)
         })
     }
 
@@ -243,7 +243,7 @@ impl<'a> Guest<'a> {
         let nonce = nonce();
         let args = [&[verb, "--nonce", &nonce], args].concat();
         self.follow(&nonce, given, output, |input, listener, watch| {
-            self.session.exec_own(&args, input, listener, watch)
+            self.session.exec(Program::Own(&args), input, listener, watch)
         })
     }
 

@@ -13,7 +13,7 @@ use crate::contract::guest::{EXEC_PORTS, HELPER_PATH, VSOCK_EXEC_PORT};
 use crate::contract::record::{Vmm, VmmKind};
 use crate::state::dir::VmDir;
 use crate::sys::framed;
-use crate::sys::remote::{Exit, Receiver, RemoteError, Watch};
+use crate::sys::remote::{Exit, Program, Receiver, RemoteError, Watch};
 use crate::sys::ssh;
 use crate::sys::unix;
 
@@ -57,31 +57,18 @@ pub(super) enum Session {
 }
 
 impl Session {
-    /// Runs a command line by root's login shell; see either.
+    /// Runs `program`; see either. Over SSH banger-guest is a command of root's login shell, whose status tells where it is not there.
     pub(super) fn exec(
         &self,
-        command: &str,
+        program: Program<'_>,
         input: Option<OwnedFd>,
         receiver: &mut dyn Receiver,
         watch: &Watch<'_>,
     ) -> Result<Option<Exit>, RemoteError> {
-        match self {
-            Self::Agent(session) => session.exec(command, input, receiver, watch),
-            Self::Ssh(session) => session.exec(command, input, receiver, watch),
-        }
-    }
-
-    /// Runs banger-guest with `args`: over SSH by root's login shell, whose status tells where it is not there.
-    pub(super) fn exec_own(
-        &self,
-        args: &[&str],
-        input: Option<OwnedFd>,
-        receiver: &mut dyn Receiver,
-        watch: &Watch<'_>,
-    ) -> Result<Option<Exit>, RemoteError> {
-        match self {
-            Self::Agent(session) => session.exec_own(args, input, receiver, watch),
-            Self::Ssh(session) => {
+        match (self, program) {
+            (Self::Agent(session), program) => session.exec(program, input, receiver, watch),
+            (Self::Ssh(session), Program::Line(line)) => session.exec(line, input, receiver, watch),
+            (Self::Ssh(session), Program::Own(args)) => {
                 let line = format!("exec {HELPER_PATH} {}", quote(args.iter().copied()));
                 session.exec(&line, input, receiver, watch)
             }
