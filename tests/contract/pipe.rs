@@ -122,6 +122,16 @@ fn an_error_record_is_passed_on_unchanged_and_silently() {
 }
 
 #[test]
+fn a_verb_that_is_not_given_is_missed() {
+    for (program, _) in STAGES {
+        let output = run(&mut command(program), b"");
+        let error = assert_error(&output, 2, "usage");
+        assert_eq!(error["error"]["message"], "no verb is given", "{program}");
+        assert_eq!(String::from_utf8_lossy(&output.stderr).lines().count(), 1, "{program}");
+    }
+}
+
+#[test]
 fn every_program_says_which_schemas_it_speaks() {
     for (program, _) in STAGES {
         let version = record(&run(command(program).arg("version"), b""));

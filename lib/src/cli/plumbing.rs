@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 use serde::Serialize;
 use serde_json::Value;
 use thiserror::Error;
@@ -153,6 +154,10 @@ pub fn try_parse<A: Parser>() -> Result<A, NothingToRun> {
         return Err(asked.map_or_else(NothingToRun::Wrong, |text| NothingToRun::Printed(print(&text))));
     }
     A::try_parse().map_err(|error| {
+        if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+            // Its text is all of the help.
+            return NothingToRun::Wrong(UsageError("no verb is given".into()));
+        }
         let text = error.render().to_string();
         if error.use_stderr() {
             let text = text.trim_start_matches("error: ").trim_end();

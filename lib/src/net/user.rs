@@ -53,7 +53,7 @@ pub(super) fn require_supported(policy: &Policy<'_>) -> Result<(), NetError> {
         }
         _ if policy.peer => "user networking has no peers: each VM is alone in its network",
         EgressPolicy::Allow => {
-            "user networking cannot limit the guest to a list: egress is \"open\" or \"none\""
+            "user networking cannot limit the guest to a list, as a tap can: egress is \"open\" or \"none\""
         }
         EgressPolicy::Open | EgressPolicy::None => return Ok(()),
     };
