@@ -22,6 +22,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 /// How long killed processes may take to end.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long between two looks at what cannot be waited for.
+const GLANCE: Duration = Duration::from_millis(5);
+
 /// How a VM is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manner {
@@ -120,9 +123,39 @@ fn kill(dir: &VmDir, vm: &str, mut holders: Vec<Holder>) -> Result<(), VmmError>
         holders.iter().try_for_each(Holder::kill).map_err(failed)?;
         let ended = holders::wait(&holders, until).map_err(failed)?;
         holders = holders::of(&dir.run_lock(), None).map_err(failed)?;
-        if !ended || (holders.is_empty() && is_alive(dir)) || Instant::now() >= until {
+        if !ended || Instant::now() >= until {
             return Err(VmmError::Undead(vm.to_owned()));
+        }
+        if holders.is_empty() {
+            // Whoever is about to end shows no descriptors any more while the kernel closes them, and holds the lock until it has.
+            std::thread::sleep(GLANCE);
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::dir::StateDir;
+
+    #[test]
+    fn a_lock_whose_holder_is_not_seen_is_waited_for() {
+        let temp = tempfile::tempdir().unwrap();
+        let state = StateDir::at(temp.path());
+        let id = "0a1b2c3d4e5f".parse().unwrap();
+        let dir = VmDir::at(state.vm(&id));
+        std::fs::create_dir_all(dir.path()).unwrap();
+        std::fs::create_dir(state.locks()).unwrap();
+        let guard = VmLock::acquire(&state, &id, "test").unwrap();
+        // This process is never among the holders; one that ends is not, either.
+        let file = std::fs::File::create(dir.run_lock()).unwrap();
+        file.lock().unwrap();
+        let ending = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            drop(file);
+        });
+        assert!(stop(&dir, "dev1", Manner::Kill, &guard).unwrap());
+        ending.join().unwrap();
+    }
 }
