@@ -14,7 +14,7 @@ use banger_lib::vmm::marks::offset_since;
 use clap::Args;
 use thiserror::Error;
 
-use crate::context::{Context, Result};
+use crate::context::{Context, ContextError, Result};
 use crate::lifecycle;
 
 #[derive(Debug, Args)]
@@ -93,12 +93,12 @@ impl Reader {
         loop {
             let count = self.file.read(&mut chunk).map_err(read)?;
             if count == 0 {
-                return Ok(stdout.flush().is_ok());
+                return arrived(stdout.flush());
             }
             for piece in chunk[..count].split_inclusive(|b| *b == b'\n') {
                 self.line.extend_from_slice(piece);
                 let whole = piece.ends_with(b"\n") || self.line.len() >= CHUNK;
-                if whole && print_line(&mut stdout, &std::mem::take(&mut self.line)).is_err() {
+                if whole && !arrived(print_line(&mut stdout, &std::mem::take(&mut self.line)))? {
                     return Ok(false);
                 }
             }
@@ -106,10 +106,11 @@ impl Reader {
     }
 
     /// What is left without a newline.
-    fn finish(&mut self) {
+    fn finish(&mut self) -> Result<()> {
         if !self.line.is_empty() {
-            drop(print_line(&mut io::stdout().lock(), &std::mem::take(&mut self.line)));
+            arrived(print_line(&mut io::stdout().lock(), &std::mem::take(&mut self.line)))?;
         }
+        Ok(())
     }
 
     /// Begins at `offset`.
@@ -124,6 +125,15 @@ impl Reader {
         if self.file.metadata().is_ok_and(|metadata| metadata.size() < place) {
             drop(self.file.seek(SeekFrom::End(0)));
         }
+    }
+}
+
+/// Whether what was written has arrived; `false` where nobody reads.
+fn arrived(written: io::Result<()>) -> Result<bool> {
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(ContextError::Stdout(error).into()),
+        Ok(()) => Ok(true),
     }
 }
 
@@ -167,7 +177,7 @@ pub fn logs(context: &Context, args: &Logs) -> Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
         if !runs || context.interrupts()?.pause(INTERVAL).is_some() {
-            reader.finish();
+            reader.finish()?;
             return Ok(ExitCode::SUCCESS);
         }
         reader.follow_cut();

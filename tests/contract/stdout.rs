@@ -27,13 +27,17 @@ fn to(stdout: impl Into<Stdio>, mut command: Command) -> Output {
 #[test]
 fn what_does_not_arrive_is_told_unless_nobody_reads() {
     let state = support::state_with_fake_image();
+    assert!(run(&mut banger(state.path(), &["vm", "create", "--net", "user", "one"]), b"").status.success());
+    let dir = std::fs::read_dir(state.path().join("vms")).unwrap().next().unwrap().unwrap().path();
+    std::fs::write(dir.join("console.log"), "[    0.0] Linux\nno newline").unwrap();
     let commands = || {
-        let verbs: [&[&str]; 6] = [
+        let verbs: [&[&str]; 7] = [
             &["ps"],
             &["ps", "--json"],
             &["image", "ls"],
             &["config", "show"],
             &["vm", "stats"],
+            &["vm", "logs", "one"],
             &["completion", "bash"],
         ];
         let mut version = command(env!("CARGO_BIN_EXE_banger-netd"));

@@ -244,7 +244,9 @@ impl Coded for WorkspaceError {
             }
             Self::Empty(_) => "add a file first: git add -A",
             Self::Moving(_) => "run the command again when nothing writes to the checkout",
-            Self::Occupied { .. } => "give another --guest-path, or --force to replace it",
+            Self::Occupied { .. } => {
+                "give another --guest-path; banger vm workspace prepare --force replaces it"
+            }
             Self::Changed { .. } => {
                 "take the guest's changes out first (banger vm diff NAME >FILE), or give them up: banger vm workspace prepare --force NAME"
             }
