@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::Once;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use banger_lib::contract::error::escape_controls;
@@ -16,38 +16,48 @@ use crate::context::{Context, Result};
 /// The longest line of progress that is read, bytes.
 const MAX_LINE: u64 = 4096;
 
-/// A step under way. On a terminal its line goes when it ends; elsewhere it stays, and is not said before the program has told that it
-/// is at work: it may refuse its arguments.
+/// A step under way. On a terminal its line goes when it ends; elsewhere it stays.
 pub struct Progress {
     bar: Option<ProgressBar>,
-    message: String,
-    said: Once,
+    /// What is said before the first step that is told.
+    ahead: Mutex<Option<String>>,
 }
 
 impl Progress {
     /// Begins to show `message`.
     pub fn begin(context: &Context, message: &str) -> Result<Self> {
+        let progress = Self::of_stage(context, message)?;
+        progress.say_ahead(context);
+        Ok(progress)
+    }
+
+    /// Begins to show `message` for a program that tells its steps. Off a terminal that waits for the first of them: before it is at work,
+    /// the program may refuse its arguments.
+    pub fn of_stage(context: &Context, message: &str) -> Result<Self> {
         // The spinner is a thread, and signals must be blocked before there is one.
         context.interrupts()?;
         if !io::stderr().is_terminal() {
-            return Ok(Self { bar: None, message: message.to_owned(), said: Once::new() });
+            return Ok(Self { bar: None, ahead: Mutex::new(Some(message.to_owned())) });
         }
         let style =
             ProgressStyle::with_template("{spinner} {msg} ({elapsed})").expect("the template is valid");
         let bar = ProgressBar::new_spinner().with_style(style).with_message(escape_controls(message));
         bar.enable_steady_tick(Duration::from_millis(120));
-        Ok(Self { bar: Some(bar), message: String::new(), said: Once::new() })
+        Ok(Self { bar: Some(bar), ahead: Mutex::new(None) })
     }
 
     /// Shows the next step.
     pub fn tell(&self, context: &Context, message: &str) {
+        self.say_ahead(context);
         match &self.bar {
             Some(bar) => bar.set_message(escape_controls(message)),
-            None => {
-                self.said.call_once(|| context.say(&self.message));
-                context.say(message);
-            }
+            None => context.say(message),
         }
+    }
+
+    fn say_ahead(&self, context: &Context) {
+        let ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner).take();
+        ahead.iter().for_each(|message| context.say(message));
     }
 }
 

@@ -184,7 +184,7 @@ impl Stage {
         let talk = |source| StageError::Talk { program: self.program.to_owned(), source };
         let channel = Channel::new().map_err(talk)?;
         let stage = self.clone().arg("--progress-fd").arg(channel.number().to_string());
-        let progress = Progress::begin(context, message)?;
+        let progress = Progress::of_stage(context, message)?;
         stage.run_telling(context, b"", None, Some((channel, &progress)))
     }
 
