@@ -132,6 +132,15 @@ pub fn absolute_variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
+/// Whether what was written to stdout has arrived; `false` where nobody reads.
+pub fn arrived(written: io::Result<()>) -> Result<bool> {
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(ContextError::Stdout(error).into()),
+        Ok(()) => Ok(true),
+    }
+}
+
 /// Prints text for people on stdout.
 pub fn print(text: &str) -> ExitCode {
     plumbing::print(text)

@@ -13,7 +13,7 @@ use banger_lib::sys::git::{self, Git};
 use serde_json::Value;
 use tempfile::NamedTempFile;
 
-use crate::context::{self, Context, ContextError, Result};
+use crate::context::{self, Context, Result};
 use crate::lifecycle::{self, LifecycleError};
 use crate::list;
 use crate::paint::Painter;
@@ -126,12 +126,7 @@ pub fn diff(context: &Context, args: &Diff) -> Result<ExitCode> {
         io::copy(&mut file, &mut io::stdout().lock()).map(drop)
     };
     // The reader went away, as a pager that is quit does: that is its business.
-    Ok(match written {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            return Err(ContextError::Stdout(error).into());
-        }
-        _ => ExitCode::SUCCESS,
-    })
+    context::arrived(written).map(|_| ExitCode::SUCCESS)
 }
 
 /// Shows a patch of the guest's to a person: every control character in it escaped, and our own colours around.

@@ -14,7 +14,7 @@ use banger_lib::vmm::marks::offset_since;
 use clap::Args;
 use thiserror::Error;
 
-use crate::context::{Context, ContextError, Result};
+use crate::context::{Context, Result, arrived};
 use crate::lifecycle;
 
 #[derive(Debug, Args)]
@@ -125,15 +125,6 @@ impl Reader {
         if self.file.metadata().is_ok_and(|metadata| metadata.size() < place) {
             drop(self.file.seek(SeekFrom::End(0)));
         }
-    }
-}
-
-/// Whether what was written has arrived; `false` where nobody reads.
-fn arrived(written: io::Result<()>) -> Result<bool> {
-    match written {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(ContextError::Stdout(error).into()),
-        Ok(()) => Ok(true),
     }
 }
 

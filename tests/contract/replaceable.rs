@@ -104,12 +104,7 @@ fn banger_works_with_a_stage_in_shell() {
     // banger's own programs are those beside it.
     let bin = bench.temp.path().join("bin");
     fs::create_dir(&bin).unwrap();
-    for program in ["banger", "banger-netd", "banger-disk", "banger-fc", "banger-ws"] {
-        let from = Path::new(env!("CARGO_BIN_EXE_banger")).with_file_name(program);
-        fs::hard_link(&from, bin.join(program))
-            .or_else(|_| fs::copy(&from, bin.join(program)).map(drop))
-            .unwrap();
-    }
+    support::link_programs(&bin, &["banger", "banger-netd", "banger-disk", "banger-fc", "banger-ws"]);
     fs::copy(SHELL, bin.join("banger-qemu")).unwrap();
     fs::set_permissions(bin.join("banger-qemu"), fs::Permissions::from_mode(0o755)).unwrap();
     let banger = |arguments: &[&str]| {

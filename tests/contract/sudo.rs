@@ -23,12 +23,7 @@ impl World {
         let world = Self(support::state_with_fake_image());
         let (bin, repo) = (world.path("bin"), world.path("repo"));
         fs::create_dir(&bin).unwrap();
-        for name in ["banger", "banger-netd", "banger-disk", "banger-qemu", "banger-ws"] {
-            let built = Path::new(env!("CARGO_BIN_EXE_banger")).with_file_name(name);
-            fs::hard_link(&built, bin.join(name))
-                .or_else(|_| fs::copy(&built, bin.join(name)).map(drop))
-                .unwrap();
-        }
+        support::link_programs(&bin, &["banger", "banger-netd", "banger-disk", "banger-qemu", "banger-ws"]);
         symlink(which::which("git").unwrap(), bin.join("git")).unwrap();
         world.install("qemu-system-x86_64", "exit 1");
         let commit = "git init -q . && echo a > a && git add a";

@@ -152,6 +152,15 @@ pub fn has(program: &str) -> bool {
     which::which(program).is_ok() || Path::new("/usr/sbin").join(program).exists()
 }
 
+/// Puts the built programs `names` into the directory `bin`, which is on any filesystem: links of them, which nobody may write or chown.
+pub fn link_programs(bin: &Path, names: &[&str]) {
+    for name in names {
+        let built = Path::new(env!("CARGO_BIN_EXE_banger")).with_file_name(name);
+        let linked = std::fs::hard_link(&built, bin.join(name));
+        linked.or_else(|_| std::fs::copy(&built, bin.join(name)).map(drop)).unwrap();
+    }
+}
+
 /// A state directory with an image `debian` whose files are empty: enough to plan VMs, not to start them.
 pub fn state_with_fake_image() -> tempfile::TempDir {
     let temp = tempfile::tempdir().expect("a temporary directory");

@@ -1,5 +1,6 @@
 //! `banger-disk`: its verbs.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -242,19 +243,26 @@ fn default_state_dir() -> Option<PathBuf> {
 }
 
 fn image_ls(args: &StateArgs) -> Result<Value, Failure> {
-    let mut list = ImageList { schema: IMAGES_SCHEMA.to_owned(), items: Vec::new(), damaged: Vec::new() };
-    for (name, image) in image::list(&args.dir()?)? {
-        match image {
-            Ok(image) => list.items.push(image.record()),
-            Err(error) => list.damaged.push(damaged(name.as_str(), &error, "image ls")),
-        }
-    }
-    Ok(to_value(&list))
+    let (images, damaged) = sorted("image ls", image::list(&args.dir()?)?);
+    let items = images.iter().map(image::Image::record).collect();
+    Ok(to_value(&ImageList { schema: IMAGES_SCHEMA.to_owned(), items, damaged }))
 }
 
-/// What a list says of what cannot be read.
-pub(super) fn damaged(name: &str, error: &dyn Coded, verb: &str) -> Damaged {
-    Damaged { name: name.to_owned(), error: Fault::new(error, TOOL, verb) }
+/// What the list of `verb` holds, without those that cannot be read, and what it says of these.
+pub(super) fn sorted<N: Display, T, E: Coded>(
+    verb: &str,
+    named: Vec<(N, Result<T, E>)>,
+) -> (Vec<T>, Vec<Damaged>) {
+    let (mut whole, mut damaged) = (Vec::new(), Vec::new());
+    for (name, item) in named {
+        match item {
+            Ok(item) => whole.push(item),
+            Err(error) => {
+                damaged.push(Damaged { name: name.to_string(), error: Fault::new(&error, TOOL, verb) });
+            }
+        }
+    }
+    (whole, damaged)
 }
 
 fn image_show(args: &NameArgs) -> Result<Value, Failure> {

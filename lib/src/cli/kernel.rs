@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::Failure;
 use super::catalog::KernelPullArgs;
-use super::disk::{SignalsError, StateArgs, damaged, to_value};
+use super::disk::{SignalsError, StateArgs, sorted, to_value};
 use super::progress::ProgressArgs;
 use crate::contract::kernel::{KERNELS_SCHEMA, KernelList};
 use crate::contract::{Coded, ErrorCode};
@@ -156,14 +156,9 @@ pub(super) fn booted(state: &StateDir) -> Result<Vec<(VmName, KernelName)>, Stor
 }
 
 pub(super) fn ls(args: &StateArgs) -> Result<Value, Failure> {
-    let mut list = KernelList { schema: KERNELS_SCHEMA.to_owned(), items: Vec::new(), damaged: Vec::new() };
-    for (name, kernel) in kernel::list(&args.dir()?)? {
-        match kernel {
-            Ok(kernel) => list.items.push(kernel.record()),
-            Err(error) => list.damaged.push(damaged(name.as_str(), &error, "kernel ls")),
-        }
-    }
-    Ok(to_value(&list))
+    let (kernels, damaged) = sorted("kernel ls", kernel::list(&args.dir()?)?);
+    let items = kernels.iter().map(kernel::Kernel::record).collect();
+    Ok(to_value(&KernelList { schema: KERNELS_SCHEMA.to_owned(), items, damaged }))
 }
 
 pub(super) fn show(args: &NameArgs) -> Result<Value, Failure> {

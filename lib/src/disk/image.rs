@@ -212,11 +212,11 @@ pub fn load_manifest(state: &StateDir, name: &ImageName) -> Result<Option<Image>
     Ok(Some(Image::at(dir, manifest)))
 }
 
-/// An image of a list, or why it cannot be read.
-pub type Listed = (ImageName, Result<Image, ImageError>);
+/// An image by its name, or why it cannot be read.
+pub type Named = (ImageName, Result<Image, ImageError>);
 
 /// All images by name, those that lack files included ([`Image::missing`]); one that cannot be read hides no other.
-pub fn list(state: &StateDir) -> Result<Vec<Listed>, ImageError> {
+pub fn list(state: &StateDir) -> Result<Vec<Named>, ImageError> {
     let dir = state.images();
     let error = |source| ImageError::Read { path: dir.clone(), source };
     let entries = match fs::read_dir(&dir) {

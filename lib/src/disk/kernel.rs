@@ -162,11 +162,11 @@ pub fn load_manifest(state: &StateDir, name: &KernelName) -> Result<Option<Kerne
     Ok(Some(Kernel::at(dir, manifest)))
 }
 
-/// A kernel of a list, or why it cannot be read.
-pub type Listed = (KernelName, Result<Kernel, KernelError>);
+/// A kernel by its name, or why it cannot be read.
+pub type Named = (KernelName, Result<Kernel, KernelError>);
 
 /// All kernels by name, those that lack files included ([`Kernel::missing`]); one that cannot be read hides no other.
-pub fn list(state: &StateDir) -> Result<Vec<Listed>, KernelError> {
+pub fn list(state: &StateDir) -> Result<Vec<Named>, KernelError> {
     let dir = state.kernels();
     let error = |source| KernelError::Read { path: dir.clone(), source };
     let entries = match fs::read_dir(&dir) {

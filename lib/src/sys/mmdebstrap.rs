@@ -44,8 +44,8 @@ const LOCK_VARIABLE: &str = "BANGER_IMAGES_LOCK_FD";
 /// Holds how much memory the root may take, bytes.
 const MEMORY_VARIABLE: &str = "BANGER_MEMORY_BYTES";
 
-/// Puts the directory where mmdebstrap works into memory, with the little that is in it before anything is installed. The mount goes with the namespace
-/// that it is made in. Where there can be none, all stays on the disk.
+/// Puts the directory where mmdebstrap works into memory, with the little that is in it before anything is installed. The mount goes
+/// with the namespace that it is made in. Where there can be none, all stays on the disk.
 const INTO_MEMORY: &str = r#"cd "$1" || exit
 mount -t tmpfs -o "size=$BANGER_MEMORY_BYTES,mode=755" tmpfs "${1%/*}" || exit 0
 mkdir "$1" && cp -a . "$1""#;
@@ -81,8 +81,8 @@ pub struct Bootstrap<'a> {
     pub lock: BorrowedFd<'a>,
     /// Where it works: an empty directory. In a user namespace its users, too, must be able to pass through it.
     pub scratch: &'a Path,
-    /// How much memory the root may take, bytes; `None`: it is made on the disk. dpkg(1) syncs every file, which takes longer than all
-    /// else that it does, for a root of which nothing is kept; in memory there is nothing to sync, nor to free again.
+    /// How much memory the root may take, bytes; `None`: it is made on the disk. Nothing of the root is kept, and to
+    /// free again what has reached a disk may take longer than to install it; in memory there is nothing to write and nothing to free.
     pub memory: Option<u64>,
     /// Whether this process is root; else a user namespace is used.
     pub root: bool,
