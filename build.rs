@@ -12,14 +12,16 @@ use anyhow::{Context, Result, bail, ensure};
 const PREBUILT: &str = "BANGER_GUEST_PREBUILT";
 
 /// What banger-guest is made of: an ordinary rebuild must not build it again.
-const INPUTS: [&str; 7] = [
+const INPUTS: [&str; 9] = [
     "build.rs",
     "Cargo.toml",
     "Cargo.lock",
     "bins/banger-guest",
+    "lib/src/contract/changes.rs",
     "lib/src/contract/frames.rs",
     "lib/src/contract/guest.rs",
     "lib/src/contract/resync.rs",
+    "lib/src/contract/words.rs",
 ];
 
 /// The profile in Cargo.toml.

@@ -51,11 +51,13 @@ pub fn apply(context: &Context, args: &Apply) -> Result<ExitCode> {
     let document = diff::workspace_of(&row)?;
     let home = document.required_workspace()?.host_path;
     let (patch, document) = diff::take(context, &document, &options, &[])?;
+    let status = diff::status_of(&document)?;
     let apply = stage(args, &home).arg("--patch").arg(patch.path());
     let value = apply.run(context, document.to_value().to_string().as_bytes(), None)?;
     let document = diff::without_file(&value)?;
     if context.json {
-        return Ok(context::emit(&document.to_value()));
+        context::emit(&document.to_value());
+        return Ok(status);
     }
     let outcome = document.outcome()?.unwrap_or_default();
     let summary = review::summary(&outcome);
@@ -65,5 +67,5 @@ pub fn apply(context: &Context, args: &Apply) -> Result<ExitCode> {
         Some(Applied::Already) => format!("the checkout has it already: {summary}"),
         Some(Applied::Nothing) | None => "no changes".to_owned(),
     });
-    Ok(ExitCode::SUCCESS)
+    Ok(status)
 }

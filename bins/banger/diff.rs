@@ -115,8 +115,10 @@ pub fn diff(context: &Context, args: &Diff) -> Result<ExitCode> {
     }
     let document = workspace_of(&row)?;
     let (patch, record) = take(context, &document, &args.options(), &args.paths)?;
+    let status = status_of(&record)?;
     if context.json {
-        return Ok(context::emit(&record.to_value()));
+        context::emit(&record.to_value());
+        return Ok(status);
     }
     let mut file = File::open(patch.path()).map_err(talk)?;
     let written = if io::stdout().is_terminal() {
@@ -126,7 +128,13 @@ pub fn diff(context: &Context, args: &Diff) -> Result<ExitCode> {
         io::copy(&mut file, &mut io::stdout().lock()).map(drop)
     };
     // The reader went away, as a pager that is quit does: that is its business.
-    context::arrived(written).map(|_| ExitCode::SUCCESS)
+    context::arrived(written).map(|_| status)
+}
+
+/// The status of what took a patch: 125 where that lacks something.
+pub fn status_of(record: &Document) -> Result<ExitCode> {
+    let is_lossy = record.outcome()?.is_some_and(|outcome| outcome.is_lossy());
+    Ok(if is_lossy { ExitCode::from(context::OWN_FAILURE) } else { ExitCode::SUCCESS })
 }
 
 /// Shows a patch of the guest's to a person: every control character in it escaped, and our own colours around.

@@ -31,7 +31,7 @@ const HEAD_DEADLINE: Duration = Duration::from_secs(5);
 /// What came back from a command in a guest.
 #[derive(Debug)]
 pub struct Ran {
-    /// The guest command's own status, as the shell reports it.
+    /// The guest command's own status, as the shell reports it; 125 where its patch lacks something.
     pub status: u8,
     /// The record with what banger-ws learned.
     pub document: Document,
@@ -130,7 +130,8 @@ pub fn run_in_guest(
     let status = shell_status(status);
     let no_record = StageError::NoRecord { program: program.to_owned(), verb: "run".into(), status };
     let document = Document::parse(&bytes).map_err(|_| no_record)?;
-    let exit_code = document.outcome()?.and_then(|outcome| outcome.exit_code);
+    let outcome = document.outcome()?.unwrap_or_default();
+    let exit_code = outcome.exit_code.filter(|_| !outcome.is_lossy());
     Ok(Ran { status: exit_code.unwrap_or(context::OWN_FAILURE), document })
 }
 

@@ -47,8 +47,6 @@ pub enum RunError {
     LongCommand(usize),
     #[error("--json and --patch - both want stdout")]
     Stdout,
-    #[error("--patch needs git in the guest, and --mode files sends none")]
-    NoGit,
     #[error("banger-ws answered something else than what travels")]
     Reply(#[source] serde_json::Error),
     #[error("the command's word {0:?} is not UTF-8, and can be sent to no guest")]
@@ -167,9 +165,6 @@ pub fn patch_to_stdout(context: &Context, patch: Option<&Path>) -> Result<bool> 
 
 /// What the guest is to be told, checked before there is one.
 fn check_inputs(args: &Run) -> Result<()> {
-    if args.patch.is_some() && args.mode == ModeChoice::Files {
-        return Err(RunError::NoGit.into());
-    }
     Ok(args.guest_path.as_deref().map_or(Ok(()), check_guest_path)?)
 }
 
@@ -241,7 +236,11 @@ fn finish(context: &Context, args: &Run, store: &mut Store, row: VmRow, ran: Ran
     if let Some(workspace) = ran.document.workspace()? {
         store.set_workspace(&row.vm.id, &workspace)?;
     }
-    if args.rm {
+    let is_lossy = ran.document.outcome()?.is_some_and(|outcome| outcome.is_lossy());
+    let stays = !args.rm || is_lossy;
+    if stays {
+        store.set_life(&row.vm.id, Life { creating: false, ephemeral: false })?;
+    } else {
         let lock = VmLock::acquire(&context.state, &row.vm.id, "banger vm run --rm")?;
         lifecycle::run_delete(context, store, &row, &lock)?;
     }
@@ -257,7 +256,9 @@ fn finish(context: &Context, args: &Run, store: &mut Store, row: VmRow, ran: Ran
     if let Some(patch) = &args.patch {
         review::tell(context, patch, &ran.document)?;
     }
-    if !args.rm {
+    if is_lossy {
+        say_where_the_rest_is(context, &row);
+    } else if stays {
         say_where(context, &row.vm);
     }
     Ok(ExitCode::from(ran.status))
@@ -347,6 +348,16 @@ fn was_deleted(context: &Context, store: &mut Store, row: &VmRow) -> bool {
         std::thread::sleep(Duration::from_millis(50));
     }
     gone(store)
+}
+
+/// Says how to get at what is not in the patch, in a VM that stays for it.
+fn say_where_the_rest_is(context: &Context, row: &VmRow) {
+    let name = &row.vm.name;
+    let copy = lifecycle::document(row).workspace().ok().flatten().map(|workspace| workspace.guest_path);
+    let copy = quote([copy.as_deref().unwrap_or("/root")]);
+    context.say(format!(
+        "the patch lacks what is named above, so {name} stays, with all of it; take the files: banger vm ssh {name} -- tar -cC {copy} . > FILE.tar; then delete it: banger vm delete --force {name}"
+    ));
 }
 
 /// Says how to get at the work in a VM that stays.

@@ -237,7 +237,8 @@ impl Stage {
     fn judge(&self, status: ExitStatus, bytes: &[u8]) -> Result<Value> {
         let value: Option<Value> = serde_json::from_slice(bytes).ok();
         match value {
-            Some(value) if status.success() => Ok(value),
+            // A patch that lacks something is there all the same, and its record says what.
+            Some(value) if status.success() || is_lossy(&value) => Ok(value),
             Some(value) if value["schema"] == banger_lib::contract::error::ERROR_SCHEMA => {
                 let record: std::result::Result<ErrorRecord, _> = serde_json::from_value(value);
                 match record {
@@ -266,6 +267,11 @@ impl Stage {
         let output = self.run(context, input.as_bytes(), Some(lock))?;
         Ok(Document::parse(output.to_string().as_bytes())?)
     }
+}
+
+/// Whether a record is of a patch that lacks something.
+fn is_lossy(record: &Value) -> bool {
+    record["result"]["lost"].as_array().is_some_and(|lost| !lost.is_empty())
 }
 
 /// Waits for `child`. After a signal it, or its group if it leads one, gets SIGTERM, and SIGKILL when [`GRACE`] has passed; the

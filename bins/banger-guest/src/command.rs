@@ -16,7 +16,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{AccessFlags, Pid, access};
 
 use crate::protocol::{NO_SUCH_COMMAND_STATUS, NOT_EXECUTABLE_STATUS, TIMEOUT_GRACE, mark_start};
-use crate::{plan, resync, serve, sys};
+use crate::{changes, changes_protocol, plan, resync, serve, sys};
 
 /// Where programs are looked for if nobody says.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -43,6 +43,12 @@ pub fn main() -> ExitCode {
     match words.iter().map(|word| word.to_str().unwrap_or_default()).collect::<Vec<_>>()[..] {
         ["serve"] => return serve::main(false),
         ["serve", "-"] => return serve::main(true),
+        [changes_protocol::VERB, ..] => {
+            return changes::main(std::env::args_os().skip(2)).unwrap_or_else(refuse);
+        }
+        [changes_protocol::NOTE_VERB, ..] => {
+            return changes::note(std::env::args_os().skip(2)).unwrap_or_else(refuse);
+        }
         [plan::VERB, ..] => return resync::main(std::env::args_os().skip(2)).unwrap_or_else(refuse),
         _ => {}
     }

@@ -3,11 +3,15 @@
 //!
 //! [`boot`] is the way from the kernel's hand-over to the image's root; [`init`] (lean) and [`systemd`] are the two ways on
 //! from there; [`agent`] answers the host; [`serve`] takes its commands, [`command`] runs one, and
-//! [`resync`] is the second copy of a checkout. `sys` holds everything that
+//! [`resync`] is the second copy of a checkout, [`changes`] tells what became of it. `sys` holds everything that
 //! is unsafe.
 
 mod agent;
 mod boot;
+mod changes;
+#[path = "../../../lib/src/contract/changes.rs"]
+#[expect(dead_code, reason = "the host uses the rest")]
+mod changes_protocol;
 mod channel;
 mod clock;
 mod command;
@@ -36,6 +40,8 @@ mod serve;
 mod sshd;
 mod sys;
 mod systemd;
+#[path = "../../../lib/src/contract/words.rs"]
+mod words;
 
 use std::process::ExitCode;
 

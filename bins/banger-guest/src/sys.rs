@@ -18,6 +18,18 @@ const EXT4_IOC_RESIZE_FS: u64 = 0x4008_6610;
 /// `_IOW('R', 3, int[2])`: bytes for the entropy pool, with their entropy.
 const RNDADDENTROPY: u64 = 0x4008_5203;
 
+/// Lets this process hold as many descriptors as it may: a walk has one open for each level of directories.
+pub fn allow_many_descriptors() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls are given a valid pointer; that they may fail is no harm.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
+}
+
 /// Loads a module.
 pub fn load_module(file: &File) -> io::Result<()> {
     // SAFETY: the descriptor is open for the call and the parameters are a NUL-terminated empty string.

@@ -20,8 +20,9 @@ use super::report::RecordTo;
 
 pub(crate) const TOOL: &str = "banger-ws";
 
-/// Runs the program.
-pub fn main() -> ExitCode {
+/// Runs the program; `helper` is banger-guest, for a guest that has none.
+pub fn main(helper: &'static [u8]) -> ExitCode {
+    job::HELPER.get_or_init(|| helper);
     let args: Args = match plumbing::try_parse() {
         Ok(args) => args,
         Err(NothingToRun::Printed(exit)) => return exit,

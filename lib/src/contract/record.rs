@@ -488,10 +488,31 @@ pub struct Outcome {
     /// Files to look at before the patch is applied; of very many the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flagged: Option<Vec<Flagged>>,
-    /// Submodules with changes that are not in the patch, and why; `export --submodule` takes those of one.
+    /// What changed and should be in the patch and is not, and why; of very much the first. Where it is there, what was asked for has
+    /// not been done: the exit status is 125.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<Vec<Flagged>>,
+    /// How much is lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_count: Option<u64>,
+    /// What no patch can hold, and what it is: empty directories, sockets, FIFOs, devices, the git directories of repositories in the
+    /// checkout; of very much the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_out: Option<Vec<Flagged>>,
+    /// How much is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out_count: Option<u64>,
+    /// How many new files are ignored, and so not in the patch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ignored_count: Option<u64>,
     /// What came of applying the patch to a checkout of the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied: Option<Applied>,
+}
+
+impl Outcome {
+    /// Whether something that should be in the patch is not.
+    pub fn is_lossy(&self) -> bool {
+        self.lost.as_ref().is_some_and(|lost| !lost.is_empty())
+    }
 }

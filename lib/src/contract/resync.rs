@@ -11,6 +11,8 @@
 //! In the tar are files for the working tree and the git directory, below [`TREE`]; perhaps [`INDEX`]; perhaps [`FILL`] and what that
 //! reads; and at last [`PLAN`], a [`Plan`] in its encoded form: without it the tar is not whole.
 
+use super::words::{Reader, Writer};
+
 /// The verb.
 pub const VERB: &str = "resync";
 /// Where what was received waits, from the root of the workspace.
@@ -29,17 +31,15 @@ pub const PLAN: &str = "plan";
 /// In the git directory: the index that the guest was given, as long as git there has not written another one in its place.
 pub const GIVEN_INDEX: &str = "banger-index";
 
-/// A file as the guest was given it.
+/// A file, by its bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Known {
     /// Where.
     pub path: Vec<u8>,
-    /// git's mode of it.
+    /// Its mode, as git has it.
     pub mode: u32,
-    /// Its size, 32 bits of it.
-    pub size: u32,
-    /// Its modification time, 32 bits of the seconds since 1970; those of the file have no fraction.
-    pub mtime: u32,
+    /// The id that git would give its bytes, unconverted.
+    pub id: Vec<u8>,
 }
 
 /// What differs in the index. Lists of paths have a NUL behind each.
@@ -64,10 +64,12 @@ pub struct Staged {
 pub struct Plan {
     /// Whether what the guest has changed gives way.
     pub force: bool,
-    /// Files that the guest was given and that differ, or are no more.
+    /// Whether object ids are SHA-256; else they are SHA-1.
+    pub sha256: bool,
+    /// Files that the guest was given and that differ, or are no more: as it was given them.
     pub known: Vec<Known>,
-    /// An index of those files: with their objects, and without anything by which git could take one for unchanged unread.
-    pub given: Vec<u8>,
+    /// The files that come, as they are to be.
+    pub placed: Vec<Known>,
     /// Files that the guest was not given and that are to come.
     pub fresh: Vec<Vec<u8>>,
     /// What the guest must have as directories, or not at all.
@@ -94,71 +96,19 @@ pub struct Plan {
     pub whole_index: bool,
 }
 
-/// Words as bytes: each with its length and a colon before it. Lists begin with how many there are.
-#[derive(Default)]
-struct Writer(Vec<u8>);
-
-impl Writer {
-    fn word(&mut self, word: &[u8]) {
-        self.0.extend_from_slice(format!("{}:", word.len()).as_bytes());
-        self.0.extend_from_slice(word);
-    }
-    fn number(&mut self, number: usize) {
-        self.word(number.to_string().as_bytes());
-    }
-    fn list<T>(&mut self, items: &[T], write: impl Fn(&mut Self, &T)) {
-        self.number(items.len());
-        items.iter().for_each(|item| write(self, item));
-    }
-    fn words(&mut self, words: &[Vec<u8>]) {
-        self.list(words, |out, word| out.word(word));
-    }
-}
-
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn word(&mut self) -> Option<&'a [u8]> {
-        let colon = self.0.iter().take(20).position(|byte| *byte == b':')?;
-        let length: usize = std::str::from_utf8(&self.0[..colon]).ok()?.parse().ok()?;
-        let (word, rest) = self.0[colon + 1..].split_at_checked(length)?;
-        self.0 = rest;
-        Some(word)
-    }
-    fn bytes(&mut self) -> Option<Vec<u8>> {
-        self.word().map(<[u8]>::to_vec)
-    }
-    fn text(&mut self) -> Option<String> {
-        String::from_utf8(self.bytes()?).ok()
-    }
-    fn number<T: std::str::FromStr>(&mut self) -> Option<T> {
-        self.text()?.parse().ok()
-    }
-    fn flag(&mut self) -> Option<bool> {
-        self.number::<u8>().map(|number| number == 1)
-    }
-    fn list<T>(&mut self, mut read: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
-        // What the number promises must be there: it is no reason to make room.
-        (0..self.number::<usize>()?).map(|_| read(self)).collect()
-    }
-    fn words(&mut self) -> Option<Vec<Vec<u8>>> {
-        self.list(Self::bytes)
-    }
-    fn pairs(&mut self) -> Option<Vec<(String, Vec<u8>)>> {
-        self.list(|from| Some((from.text()?, from.bytes()?)))
-    }
-}
-
 impl Plan {
     /// As it travels, and as it lies in the guest.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::default();
         out.number(self.force.into());
-        out.list(&self.known, |out, known| {
-            out.word(&known.path);
-            [known.mode, known.size, known.mtime].iter().for_each(|number| out.number(*number as usize));
-        });
-        out.word(&self.given);
+        out.number(self.sha256.into());
+        for files in [&self.known, &self.placed] {
+            out.list(files, |out, known| {
+                out.word(&known.path);
+                out.number(known.mode as usize);
+                out.word(&known.id);
+            });
+        }
         for words in [&self.fresh, &self.directories, &self.replaced, &self.gone] {
             out.words(words);
         }
@@ -196,7 +146,7 @@ impl Plan {
         let mut from = Reader(bytes);
         let known = |from: &mut Reader<'_>| {
             let path = from.bytes()?;
-            Some(Known { path, mode: from.number()?, size: from.number()?, mtime: from.number()? })
+            Some(Known { path, mode: from.number()?, id: from.bytes()? })
         };
         let staged = |from: &mut Reader<'_>| {
             let digest = from.text()?;
@@ -205,8 +155,9 @@ impl Plan {
         };
         let plan = Self {
             force: from.flag()?,
+            sha256: from.flag()?,
             known: from.list(known)?,
-            given: from.bytes()?,
+            placed: from.list(known)?,
             fresh: from.words()?,
             directories: from.words()?,
             replaced: from.words()?,
@@ -233,8 +184,9 @@ mod tests {
         let words = |words: [&[u8]; 2]| words.map(<[u8]>::to_vec).to_vec();
         let plan = Plan {
             force: true,
-            known: vec![Known { path: b"a\n:\xff".into(), mode: 0o100_644, size: u32::MAX, mtime: 7 }],
-            given: b"DIRC\0\0".into(),
+            sha256: false,
+            known: vec![Known { path: b"a\n:\xff".into(), mode: 0o100_644, id: vec![0; 20] }],
+            placed: vec![Known { path: b"a".into(), mode: 0o120_000, id: vec![b':'; 20] }],
             fresh: words([b"9:", b""]),
             directories: words([b"d", b"\0"]),
             replaced: Vec::new(),

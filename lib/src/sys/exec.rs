@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
@@ -302,11 +302,17 @@ impl Exec {
         Ok(running)
     }
 
-    fn launch(
-        mut self,
-        stdin: Stdio,
-        stdout: Stdio,
-    ) -> Result<(Program, Option<std::process::ChildStdout>), ExecError> {
+    /// Like [`Self::start`], with both its stdin and its stdout as pipes of ours: it answers what it is asked later.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_serving(self) -> Result<(Running, ChildStdin, ChildStdout), ExecError> {
+        let (mut last, stdout) = self.launch(Stdio::piped(), Stdio::piped())?;
+        let stdin = last.child.stdin.take().expect("piped");
+        Ok((Running { programs: vec![last] }, stdin, stdout.expect("piped")))
+    }
+
+    fn launch(mut self, stdin: Stdio, stdout: Stdio) -> Result<(Program, Option<ChildStdout>), ExecError> {
         let argv = self.shown();
         let bytes = self.stdin.take();
         let mut command = self.command()?;
@@ -320,7 +326,9 @@ impl Exec {
         super::child::die_with_parent(&mut command);
         let mut child = command.spawn().map_err(spawn)?;
         let out = child.stdout.take();
-        if let (Some(mut pipe), Some(bytes)) = (child.stdin.take(), bytes) {
+        if let Some(bytes) = bytes
+            && let Some(mut pipe) = child.stdin.take()
+        {
             // As in `output`: one that does not read it is judged by its status.
             drop(pipe.write_all(&bytes));
         }

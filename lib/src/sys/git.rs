@@ -35,7 +35,7 @@ const LOCAL_VARIABLES: [&str; 22] = [
 ];
 
 /// Settings that win over every configuration file.
-const SETTINGS: [(&str, &str); 18] = [
+const SETTINGS: [(&str, &str); 21] = [
     ("core.hooksPath", "/dev/null"),
     ("core.fsmonitor", "false"),
     ("core.untrackedCache", "false"),
@@ -48,6 +48,10 @@ const SETTINGS: [(&str, &str); 18] = [
     ("diff.external", ""),
     ("gc.auto", "0"),
     ("maintenance.auto", "false"),
+    // What a file has been since is seen by all that the filesystem tells of it, and no line ending is a reason to stop.
+    ("core.checkStat", "default"),
+    ("core.trustctime", "true"),
+    ("core.safecrlf", "false"),
     // What we have git write is gone with the transfer.
     ("core.fsync", "none"),
     // git would otherwise map files whole, or hold them in memory whole, up to half a gigabyte each.
@@ -82,12 +86,6 @@ impl Git {
         ];
         let env = fixed.iter().map(|(k, v)| (OsString::from(k), OsString::from(v))).collect();
         Self { dir: dir.into(), env, settings }
-    }
-
-    /// The same git on the repository at `git_dir`, with `work_tree` in its working tree's place.
-    pub fn with_work_tree(&self, work_tree: &Path, git_dir: &Path) -> Self {
-        let other = Self { dir: work_tree.to_owned(), ..self.clone() };
-        other.env("GIT_DIR", git_dir).env("GIT_WORK_TREE", work_tree)
     }
 
     /// The directory.

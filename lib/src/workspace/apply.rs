@@ -23,6 +23,7 @@ use thiserror::Error;
 
 use super::checkout::Checkout;
 use super::patch::{Scanned, Status};
+use super::sealed;
 use crate::contract::error::escape_controls;
 use crate::contract::{Coded, ErrorCode};
 use crate::sys::exec::{ExecError, Output};
@@ -193,21 +194,22 @@ pub struct Job<'a> {
 impl Job<'_> {
     /// Says whether the patch applies. What an apply that was killed left is undone before, as it is by [`Job::apply`].
     pub fn check(&self) -> Result<Applied, ApplyError> {
-        let _work = WorkDir::take(self.checkout)?;
-        self.look()
+        let work = WorkDir::take(self.checkout)?;
+        self.look(&work)
     }
 
-    fn look(&self) -> Result<Applied, ApplyError> {
+    fn look(&self, work: &WorkDir) -> Result<Applied, ApplyError> {
         if self.scanned.entries.is_empty() {
             return Ok(Applied::Nothing);
         }
         self.check_places()?;
         let root = &self.checkout.root;
-        let tried = self.git_apply(&self.git(), &["--check"])?;
+        let git = self.git(work, root)?;
+        let tried = self.git_apply(&git, &["--check"])?;
         if tried.status.success() {
             return Ok(Applied::Yes);
         }
-        if self.git_apply(&self.git(), &["--check", "--reverse"])?.status.success() {
+        if self.git_apply(&git, &["--check", "--reverse"])?.status.success() {
             return Ok(Applied::Already);
         }
         Err(ApplyError::Conflict { root: root.clone(), paths: self.complaints(&tried.stderr) })
@@ -216,7 +218,7 @@ impl Job<'_> {
     /// Applies the patch. `interrupted` is asked for a signal before the first file is exchanged, and never after.
     pub fn apply(&self, interrupted: &dyn Fn() -> Option<i32>) -> Result<Applied, ApplyError> {
         let work = WorkDir::take(self.checkout)?;
-        let checked = self.look()?;
+        let checked = self.look(&work)?;
         if checked != Applied::Yes {
             return Ok(checked);
         }
@@ -230,11 +232,15 @@ impl Job<'_> {
     }
 
     /// git that applies as it would for nobody in particular: no fuzz and no repair of white space, whatever the configuration.
-    fn git(&self) -> Git {
-        let mut git = self.checkout.git().clone();
+    /// The patch is of bytes, so no line ending and no encoding is converted: `work_tree` is what it applies to.
+    fn git(&self, work: &WorkDir, work_tree: &Path) -> Result<Git, ApplyError> {
+        let git_dir = work.join("git");
+        let made = sealed::make(&git_dir, &[], self.checkout.object_format == "sha256");
+        made.map_err(|error| ApplyError::io("make", &git_dir)(io::Error::other(error)))?;
+        let mut git = sealed::git(work_tree, &git_dir).env("GIT_WORK_TREE", work_tree);
         git.setting("apply.whitespace", "nowarn");
         git.setting("apply.ignoreWhitespace", "no");
-        git
+        Ok(git)
     }
 
     fn git_apply(&self, git: &Git, extra: &[&str]) -> Result<Output, ApplyError> {

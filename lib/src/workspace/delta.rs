@@ -1,6 +1,6 @@
 //! What differs between a checkout and what a guest was given of it, and the stream that carries that.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, BufWriter, Write};
@@ -19,7 +19,8 @@ use super::note::{Note, Notes, Stage};
 use super::shipment::{Committed, Part, Shipment};
 use super::staging::PREPARED_REF;
 use super::tags::{self, Tag};
-use super::{fill, gitdir, rewritten, stream};
+use super::{fill, gitdir, stream};
+use crate::contract::changes::{Request, SentFile};
 use crate::contract::record::WorkspaceMode;
 use crate::contract::resync::{self, Known, Plan, Staged};
 use crate::sys::exec::Running;
@@ -38,7 +39,9 @@ pub struct Delta {
     pub fresh: Vec<Vec<u8>>,
     /// Files that are no more, sorted.
     pub gone: Vec<Vec<u8>>,
-    /// What was sent.
+    /// What was sent, by its bytes.
+    given: Request,
+    /// What was sent, as git has it.
     old_tree: Index,
     old_index: Index,
     new_index: Index,
@@ -63,7 +66,15 @@ pub enum Compared {
 
 impl Delta {
     /// Compares, and starts to pack what the guest lacks.
-    pub fn compare(committed: &Committed, from: Note, notes: &Notes) -> Result<Compared, WorkspaceError> {
+    ///
+    /// # Errors
+    /// Those of git and of the files.
+    pub fn compare(
+        committed: &Committed,
+        from: Note,
+        notes: &Notes,
+        given: Request,
+    ) -> Result<Compared, WorkspaceError> {
         let part = committed.survey.root();
         let checkout = &part.checkout;
         let read = |path: &Path| Index::read(path, &checkout.object_format);
@@ -76,8 +87,14 @@ impl Delta {
         if touched.iter().any(is_link) {
             return Ok(Compared::Unlike("a submodule is another one"));
         }
-        touched.extend(rewritten::find(part, &old_tree, new_tree)?);
+        let (old_files, new_files) = (root_files(&given), root_files(&committed.sent));
+        // What git takes for the same may have other bytes all the same.
+        let rewritten = old_files.iter().filter(|(path, file)| {
+            new_files.get(*path).is_some_and(|new| new != *file) && is_known(&old_tree, new_tree, path)
+        });
+        touched.extend(rewritten.map(|(path, _)| *path));
         touched.sort_unstable();
+        touched.dedup();
         let head = &part.selection.head;
         let same_head =
             head.commit == from.head_commit && String::from_utf8_lossy(&gitdir::head_file(head)) == from.head;
@@ -107,6 +124,7 @@ impl Delta {
             changed,
             fresh,
             gone,
+            given: given.clone(),
             old_tree,
             old_index,
             new_index,
@@ -208,12 +226,11 @@ impl Delta {
         let owned = |paths: Vec<&[u8]>| paths.into_iter().map(<[u8]>::to_vec).collect();
         let replaced = self.replaced();
         let becomes_file: BTreeSet<&[u8]> = replaced.iter().copied().collect();
-        let known = self.known().flat_map(|path| self.old_tree.of(path)).map(|entry| Known {
-            path: entry.path.clone(),
-            mode: entry.state.mode,
-            size: entry.size(),
-            mtime: entry.modified().0,
-        });
+        let files = |of: &Request, paths: &mut dyn Iterator<Item = &[u8]>| -> Vec<Known> {
+            let files = root_files(of);
+            let known = paths.filter_map(|path| files.get(path));
+            known.map(|file| Known { path: file.path.clone(), mode: file.mode, id: file.id.clone() }).collect()
+        };
         let mut refs = Vec::new();
         let head_moved = self.head_moved(head);
         if let (true, Some(branch), Some(commit)) = (head_moved, &head.branch, &head.commit) {
@@ -228,8 +245,9 @@ impl Delta {
         let settings = gitdir::sparse(&part.checkout);
         Plan {
             force,
-            known: known.collect(),
-            given: self.old_tree.cut(self.known()),
+            sha256: shipment.sent.sha256,
+            known: files(&self.given, &mut self.known()),
+            placed: files(&shipment.sent, &mut self.changed.iter().map(Vec::as_slice)),
             fresh: self
                 .fresh
                 .iter()
@@ -339,6 +357,17 @@ fn new_tags(committed: &Committed, from: &Note) -> Vec<Tag> {
     let tags = committed.tags.first().into_iter().flatten();
     let is_known = |tag: &Tag| from.tags.get(&*String::from_utf8_lossy(&tag.name)) == Some(&tag.object);
     tags.filter(|tag| !is_known(tag)).cloned().collect()
+}
+
+/// The files of the checkout itself.
+fn root_files(request: &Request) -> HashMap<&[u8], &SentFile> {
+    let root = request.trees.first().into_iter();
+    root.flat_map(|tree| tree.files.iter().map(|file| (file.path.as_slice(), file))).collect()
+}
+
+/// Whether both copies have a file at `path`.
+fn is_known(one: &Index, other: &Index, path: &[u8]) -> bool {
+    is_there(one.of(path)) && is_there(other.of(path))
 }
 
 /// Whether there is a file of it.

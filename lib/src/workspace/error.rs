@@ -143,6 +143,15 @@ pub enum WorkspaceError {
         /// The end of what it said on stderr, escaped.
         said: String,
     },
+    /// banger-guest in the guest is of another version than this program.
+    #[error("banger-guest in the VM is older than this banger: it cannot tell what changed")]
+    OldGuest,
+    /// There is no such submodule in what was sent.
+    #[error("no submodule at {0:?} was sent")]
+    NoSubmodule(String),
+    /// The host does not remember what was sent.
+    #[error("this host does not remember what was sent, so nothing tells what changed")]
+    Forgotten,
     /// The connection failed.
     #[error("cannot talk to the guest")]
     Ssh {
@@ -214,6 +223,8 @@ impl Coded for WorkspaceError {
             | Self::Changed { .. }
             | Self::Whole { .. }
             | Self::Cut { .. } => ErrorCode::Conflict,
+            Self::OldGuest => ErrorCode::Unsupported,
+            Self::Forgotten | Self::NoSubmodule(_) => ErrorCode::NotFound,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => ErrorCode::Denied,
             Self::Interrupted(_) | Self::Ssh { source: RemoteError::Interrupted(_), .. } => {
                 ErrorCode::Interrupted
@@ -260,6 +271,10 @@ impl Coded for WorkspaceError {
             }
             Self::Patch(PatchError::TooLarge(_)) => {
                 "have the guest ignore what it builds (.gitignore), or allow more: banger-ws export --max-patch-size"
+            }
+            Self::OldGuest => "start the VM anew, its disks stay: banger vm stop NAME && banger vm start NAME",
+            Self::Forgotten => {
+                "take the files themselves out: banger vm ssh NAME -- tar -cC COPY . >FILE.tar"
             }
             Self::NoGit { .. } => "prepare with --mode full or --mode shallow",
             Self::NotPrepared { .. } => "copy a checkout there: banger vm workspace prepare NAME",

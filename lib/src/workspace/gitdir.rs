@@ -41,6 +41,8 @@ const OF_A_REMOTE: [&str; 5] = ["url", "pushurl", "fetch", "promisor", "partialc
 /// What of a submodule's configuration travels.
 const OF_A_SUBMODULE: [&str; 4] = ["url", "active", "ignore", "branch"];
 
+/// Where git looks for the attributes of all repositories, as distributions build it.
+const SYSTEM_ATTRIBUTES: &str = "/etc/gitattributes";
 /// What a sparse checkout takes in, in the git directory.
 const SPARSE: &str = "info/sparse-checkout";
 
@@ -61,20 +63,35 @@ pub fn files(
         ("packed-refs".into(), packed_refs(head, upstream, tags)),
         ("config".into(), config_file(checkout, head, worktree)),
     ];
-    let defaults = xdg_dir(checkout);
-    for (name, key, fallback) in
-        [("exclude", "core.excludesfile", "ignore"), ("attributes", "core.attributesfile", "attributes")]
-    {
-        // The user's own file first: what comes later wins.
-        let own = checkout.config_path(key).or_else(|| defaults.as_ref().map(|dir| dir.join(fallback)));
-        let mut text = own.map(|path| read_small(&path)).unwrap_or_default();
-        text.extend(read_small(&checkout.info.join(name)));
-        files.push((Path::new("info").join(name), text));
+    for name in ["exclude", "attributes"] {
+        files.push((Path::new("info").join(name), info(checkout, name)));
     }
     files.push((SPARSE.into(), read_small(&checkout.sparse)));
     files.push(("shallow".into(), shallow(checkout, head, mode)));
     files.retain(|(_, text)| !text.is_empty());
     files
+}
+
+/// The rules of what is ignored beside those of the `.gitignore` files: the user's own, then the repository's, which win.
+pub fn rules(checkout: &Checkout) -> Vec<u8> {
+    info(checkout, "exclude")
+}
+
+/// What the guest gets as `info/NAME`: the user's own file first, since what comes later wins.
+fn info(checkout: &Checkout, name: &str) -> Vec<u8> {
+    let (key, fallback) = match name {
+        "exclude" => ("core.excludesfile", "ignore"),
+        _ => ("core.attributesfile", "attributes"),
+    };
+    let own = checkout.config_path(key).or_else(|| xdg_dir(checkout).map(|dir| dir.join(fallback)));
+    let mut text = own.map(|path| read_small(&path)).unwrap_or_default();
+    text.extend(read_small(&checkout.info.join(name)));
+    text
+}
+
+/// Whether anything but a `.gitattributes` file of the checkout gives attributes to files.
+pub(super) fn has_attributes(checkout: &Checkout) -> bool {
+    !info(checkout, "attributes").is_empty() || Path::new(SYSTEM_ATTRIBUTES).exists()
 }
 
 /// The files of those that a second copy brings along: what the checkout takes in may be less or more by then.

@@ -47,18 +47,21 @@ pub struct Endpoint {
     service: Option<Service>,
     transport: Transport,
     dir: VmDir,
+    /// banger-guest, for a machine that has none; empty where none is at hand.
+    helper: &'static [u8],
     /// Whether there was a run lock to ask. A VM that was never started here has none; one that was deleted has none any more.
     has_lock: bool,
 }
 
 impl Endpoint {
-    /// Of the VM `vm` with the network `net`, run by `vmm`, to be reached over `transport`.
+    /// Of the VM `vm` with the network `net`, run by `vmm`, to be reached over `transport`; `helper` is banger-guest.
     pub fn of(
         state: &StateDir,
         vm: &Vm,
         net: &Net,
         vmm: Option<&Vmm>,
         transport: Transport,
+        helper: &'static [u8],
     ) -> Result<Self, WorkspaceError> {
         let dir = VmDir::at(&vm.paths.dir);
         let emulated = vmm.is_some_and(|vmm| vmm.accel == Accel::Tcg);
@@ -67,7 +70,7 @@ impl Endpoint {
         let keys = Keys::read(&target).map_err(|source| WorkspaceError::Ssh { stopped: false, source })?;
         let has_lock = dir.run_lock().exists();
         let service = Service::of(&dir, vmm).filter(|_| transport != Transport::Ssh);
-        Ok(Self { target, keys, service, transport, dir, has_lock })
+        Ok(Self { target, keys, service, transport, dir, helper, has_lock })
     }
 
     /// The TCP port of sshd.
@@ -117,6 +120,20 @@ fn lost(source: RemoteError, stopped: bool) -> WorkspaceError {
     match source {
         RemoteError::Output(source) => WorkspaceError::Output(source),
         source => WorkspaceError::Ssh { stopped, source },
+    }
+}
+
+/// Keeps a short answer.
+#[derive(Debug, Default)]
+struct Said(Vec<u8>);
+
+impl Output for Said {
+    fn stdout(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.extend_from_slice(bytes);
+        if self.0.len() > MAX_SAID { Err(io::Error::other("the guest says too much")) } else { Ok(()) }
+    }
+    fn stderr(&mut self, _: &[u8]) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -245,6 +262,42 @@ impl<'a> Guest<'a> {
         self.follow(&nonce, given, output, |input, listener, watch| {
             self.session.exec(Program::Own(&args), input, listener, watch)
         })
+    }
+
+    /// The same for a banger-guest that was brought along: the program `helper`.
+    pub(super) fn run_helper(
+        &self,
+        helper: &str,
+        verb: &str,
+        args: &[&str],
+        given: Given,
+        output: &mut dyn Output,
+    ) -> Result<Ended, WorkspaceError> {
+        let nonce = nonce();
+        let words = [&[helper, verb, "--nonce", &nonce], args].concat();
+        let line = format!("exec {}", quote(words));
+        self.follow(&nonce, given, output, |input, listener, watch| {
+            self.session.exec(Program::Line(&line), input, listener, watch)
+        })
+    }
+
+    /// Brings banger-guest to a machine that has none, or another one: over SSH alone, since the agent is banger-guest itself. Gives the
+    /// program, in a directory of its own, which removes both when it is called; `None` where that is not possible.
+    pub(super) fn bring_helper(&self) -> Result<Option<String>, WorkspaceError> {
+        let program = self.endpoint.helper;
+        if program.is_empty() || !matches!(self.session, Session::Ssh(_)) {
+            return Ok(None);
+        }
+        let script = "umask 077; d=$(mktemp -d) && cat >\"$d/guest\" && chmod 700 \"$d/guest\" && say ready && printf %s \"$d/guest\"\n";
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(|e| WorkspaceError::Io { action: "make", path: "a pipe".into(), source: e.into() })?;
+        let mut place = Said::default();
+        let ended = std::thread::scope(|scope| {
+            // A guest that does not read on says why itself.
+            scope.spawn(move || drop(io::Write::write_all(&mut std::fs::File::from(writer), program)));
+            self.run(script, Some(reader), None, &mut place)
+        })?;
+        Ok(String::from_utf8(place.0).ok().filter(|place| ended.is_ready() && place.starts_with('/')))
     }
 
     /// Listens to what `run` runs.

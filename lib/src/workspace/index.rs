@@ -42,7 +42,8 @@ impl ObjectId {
         matches!(bytes.len(), 20 | 32).then(|| Self::new(&bytes))
     }
 
-    fn as_bytes(&self) -> &[u8] {
+    /// Its bytes.
+    pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.length)]
     }
 }
@@ -197,12 +198,6 @@ impl Index {
             entry.skipped = found.is_none() && !entry.is_link();
             entry.stat = found.map_or([0; STAT], |file| numbers(&file.stat, entry.state.mode));
         }
-    }
-
-    /// The entries of `paths`, which are sorted, as a file of git's that knows nothing of the files: so git reads them to tell
-    /// whether they are their objects.
-    pub fn cut<'a>(&self, paths: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
-        write(paths.flat_map(|path| self.of(path)).map(|entry| (entry, &[0; STAT])))
     }
 
     /// All of it as a file of git's.

@@ -19,7 +19,9 @@
 //! | prepare | [`transfer`] |
 //! | prepare again: what the guest was given, what differs, how it gets there | [`note`], [`delta`], [`rewritten`], [`resync`] |
 //! | exec | [`command`] |
-//! | export | [`export`] |
+//! | what was sent, by its bytes, and how the host remembers it | [`sent`], [`object`] |
+//! | a git that knows of nothing but bytes | [`sealed`] |
+//! | export: what the guest tells of its files, and the patch that is made of it here | [`export`], [`incoming`], [`literal`] |
 //! | whether a patch may be handed on, and what it does | [`patch`] |
 //! | what of it a person should look at | [`flags`] |
 //! | apply it to a checkout of the host | [`apply`] |
@@ -43,14 +45,19 @@ pub mod fill;
 pub mod flags;
 pub mod gitdir;
 pub mod guest;
+pub mod incoming;
 pub mod index;
+pub mod literal;
 mod marks;
 pub mod note;
+pub mod object;
 pub mod pack;
 pub mod patch;
 pub mod resync;
 pub mod reuse;
 pub mod rewritten;
+pub mod sealed;
+pub mod sent;
 pub mod shipment;
 pub mod staging;
 pub mod stream;

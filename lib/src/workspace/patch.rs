@@ -17,6 +17,7 @@ use thiserror::Error;
 use crate::contract::error::escape_controls;
 use hunk::block;
 pub use hunk::{hunk, in_hunk};
+pub use path::is_inside;
 
 /// The largest patch unless the caller says otherwise, bytes.
 pub const MAX_PATCH_BYTES: u64 = 1 << 30;

@@ -36,7 +36,7 @@ pub enum Resynced {
 const UNABLE: std::ops::RangeInclusive<u8> = 125..=127;
 
 /// Whether nobody was there to do it.
-fn is_unable(ended: &Ended) -> bool {
+pub(super) fn is_unable(ended: &Ended) -> bool {
     ended.verdict.is_empty() && UNABLE.contains(&ended.exit.shell_status())
 }
 

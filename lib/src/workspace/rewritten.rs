@@ -1,14 +1,12 @@
-//! Files whose bytes are others though git calls them unchanged: line endings, keywords and encodings are converted, what a filter
+//! Files whose bytes are others than those of the objects that git has of them: line endings, keywords and encodings are converted, what a filter
 //! makes of a file is not ours to run, and what git is told not to look at may be anything.
 
-use std::fs::File;
-use std::io::{BufReader, Read};
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
-
-use rustix::fs::OFlags;
 
 use super::error::WorkspaceError;
+use super::{checkout, gitdir};
 use super::index::{Entry, Index, ObjectId};
 use super::shipment::Part;
 use super::stream;
@@ -22,31 +20,97 @@ const MODE_FILE: u32 = 0o100_644;
 const MODE_PROGRAM: u32 = 0o100_755;
 const MODE_LINK: u32 = 0o120_000;
 
-/// The paths of `part` whose files are the same to git in `old` and `new`, both with what the files were when they were looked at,
-/// but whose bytes differ, or may. One that was only written again is the same: users change branches and go back.
-pub fn find<'a>(part: &Part, old: &'a Index, new: &'a Index) -> Result<Vec<&'a [u8]>, WorkspaceError> {
-    let touched = old.differing(new, |one, other| match (one, other) {
-        ([one], [other]) => {
-            let seen = |entry: &Entry| (entry.size(), entry.modified());
-            let there = !one.skipped && !other.skipped && !one.is_link();
-            there && one.state == other.state && seen(one) != seen(other)
+/// The paths of `part` whose files may have other bytes than the objects that git has of them, which `known` are.
+///
+/// # Errors
+/// Those of git.
+pub fn converted<'a>(
+    part: &Part,
+    known: &HashMap<&'a [u8], &'a Entry>,
+) -> Result<HashSet<&'a [u8]>, WorkspaceError> {
+    // Of a file that git is told not to look at nobody knows whether it is its object.
+    let mut found: HashSet<&[u8]> =
+        known.iter().filter(|(_, entry)| entry.assumed).map(|(path, _)| *path).collect();
+    let there = &part.selection.entries;
+    let is_attributes = |entry: &checkout::Entry| entry.path.file_name() == Some(OsStr::new(".gitattributes"));
+    let automatic = is_automatic(part);
+    if !automatic && !there.iter().any(is_attributes) && !gitdir::has_attributes(&part.checkout) {
+        return Ok(found);
+    }
+    let files = there.iter().filter(|entry| !entry.is_symlink());
+    let files: Vec<_> = files
+        .filter_map(|entry| Some((entry, *known.get_key_value(entry.path.as_os_str().as_bytes())?.0)))
+        .filter(|(_, path)| !found.contains(path))
+        .collect();
+    let said = attributes(part, &files.iter().map(|(_, path)| *path).collect::<Vec<_>>())?;
+    // PATH<nul>ATTRIBUTE<nul>VALUE<nul> each.
+    let values: Vec<&[u8]> = said.split(|byte| *byte == 0).skip(2).step_by(3).collect();
+    let is_given = |value: &&[u8]| !matches!(*value, b"unspecified" | b"unset");
+    let mut by_size = Vec::new();
+    for ((entry, path), values) in files.into_iter().zip(values.chunks_exact(ATTRIBUTES.len())) {
+        let (endings, others) = values.split_at(ENDINGS);
+        if others.iter().any(is_given) {
+            found.insert(path);
+        } else if automatic || endings.iter().any(is_given) {
+            by_size.push((entry, path));
         }
-        _ => false,
-    });
-    let at = |index: &'a Index, path: &[u8]| &index.of(path)[0];
-    let is_sure = |path: &&[u8]| {
-        let (one, other) = (at(old, path), at(new, path));
-        one.size() != other.size() || one.assumed || other.assumed
-    };
-    let (mut found, doubtful): (Vec<_>, Vec<_>) = touched.into_iter().partition(is_sure);
-    if !doubtful.is_empty() {
-        let said = attributes(part, &doubtful)?;
-        // PATH<nul>ATTRIBUTE<nul>VALUE<nul> each.
-        let values: Vec<&[u8]> = said.split(|byte| *byte == 0).skip(2).step_by(3).collect();
-        let all = doubtful.iter().zip(values.chunks_exact(ATTRIBUTES.len()));
-        found.extend(all.filter(|(path, values)| may_differ(part, path, values)).map(|(path, _)| *path));
+    }
+    // Where line endings are converted the size changes with the bytes.
+    let objects: Vec<u8> =
+        by_size.iter().flat_map(|(_, path)| format!("{}\n", known[path].state.object).into_bytes()).collect();
+    if !by_size.is_empty() {
+        let git = part.staging.git(&part.checkout, &part.staging.index());
+        let said = git.exec(["cat-file", "--batch-check=%(objectsize)"]).stdin(objects).run();
+        let said = said.map_err(part.checkout.git_error())?;
+        let sizes = said.split(|byte| *byte == b'\n').map(|size| git::line(size).parse::<i64>().ok());
+        let others = by_size.into_iter().zip(sizes).filter(|((entry, _), size)| *size != Some(entry.stat.st_size));
+        found.extend(others.map(|((_, path), _)| path));
     }
     Ok(found)
+}
+
+/// Makes objects of the bytes of `entries` as they are, and gives their ids.
+///
+/// # Errors
+/// Those of git, and of reading the files.
+pub fn keep(part: &Part, entries: &[&checkout::Entry]) -> Result<Vec<ObjectId>, WorkspaceError> {
+    if entries.is_empty() {
+        return Ok(Vec::new());
+    }
+    let raw = part.staging.raw();
+    let git = part.staging.git(&part.checkout, &part.staging.index()).env("GIT_OBJECT_DIRECTORY", raw);
+    let run = |args: &[&str], input: &[u8]| -> Result<Vec<ObjectId>, WorkspaceError> {
+        let words = ["hash-object", "-w", "--no-filters"].iter().chain(args);
+        let said = git.exec(words).stdin(input).run().map_err(part.checkout.git_error())?;
+        Ok(said.split(|byte| *byte == b'\n').filter_map(ObjectId::from_hex).collect())
+    };
+    // A line is one path there, quoted where it begins so.
+    let plain = |entry: &&&checkout::Entry| {
+        let path = entry.path.as_os_str().as_bytes();
+        !entry.is_symlink() && !path.contains(&b'\n') && !path.starts_with(b"\"")
+    };
+    let lines: Vec<u8> = entries
+        .iter()
+        .filter(plain)
+        .flat_map(|entry| [entry.path.as_os_str().as_bytes(), b"\n"].concat())
+        .collect();
+    let ids = if lines.is_empty() { Vec::new() } else { run(&["--stdin-paths"], &lines)? };
+    let (mut ids, mut all) = (ids.into_iter(), Vec::with_capacity(entries.len()));
+    for entry in entries {
+        let id = if plain(&entry) {
+            ids.next()
+        } else {
+            let bytes = if entry.is_symlink() {
+                stream::target(&part.checkout, entry)?
+            } else {
+                stream::content(&part.checkout, entry)?
+            };
+            run(&["--stdin"], &bytes)?.first().copied()
+        };
+        let moving = || WorkspaceError::Moving(part.checkout.root.join(&entry.path));
+        all.push(id.ok_or_else(moving)?);
+    }
+    Ok(all)
 }
 
 /// Gives the entries of files that git is told not to look at the modes and objects that these would have: else nothing tells whether
@@ -92,27 +156,8 @@ fn attributes(part: &Part, paths: &[&[u8]]) -> Result<Vec<u8>, WorkspaceError> {
     exec.run().map_err(part.checkout.git_error())
 }
 
-/// Whether a file of the same object and the same size may hold other bytes, by its attributes.
-fn may_differ(part: &Part, path: &[u8], values: &[&[u8]]) -> bool {
-    let is_given = |value: &&[u8]| !matches!(*value, b"unspecified" | b"unset");
-    let (endings, others) = values.split_at(ENDINGS);
+/// Whether line endings are converted of files that have no attributes.
+fn is_automatic(part: &Part) -> bool {
     let config = &part.checkout.config;
-    let automatic = config.is_true("core.autocrlf") || config.get("core.autocrlf") == Some(b"input");
-    others.iter().any(is_given)
-        || ((automatic || endings.iter().any(is_given)) && is_mixed(part, &git::path(path)))
-}
-
-/// Whether lines end in both ways: where all end in one, the size tells in which.
-fn is_mixed(part: &Part, path: &Path) -> bool {
-    let Ok(Some(file)) = part.checkout.open_beneath(path, OFlags::RDONLY) else { return true };
-    let (mut before, mut with, mut without) = (0, false, false);
-    for byte in BufReader::with_capacity(64 << 10, File::from(file)).bytes() {
-        let Ok(byte) = byte else { return true };
-        if byte == b'\n' {
-            with |= before == b'\r';
-            without |= before != b'\r';
-        }
-        before = byte;
-    }
-    with && without
+    config.is_true("core.autocrlf") || config.get("core.autocrlf").is_some_and(|value| value.eq_ignore_ascii_case(b"input"))
 }

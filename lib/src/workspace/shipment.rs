@@ -10,7 +10,8 @@ use super::index::Index;
 use super::pack::Packing;
 use super::staging::{PREPARED_REF, Selection, Staging};
 use super::tags::{self, Tag};
-use super::{fill, gitdir, rewritten, submodule};
+use super::{fill, gitdir, rewritten, sent, submodule};
+use crate::contract::changes::Request;
 use crate::contract::record::WorkspaceMode;
 
 /// How deep submodules may lie in submodules.
@@ -153,6 +154,8 @@ pub struct Committed {
     files: Vec<Vec<(PathBuf, Vec<u8>)>>,
     /// The tags that travel; none but with all of the history.
     pub tags: Vec<Vec<Tag>>,
+    /// What is sent, by its bytes.
+    pub sent: Request,
 }
 
 impl Committed {
@@ -175,7 +178,8 @@ impl Committed {
             trees.push(tree);
             part.staging.keep_packs()?;
         }
-        Ok(Self { prepared, survey, trees, files, tags })
+        let sent = sent::of(&survey, &trees)?;
+        Ok(Self { prepared, survey, trees, files, tags, sent })
     }
 
     /// The prepared commit of the checkout. It names the submodules' own, and the mode where that is not `full`, so two with the
@@ -196,12 +200,14 @@ pub struct Shipment {
     pub trees: Vec<Index>,
     /// The git directories, the checkout's first; none in the mode `files`.
     pub repositories: Vec<Repository>,
+    /// What is sent, by its bytes.
+    pub sent: Request,
 }
 
 impl Shipment {
     /// Starts to pack, or, with `hold`, gets ready to: what is sent may be less than all.
     pub fn new(committed: Committed, hold: bool) -> Result<Self, WorkspaceError> {
-        let Committed { mut survey, prepared, trees, files, tags } = committed;
+        let Committed { mut survey, prepared, trees, files, tags, sent } = committed;
         let mut repositories = Vec::new();
         let mode = survey.choice.mode;
         let parts = survey.parts.iter_mut().zip(&trees).zip(&prepared).zip(files).zip(tags);
@@ -214,7 +220,7 @@ impl Shipment {
             }
             repositories.push(repository(part, (prepared, &tags), mode, hold, files)?);
         }
-        Ok(Self { base_commit: prepared[0].clone(), survey, trees, repositories })
+        Ok(Self { base_commit: prepared[0].clone(), survey, trees, repositories, sent })
     }
 
     /// The files that are in no repository of the host's: the submodules' `.git`.

@@ -72,10 +72,12 @@ impl Staging {
         let temp = temp.map_err(|e| WorkspaceError::io("make a directory in", parent)(atomic::bare(e)))?;
         let staging = Self { temp };
         make_dir(&staging.objects().join("pack"))?;
-        make_dir(&staging.objects().join("info"))?;
         let mut alternates = quote(checkout.objects.as_os_str());
         alternates.push(b'\n');
-        write(&staging.objects().join("info/alternates"), &alternates)?;
+        for objects in [staging.objects(), staging.raw()] {
+            make_dir(&objects.join("info"))?;
+            write(&objects.join("info/alternates"), &alternates)?;
+        }
         staging.copy_index(checkout)?;
         Ok(staging)
     }
@@ -91,6 +93,10 @@ impl Staging {
     /// The index of the prepared commit's tree, once that is made.
     pub fn prepared_index(&self) -> PathBuf {
         self.temp.path().join("index.prepared")
+    }
+    /// Where objects are of files as they stand, where git has made others of them; they do not travel.
+    pub fn raw(&self) -> PathBuf {
+        self.temp.path().join("raw")
     }
     /// The directory.
     pub fn path(&self) -> &Path {
@@ -236,9 +242,7 @@ impl Staging {
             exec.run().map_err(checkout.git_error())?;
         }
         if !there.is_empty() {
-            let paths = there.iter().flat_map(|p| p.as_os_str().as_bytes().iter().copied().chain([0]));
-            let exec = git.exec(["update-index", "--add", "--replace", "-z", "--stdin"]);
-            exec.stdin(paths.collect::<Vec<u8>>()).run().map_err(checkout.git_error())?;
+            add(checkout, &git, &there)?;
         }
         // A partial clone lacks files that a sparse checkout leaves out; anything else that is missing stops the packing.
         let tree = git::line(&git.run(["write-tree", "--missing-ok"]).map_err(checkout.git_error())?);
@@ -256,6 +260,33 @@ impl Staging {
         git.setting("i18n.commitEncoding", "UTF-8");
         Ok(git::line(&git.exec(args).stdin(message).run().map_err(checkout.git_error())?))
     }
+}
+
+/// Adds files to the index of `git`. One that git cannot convert, as its attributes want it, is added as it stands: that a file is not
+/// encoded as somebody said keeps nothing from travelling.
+fn add(checkout: &Checkout, git: &Git, files: &[&PathBuf]) -> Result<(), WorkspaceError> {
+    let paths = files.iter().flat_map(|path| path.as_os_str().as_bytes().iter().copied().chain([0]));
+    let exec = git.exec(["update-index", "--add", "--replace", "-z", "--stdin"]);
+    match (exec.stdin(paths.collect::<Vec<u8>>()).run(), files) {
+        (Ok(_), _) => Ok(()),
+        (Err(error), [path]) => add_unconverted(checkout, git, path).map_err(|_| checkout.git_error()(error)),
+        (Err(_), files) => {
+            let (one, other) = files.split_at(files.len() / 2);
+            add(checkout, git, one)?;
+            add(checkout, git, other)
+        }
+    }
+}
+
+fn add_unconverted(checkout: &Checkout, git: &Git, path: &Path) -> Result<(), WorkspaceError> {
+    let args = [OsStr::new("hash-object"), OsStr::new("-w"), OsStr::new("--no-filters"), OsStr::new("--")];
+    let id = git::line(&git.run(args.into_iter().chain([path.as_os_str()])).map_err(checkout.git_error())?);
+    let entry = checkout.look(path)?.filter(|entry| !entry.is_symlink());
+    let entry = entry.ok_or_else(|| WorkspaceError::Moving(checkout.root.join(path)))?;
+    let mode = if entry.stat.st_mode & 0o100 == 0 { "100644" } else { "100755" };
+    let line = [format!("{mode} {id}\t").as_bytes(), path.as_os_str().as_bytes(), b"\0"].concat();
+    let exec = git.exec(["update-index", "--add", "--replace", "-z", "--index-info"]).stdin(line);
+    exec.run().map(drop).map_err(checkout.git_error())
 }
 
 /// Whether git reads attributes in it (gitattributes(5)).
@@ -282,7 +313,7 @@ fn is_lfs_pointer(checkout: &Checkout, entry: &Entry) -> bool {
 }
 
 /// A path as a line of an alternates file: quoted as C does where it would be read otherwise.
-fn quote(path: &OsStr) -> Vec<u8> {
+pub(super) fn quote(path: &OsStr) -> Vec<u8> {
     let bytes = path.as_bytes();
     let plain = !bytes.starts_with(b"\"") && !bytes.starts_with(b"#") && !bytes.contains(&b'\n');
     if plain {

@@ -14,6 +14,7 @@ use super::error::WorkspaceError;
 use super::fill;
 use super::pack::Source;
 use super::shipment::{Repository, Shipment};
+use crate::contract::changes;
 use crate::contract::resync::GIVEN_INDEX;
 
 /// The file that ends a stream without git: what it is in never holds a file of a checkout's.
@@ -45,6 +46,7 @@ pub fn write(out: impl Write, shipment: &Shipment) -> Result<(), WorkspaceError>
     for (place, text) in fill::files(shipment) {
         bytes(&mut tar, &place, &text)?;
     }
+    bytes(&mut tar, Path::new(changes::SENT), &shipment.sent.encode())?;
     for repository in shipment.repositories.iter().rev() {
         git_directory(&mut tar, repository)?;
     }
@@ -170,6 +172,17 @@ pub(super) fn file(
         return Err(moving());
     }
     Ok(())
+}
+
+/// The bytes of a file that is small or oddly named.
+pub(super) fn content(checkout: &Checkout, entry: &Entry) -> Result<Vec<u8>, WorkspaceError> {
+    let full = checkout.root.join(&entry.path);
+    let opened =
+        checkout.open_beneath(&entry.path, OFlags::RDONLY).map_err(WorkspaceError::io("read", &full))?;
+    let file = File::from(opened.ok_or_else(|| WorkspaceError::Moving(full.clone()))?);
+    let mut bytes = Vec::new();
+    (&file).read_to_end(&mut bytes).map_err(WorkspaceError::io("read", &full))?;
+    Ok(bytes)
 }
 
 /// Counts what is read, since tar itself does not notice a file that became shorter.

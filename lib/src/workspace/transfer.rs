@@ -14,6 +14,8 @@ use super::guest::{Ended, Given, Guest, Output, fill, quote};
 use super::shipment::Shipment;
 use super::staging::PREPARED_REF;
 use super::stream;
+use crate::contract::changes;
+use crate::contract::guest::HELPER_PATH;
 use crate::contract::record::WorkspaceMode;
 use crate::sys::clock::{Timeline, boottime_us};
 
@@ -29,7 +31,7 @@ if [ -e "$p" ] || [ -L "$p" ]; then
     fi
 fi
 if [ -z "$same" ]; then
-    if mkdir -p -- "$p" && TAR_OPTIONS=--warning=no-timestamp tar -xpf - -C "$p" && @WHOLE@ && (cd -- "$p" && @FILL@); then :; else
+    if mkdir -p -- "$p" && TAR_OPTIONS=--warning=no-timestamp tar -xpf - -C "$p" && (cd -- "$p" && @FILL@) && @NOTE@ && @WHOLE@; then :; else
         rm -rf -- "$p"; say failed; exit 0
     fi
 fi
@@ -51,6 +53,17 @@ fn is_mise_config(path: &Path) -> bool {
     text == ".tool-versions"
         || (toml && local.starts_with("mise.") && !text.contains('/'))
         || (toml && (text.starts_with(".config/mise") || local.starts_with("mise/")))
+}
+
+/// Has banger-guest keep what the files are right after they have come. Without it they are read at the next comparison.
+fn note_script(guest_path: &str) -> String {
+    let values = BTreeMap::from([
+        ("HELPER", HELPER_PATH.to_owned()),
+        ("VERB", changes::NOTE_VERB.to_owned()),
+        ("PATH", quote([guest_path])),
+        ("SENT", changes::SENT.to_owned()),
+    ]);
+    fill("{ @HELPER@ @VERB@ -- @PATH@ 2>/dev/null || rm -f -- \"$p/@SENT@\"; }", &values)
 }
 
 /// How a shipment went.
@@ -123,6 +136,7 @@ pub fn send_and_run(
         ("REF", quote([PREPARED_REF])),
         ("FORCE", quote([if force { "1" } else { "" }])),
         ("WHOLE", whole),
+        ("NOTE", note_script(guest_path)),
         ("FILL", format!("if [ -f {0} ]; then . ./{0}; fi", fill::SCRIPT)),
     ]);
     let mise = shipment.survey.root().selection.entries.iter().any(|entry| is_mise_config(&entry.path));

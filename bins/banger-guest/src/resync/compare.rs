@@ -10,6 +10,8 @@ use sha2::{Digest, Sha256};
 
 use super::below::{Below, kind};
 use super::git;
+use crate::changes::{Cache, Id, mode_of};
+use crate::changes_protocol::{MODE_FILE, MODE_LINK, MODE_PROGRAM};
 use crate::error::{Context, Error};
 use crate::plan::{GIVEN_INDEX, Known, PLACE, Plan, Staged, TREE};
 
@@ -51,8 +53,8 @@ impl<'a> New<'a> {
 }
 
 /// Compares the workspace with what it was given, as far as that differs from what is to be.
-pub fn compare(work: &Below, plan: &Plan) -> Result<Found, Error> {
-    let mut found = Found { displaced: files(work, &New::of(plan)?, plan)?, ..Found::default() };
+pub fn compare(work: &Below, plan: &Plan, cache: &Cache) -> Result<Found, Error> {
+    let mut found = Found { displaced: files(work, &New::of(plan)?, plan, cache)?, ..Found::default() };
     if let Some(staged) = &plan.staged {
         let same_file = || {
             let id = |path: &str| fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
@@ -75,28 +77,17 @@ pub fn compare(work: &Below, plan: &Plan) -> Result<Found, Error> {
 }
 
 /// What of the guest's own is in the way, and is not as it is to be already.
-fn files(work: &Below, new: &New<'_>, plan: &Plan) -> Result<Vec<Vec<u8>>, Error> {
+fn files(work: &Below, new: &New<'_>, plan: &Plan, cache: &Cache) -> Result<Vec<Vec<u8>>, Error> {
     let what = || "cannot compare the workspace with what comes".to_owned();
-    // Files that were copied have times without a fraction, and others almost never: so a size and a time tell, as long as there are
-    // fractions here at all.
-    let fractions = fs::metadata(PLACE).is_ok_and(|metadata| metadata.ctime_nsec() != 0);
-    let (mut differing, mut doubtful) = (Vec::new(), Vec::new());
+    let mut differing = Vec::new();
     for known in &plan.known {
-        let now = work.look(&known.path).context(what)?;
-        if now.is_some_and(|now| fractions && is_as_given(known, &now)) {
-            continue;
+        let is_given = match work.look(&known.path).context(what)? {
+            Some(now) => is_as_given(work, cache, plan.sha256, known, &now).context(what)?,
+            None => false,
+        };
+        if !is_given && !is_as_wanted(work, new, &known.path).context(what)? {
+            differing.push(known.path.clone());
         }
-        if is_as_wanted(work, new, &known.path).context(what)? {
-            continue;
-        }
-        match now {
-            // git knows of nothing else.
-            Some(now) if matches!(kind(&now), SFlag::S_IFREG | SFlag::S_IFLNK) => doubtful.push(&*known.path),
-            _ => differing.push(known.path.clone()),
-        }
-    }
-    if !doubtful.is_empty() {
-        differing.extend(git::differing(&plan.given, &doubtful)?);
     }
     for path in &plan.fresh {
         if work.look(path).context(what)?.is_some() && !is_as_wanted(work, new, path).context(what)? {
@@ -119,16 +110,30 @@ fn files(work: &Below, new: &New<'_>, plan: &Plan) -> Result<Vec<Vec<u8>>, Error
     Ok(differing)
 }
 
-/// Whether a file is the one that was given, by all that is seen without reading it.
-fn is_as_given(known: &Known, now: &FileStat) -> bool {
-    let same_mode = match known.mode & 0o170_000 {
-        0o120_000 => kind(now) == SFlag::S_IFLNK,
-        _ => kind(now) == SFlag::S_IFREG && (now.st_mode & 0o100 != 0) == (known.mode & 0o100 != 0),
-    };
-    same_mode
-        && now.st_size as u32 == known.size
-        && now.st_mtime as u32 == known.mtime
-        && now.st_mtime_nsec == 0
+/// Whether a file is the one that was given: by its bytes, which are read unless it is certain that nobody has touched them.
+fn is_as_given(work: &Below, cache: &Cache, sha256: bool, known: &Known, now: &FileStat) -> io::Result<bool> {
+    let size = now.st_size.unsigned_abs();
+    let mut id = Id::of_blob(sha256, size);
+    match (kind(now), known.mode) {
+        (SFlag::S_IFLNK, MODE_LINK) => id.update(&work.target(&known.path)?),
+        (SFlag::S_IFREG, MODE_FILE | MODE_PROGRAM) if mode_of(now) == known.mode => {
+            if cache.is_same(&known.path, now, &known.id) {
+                return Ok(true);
+            }
+            let mut file = BufReader::with_capacity(128 << 10, work.read(&known.path)?);
+            loop {
+                let piece = file.fill_buf()?;
+                let length = piece.len();
+                if length == 0 {
+                    break;
+                }
+                id.update(piece);
+                file.consume(length);
+            }
+        }
+        _ => return Ok(false),
+    }
+    Ok(id.finish() == known.id)
 }
 
 /// Whether the workspace has at `path` what it is to have.

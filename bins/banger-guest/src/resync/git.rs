@@ -3,14 +3,11 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
-use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Stdio};
 
 use crate::error::{Context, Error};
 use crate::plan::{FILL, Plan, Staged, TREE};
 
-/// How much of a command line holds paths, bytes.
-const MAX_WORDS: usize = 64 << 10;
 /// Settings that win over the guest's own.
 const SETTINGS: [&str; 4] = [
     "core.hooksPath=/dev/null",
@@ -72,23 +69,6 @@ pub fn commit_of(name: &str) -> Result<String, Error> {
     git.args(["rev-parse", "-q", "--verify", name]);
     let (said, _) = output(git, None)?;
     Ok(String::from_utf8_lossy(&said).trim_end().to_owned())
-}
-
-/// Which of `paths` are not as the index `given` has them, by their content.
-pub fn differing(given: &[u8], paths: &[&[u8]]) -> Result<Vec<Vec<u8>>, Error> {
-    let index = super::place("given");
-    fs::write(&index, given).context(|| format!("cannot write {}", index.display()))?;
-    let mut git = git();
-    git.env("GIT_INDEX_FILE", &index)
-        .env("GIT_OPTIONAL_LOCKS", "0")
-        .args(["-c", "diff.autoRefreshIndex=true"]);
-    git.args(["diff", "-z", "--name-only", "--no-renames", "--no-ext-diff", "--no-textconv", "--"]);
-    if paths.iter().map(|path| path.len() + 1).sum::<usize>() < MAX_WORDS {
-        git.args(paths.iter().map(|path| OsStr::from_bytes(path)));
-    }
-    let said = run_command(git, None)?;
-    let named = said.split(|byte| *byte == 0).filter(|path| paths.contains(path));
-    Ok(named.map(<[u8]>::to_vec).collect())
 }
 
 /// Changes the entries of the guest's index.

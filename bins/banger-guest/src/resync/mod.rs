@@ -2,7 +2,7 @@
 //! written. Then a mark is set, and from there on whatever is cut off is completed by the next copy: each step can be done twice.
 //!
 //! It is done here, and not by a script, since each process costs an emulated guest some 20 ms. git is asked only where git's own
-//! files must change, or where a file is not as it was given by size and time and only its content can tell.
+//! files must change; whether a file is as it was given its bytes tell.
 
 mod below;
 mod compare;
@@ -10,18 +10,20 @@ mod git;
 mod place;
 mod receive;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::ExitCode;
 
 use nix::sys::stat::{Mode, umask};
 
+use crate::changes::Cache;
 use crate::error::{Context, Error};
 use crate::plan::{MARK, PLACE};
 use crate::protocol::mark_start;
 use below::Below;
+pub use below::kind;
 
 /// The ref that holds what was sent.
 const PREPARED_REF: &str = "refs/banger/prepared";
@@ -95,7 +97,7 @@ fn run(call: &Call, host: &mut Host) -> Result<(), Error> {
     let work = Below::open(".").context(|| "cannot open the workspace".into())?;
     if place(MARK).exists() {
         place::drop_stale_locks()?;
-        place::finish(&work)?;
+        place::finish(&work, &call.path)?;
     }
     clear()?;
     let now = git::commit_of(PREPARED_REF)?;
@@ -104,7 +106,7 @@ fn run(call: &Call, host: &mut Host) -> Result<(), Error> {
         host.words([b"other", now.as_bytes()]);
         return Ok(());
     }
-    let done = take(&work, host);
+    let done = take(&work, &call.path, host);
     if done.is_err() && !place(MARK).exists() {
         // The first error is the one to tell.
         drop(clear());
@@ -126,13 +128,13 @@ fn clear() -> Result<(), Error> {
 }
 
 /// Receives, compares, and puts everything in its place, or names what is in the way.
-fn take(work: &Below, host: &mut Host) -> Result<(), Error> {
+fn take(work: &Below, workspace: &OsStr, host: &mut Host) -> Result<(), Error> {
     let mut plan = receive::receive(io::stdin().lock())?;
     host.verdict("ready");
     if place(crate::plan::FILL).exists() {
         git::make_files(&plan)?;
     }
-    let found = compare::compare(work, &plan)?;
+    let found = compare::compare(work, &plan, &Cache::load(workspace.as_bytes()))?;
     let conflicts = !found.displaced.is_empty() || found.is_staged_otherwise || found.is_head_elsewhere;
     if conflicts && !plan.force {
         let staged = found.is_staged_otherwise.then_some(&b"index"[..]);
@@ -147,7 +149,7 @@ fn take(work: &Below, host: &mut Host) -> Result<(), Error> {
     plan.displaced = found.displaced;
     plan.whole_index = found.takes_whole_index;
     place::mark(&plan)?;
-    place::finish(work)?;
+    place::finish(work, workspace)?;
     host.words([&b"done"[..]]);
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Everything to its place. What the mark stands for is on the disk before the mark: a virtual machine may lose its power.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -13,6 +14,7 @@ use nix::unistd::{fsync, syncfs};
 
 use super::below::Below;
 use super::{git, path, place};
+use crate::changes;
 use crate::clock::now_us;
 use crate::error::{Context, Error};
 use crate::plan::{GIVEN_INDEX, INDEX, MARK, PLACE, Plan, TREE};
@@ -70,7 +72,7 @@ fn received(plan: &Plan) -> io::Result<Vec<(PathBuf, Vec<u8>)>> {
 }
 
 /// Puts everything in its place, or what of it is not there yet, and takes the mark away.
-pub fn finish(work: &Below) -> Result<(), Error> {
+pub fn finish(work: &Below, workspace: &OsStr) -> Result<(), Error> {
     let plan = fs::read(place(MARK)).context(|| format!("cannot read {PLACE}/{MARK}"))?;
     let plan = Plan::decode(&plan)
         .ok_or_else(|| Error::new(format!("{PLACE}/{MARK} is of another version of this program")))?;
@@ -97,6 +99,7 @@ pub fn finish(work: &Below) -> Result<(), Error> {
         add_shallow(commit).context(|| what(b".git/shallow"))?;
     }
     plan.settings.iter().try_for_each(|(name, value)| git::set(name, value))?;
+    changes::renote(workspace, &plan.placed, &plan.gone);
     fs::remove_file(place(MARK)).context(|| format!("cannot remove {PLACE}/{MARK}"))?;
     super::clear()
 }

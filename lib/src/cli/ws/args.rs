@@ -136,8 +136,9 @@ pub(super) struct Comparison {
     /// Compare with this commit of the guest's instead of with what was sent
     #[arg(long, value_name = "COMMIT")]
     pub base_commit: Option<String>,
-    /// Refuse a patch that is larger than this many bytes (K, M and G are understood)
-    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
+    /// Leave the largest changes out of a patch that would be larger than this many bytes (K, M and G are understood); git applies none
+    /// that is larger than 1023M
+    #[arg(long, value_name = "SIZE", default_value = "1023M", value_parser = parse_size)]
     pub max_patch_size: u64,
 }
 

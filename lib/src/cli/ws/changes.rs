@@ -46,15 +46,15 @@ pub(super) fn describe(scanned: &Scanned, outcome: &mut Outcome) {
     outcome.flagged = Some(within(flagged, |f| f.path.len()));
 }
 
-/// Names the submodules whose changes are not in a patch: what they have not committed, and commits that the patch names and
-/// only the guest may have.
-pub(super) fn describe_submodules(export: &Export, outcome: &mut Outcome) {
-    let dirty = export.dirty.iter().map(|path| (path, "it holds changes that are not committed"));
-    let moved = export.scanned.entries.iter().filter(|e| e.is_submodule() && e.status != Status::Deleted);
-    let moved = moved.map(|e| (&e.path, "it stands at a commit that only the guest may have"));
-    let all = dirty.chain(moved).map(|(path, why)| Flagged { path: text(path), reason: why.to_owned() });
-    let all = within(all, |f| f.path.len());
-    outcome.left_out = (!all.is_empty()).then_some(all);
+/// Names what is not in a patch.
+pub(super) fn describe_rest(export: &Export, outcome: &mut Outcome) {
+    let listed = |all: &[(Vec<u8>, String)]| {
+        let named = all.iter().map(|(path, why)| Flagged { path: text(path), reason: why.clone() });
+        (!all.is_empty()).then(|| (within(named, |f| f.path.len() + f.reason.len()), all.len() as u64))
+    };
+    (outcome.lost, outcome.lost_count) = listed(&export.lost).unzip();
+    (outcome.left_out, outcome.left_out_count) = listed(&export.left_out).unzip();
+    outcome.ignored_count = (export.ignored > 0).then_some(export.ignored);
 }
 
 /// As many of `items` as a record lists.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::TOOL;
-use super::args::{ExecArgs, ModeChoice, Products, RunArgs};
+use super::args::{ExecArgs, Products, RunArgs};
 use super::export::{Base, Destination, take_patch};
 use super::inspect;
 use super::job::{places, report};
@@ -66,7 +66,7 @@ pub(super) fn exec(args: &ExecArgs) -> ExitCode {
         let (command, stdin) = command_of(&args.options, &args.command, &args.input)?;
         let workspace = job.document.required_workspace()?;
         let base =
-            products.patch.as_ref().map(|_| Base::new(&products.comparison, &workspace)).transpose()?;
+            products.patch.as_ref().map(|_| Base::new(&products.comparison, &workspace, &job.dir())).transpose()?;
         transfer::check_guest_path(&workspace.guest_path)?;
         let files = places(&[products.patch.as_ref(), products.record.as_ref()])?;
         job.confine(&[], &files)?;
@@ -76,7 +76,7 @@ pub(super) fn exec(args: &ExecArgs) -> ExitCode {
         let ran = command::run(&guest, path, workspace.mode, &command, stdin, &mut live, &mut job.timeline);
         job.started = guest.has_started();
         let mut outcome = outcome_of(&ran?);
-        if let (Some(patch), Some(base)) = (&products.patch, &base) {
+        if let (Some(patch), Some(base)) = (&products.patch, base) {
             let _lock = job.lock("exec")?;
             let into = Destination { path: patch, dir: job.dir(), interrupts: &job.interrupts };
             take_patch(&guest, path, base, &into, &mut job.timeline, &mut outcome)?;
@@ -101,13 +101,9 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
         if let Some(base) = &products.comparison.base_commit {
             transfer::check_commit(base)?;
         }
-        if products.patch.is_some() && source.choice.mode == ModeChoice::Files {
-            return Err(
-                UsageError("--patch needs git in the guest, and --mode files sends none".into()).into()
-            );
-        }
         let staged = Staged::new(job, source)?;
         staged.notice();
+        let base = products.patch.as_ref().map(|_| staged.base(&products.comparison, &job.dir())).transpose()?;
         let files = places(&[products.patch.as_ref(), products.record.as_ref()])?;
         job.confine(&[staged.root()], &files)?;
         let guest = job.timeline.step("connect", || Guest::connect(&job.endpoint, &job.interrupts))?;
@@ -135,11 +131,10 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
         let mut outcome = outcome_of(&ran?);
         noted?;
         job.document.set_workspace(Some(&workspace));
-        if let Some(patch) = &products.patch {
+        if let (Some(patch), Some(base)) = (&products.patch, base) {
             let _lock = job.lock("run")?;
-            let base = Base::new(&products.comparison, &workspace)?;
             let into = Destination { path: patch, dir, interrupts: &job.interrupts };
-            take_patch(&guest, path, &base, &into, &mut job.timeline, &mut outcome)?;
+            take_patch(&guest, path, base, &into, &mut job.timeline, &mut outcome)?;
         }
         Ok(outcome)
     })

@@ -3,25 +3,31 @@
 use std::fs::{File, Permissions};
 use std::io::{self, Seek, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::TOOL;
 use super::args::{Comparison, ExportArgs};
 use super::changes;
 use super::job::{places, report};
+use super::prepare::sent_with;
 use crate::cli::Failure;
 use crate::cli::plumbing::Input;
 use crate::cli::report::{RecordTo, directory_of, write_all};
 use crate::contract::error::escape_controls;
+use crate::contract::changes::{Request, SentTree};
 use crate::contract::record::{Outcome, Workspace, WorkspaceMode};
 use crate::state::dir::VmDir;
 use crate::sys::atomic;
 use crate::sys::clock::Timeline;
 use crate::sys::signal::Interrupts;
+use crate::workspace::checkout::Checkout;
 use crate::workspace::error::WorkspaceError;
-use crate::workspace::export::Wanted;
+use crate::workspace::export::{Maker, Wanted};
 use crate::workspace::guest::Guest;
+use crate::workspace::index::Index;
+use crate::workspace::note::{Notes, Stage};
+use crate::workspace::sent::Memory;
 use crate::workspace::staging::PREPARED_REF;
 use crate::workspace::{export, transfer};
 
@@ -35,13 +41,11 @@ pub(super) fn export(args: &ExportArgs) -> ExitCode {
     report("export", &to, false, &args.input, |job| {
         let _lock = job.lock("export")?;
         let workspace = job.document.required_workspace()?;
-        let mut base = Base::new(&args.comparison, &workspace)?;
-        let mut guest_path = workspace.guest_path.clone();
+        let mut base = Base::new(&args.comparison, &workspace, &job.dir())?;
         if let Some(submodule) = &args.submodule {
-            guest_path = format!("{guest_path}/{}", submodule.trim_end_matches('/'));
-            transfer::check_guest_path(&guest_path)?;
-            base.of_submodule();
+            base.of_submodule(submodule)?;
         }
+        let guest_path = workspace.guest_path.clone();
         let files = places(&[Some(&args.output), args.record.as_ref()])?;
         job.confine(&[], &files)?;
         let guest = job.timeline.step("connect", || Guest::connect(&job.endpoint, &job.interrupts))?;
@@ -51,10 +55,10 @@ pub(super) fn export(args: &ExportArgs) -> ExitCode {
             _ => As::Patch,
         };
         let into = Destination { path: &args.output, dir: job.dir(), interrupts: &job.interrupts };
-        let wanted = Product { base: &base, only: &args.paths, as_what };
+        let wanted = Product { base, only: &args.paths, as_what };
         let mut outcome = Outcome::default();
-        take(&guest, &guest_path, &wanted, &into, &mut job.timeline, &mut outcome)?;
-        outcome.changed = outcome.patch_bytes != Some(0);
+        take(&guest, &guest_path, wanted, &into, &mut job.timeline, &mut outcome)?;
+        outcome.changed = outcome.patch_bytes != Some(0) || outcome.lost.is_some();
         Ok(outcome)
     })
 }
@@ -65,10 +69,10 @@ pub(super) fn status(input: &Input) -> ExitCode {
         let _lock = job.lock("status")?;
         let workspace = job.document.required_workspace()?;
         transfer::check_guest_path(&workspace.guest_path)?;
-        let base = checked_base(None, &workspace)?;
+        let sent = sent_of(&workspace, &job.dir())?;
         job.confine(&[], &[])?;
         let guest = job.timeline.step("connect", || Guest::connect(&job.endpoint, &job.interrupts))?;
-        let changed = export::changed(&guest, &workspace.guest_path, &base)?;
+        let changed = export::changed(&guest, &workspace.guest_path, &sent)?;
         Ok(Outcome {
             changed: !changed.is_empty(),
             files: Some(changes::listed(changed.iter())),
@@ -100,29 +104,80 @@ fn checked_base(given: Option<&str>, workspace: &Workspace) -> Result<String, Wo
     Ok(base.to_owned())
 }
 
-/// What a patch is made against, and how large it may be.
+/// What was sent to `workspace`, whose VM's directory is `dir`.
+fn sent_of(workspace: &Workspace, dir: &VmDir) -> Result<Request, WorkspaceError> {
+    transfer::check_guest_path(&workspace.guest_path)?;
+    let format = if workspace.base_commit.len() == 64 { "sha256" } else { "sha1" };
+    sent_with(&Memory::of(dir), &Notes::of(dir), &workspace.base_commit, format)
+}
+
+/// What a patch is made against, how large it may be, and what makes it.
 pub(super) struct Base {
-    commit: String,
-    is_prepared: bool,
+    commit: Option<String>,
+    prepared: String,
     max_bytes: u64,
+    sent: Request,
+    /// What git had of what was sent.
+    tree: Index,
+    maker: Maker,
 }
 
 impl Base {
-    /// As the options say, else what was sent.
-    pub(super) fn new(comparison: &Comparison, workspace: &Workspace) -> Result<Self, WorkspaceError> {
-        Ok(Self {
-            commit: checked_base(comparison.base_commit.as_deref(), workspace)?,
-            is_prepared: comparison.base_commit.is_none(),
-            max_bytes: comparison.max_patch_size,
-        })
+    /// As the options say, else what was sent. What makes the patch is started here, before this process is confined.
+    pub(super) fn new(
+        comparison: &Comparison,
+        workspace: &Workspace,
+        dir: &VmDir,
+    ) -> Result<Self, WorkspaceError> {
+        Self::of(comparison, workspace, dir, sent_of(workspace, dir)?)
     }
 
-    /// What was sent of a submodule only its own ref says.
-    fn of_submodule(&mut self) {
-        if self.is_prepared {
-            self.commit = PREPARED_REF.to_owned();
+    /// The same, where it is known what was `sent`, or is about to be.
+    pub(super) fn of(
+        comparison: &Comparison,
+        workspace: &Workspace,
+        dir: &VmDir,
+        sent: Request,
+    ) -> Result<Self, WorkspaceError> {
+        let commit = comparison.base_commit.clone();
+        if let Some(commit) = &commit {
+            transfer::check_commit(commit)?;
+            if workspace.mode == WorkspaceMode::Files {
+                return Err(WorkspaceError::NoGit { guest_path: workspace.guest_path.clone() });
+            }
         }
+        let format = if sent.sha256 { "sha256" } else { "sha1" };
+        let tree = match &commit {
+            Some(_) => Index::read(&Notes::of(dir).tree(Stage::Sent), format)?,
+            None => Index::default(),
+        };
+        let maker = Maker::start(dir.path(), &objects_of(workspace, dir), sent.sha256)?;
+        let (max_bytes, prepared) = (comparison.max_patch_size, workspace.base_commit.clone());
+        Ok(Self { commit, prepared, max_bytes, sent, tree, maker })
     }
+
+    /// Of the submodule at `path` alone.
+    fn of_submodule(&mut self, path: &str) -> Result<(), WorkspaceError> {
+        let path = path.trim_end_matches('/').as_bytes();
+        let is_own = |tree: &SentTree| {
+            tree.prefix == path || tree.prefix.strip_prefix(path).is_some_and(|rest| rest.starts_with(b"/"))
+        };
+        self.sent.trees.retain(is_own);
+        if self.sent.trees.first().is_none_or(|tree| tree.prefix != path) {
+            return Err(WorkspaceError::NoSubmodule(String::from_utf8_lossy(path).into_owned()));
+        }
+        Ok(())
+    }
+}
+
+/// Where the objects are of what was sent: kept in the VM's directory, which names the checkout's. A copy that an older banger made has
+/// only those of the checkout.
+fn objects_of(workspace: &Workspace, dir: &VmDir) -> Vec<PathBuf> {
+    let kept = Memory::of(dir).objects();
+    if kept.is_dir() {
+        return vec![kept];
+    }
+    Checkout::open(Path::new(&workspace.host_path)).map(|checkout| checkout.objects).into_iter().collect()
 }
 
 /// Where a patch goes.
@@ -142,7 +197,7 @@ enum As {
 
 /// What is wanted of the changes.
 struct Product<'a> {
-    base: &'a Base,
+    base: Base,
     only: &'a [String],
     as_what: As,
 }
@@ -151,20 +206,20 @@ struct Product<'a> {
 pub(super) fn take_patch(
     guest: &Guest<'_>,
     guest_path: &str,
-    base: &Base,
+    base: Base,
     into: &Destination<'_>,
     timeline: &mut Timeline,
     outcome: &mut Outcome,
 ) -> Result<(), Failure> {
     let wanted = Product { base, only: &[], as_what: As::Patch };
-    take(guest, guest_path, &wanted, into, timeline, outcome)
+    take(guest, guest_path, wanted, into, timeline, outcome)
 }
 
 /// Takes the changes into a file beside their place, and puts it there once it is whole, allowed and on disk.
 fn take(
     guest: &Guest<'_>,
     guest_path: &str,
-    product: &Product<'_>,
+    product: Product<'_>,
     into: &Destination<'_>,
     timeline: &mut Timeline,
     outcome: &mut Outcome,
@@ -178,19 +233,25 @@ fn take(
     let mode = Permissions::from_mode(if beside { 0o666 } else { 0o600 });
     let temp = tempfile::Builder::new().prefix(".banger-").permissions(mode).tempfile_in(dir);
     let mut temp = temp.map_err(error("write"))?;
-    let mut out = io::BufWriter::with_capacity(64 << 10, temp.as_file_mut());
-    let base = product.base;
-    let wanted = Wanted { base_commit: &base.commit, only: product.only, max_bytes: base.max_bytes };
-    let taken = timeline.step("export", || match product.as_what {
-        As::Patch => export::export(guest, guest_path, wanted, &mut out, into.path),
-        _ => export::export(guest, guest_path, wanted, &mut io::sink(), into.path),
-    })?;
-    match product.as_what {
-        As::Patch => {}
-        As::Names => out.write_all(changes::names(&taken.scanned).as_bytes()).map_err(error("write"))?,
-        As::Stat => out.write_all(changes::stat(&taken.scanned).as_bytes()).map_err(error("write"))?,
+    let Product { base, only, as_what } = product;
+    let mut sent = base.sent;
+    if let Some(commit) = &base.commit {
+        timeline.step("base", || export::rebase(guest, guest_path, commit, &base.tree, &mut sent))?;
     }
-    out.into_inner().map_err(|e| error("write")(e.into_error()))?;
+    let wanted = Wanted { sent: &sent, only, max_bytes: base.max_bytes };
+    let taken = timeline.step("export", || {
+        export::export(guest, guest_path, wanted, base.maker, temp.as_file_mut(), into.path)
+    })?;
+    let instead = match as_what {
+        As::Patch => None,
+        As::Names => Some(changes::names(&taken.scanned)),
+        As::Stat => Some(changes::stat(&taken.scanned)),
+    };
+    if let Some(text) = instead {
+        let file = temp.as_file_mut();
+        let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(text.as_bytes()));
+        written.map_err(error("write"))?;
+    }
     if to_stdout {
         temp.as_file_mut().rewind().map_err(error("read"))?;
         copy_to_stdout(temp.as_file_mut(), into.interrupts).map_err(error("write"))?;
@@ -202,21 +263,37 @@ fn take(
         temp.persist(&place).map_err(|e| error("write")(e.error))?;
         File::open(dir).and_then(|d| d.sync_all()).map_err(error("write"))?;
     }
-    if product.as_what == As::Patch {
+    if as_what == As::Patch {
         outcome.patch_file = Some(into.path.to_string_lossy().into_owned());
     }
-    outcome.base_ref = base.is_prepared.then(|| PREPARED_REF.to_owned());
-    outcome.base_commit = Some(base.commit.clone()).filter(|commit| commit != PREPARED_REF);
+    outcome.base_ref = base.commit.is_none().then(|| PREPARED_REF.to_owned());
+    outcome.base_commit = Some(base.commit.unwrap_or(base.prepared));
     changes::describe(&taken.scanned, outcome);
-    changes::describe_submodules(&taken, outcome);
-    for left in outcome.left_out.iter().flatten() {
-        let line = format!(
-            "{TOOL}: not in the patch: {}: {} (--submodule takes its own patch)",
-            left.path, left.reason
-        );
-        drop(writeln!(io::stderr(), "{}", escape_controls(&line)));
-    }
+    changes::describe_rest(&taken, outcome);
+    tell(outcome);
     Ok(())
+}
+
+/// How much of what is lost, or left out, is named to people.
+const MAX_TOLD: usize = 20;
+
+/// Says what is not in the patch, and why.
+fn tell(outcome: &Outcome) {
+    let lists = [
+        ("LOST, not in the patch", &outcome.lost, outcome.lost_count),
+        ("not in the patch, which cannot hold it", &outcome.left_out, outcome.left_out_count),
+    ];
+    for (what, list, count) in lists {
+        let Some(list) = list else { continue };
+        for one in list.iter().take(MAX_TOLD) {
+            let line = format!("{TOOL}: {what}: {}: {}", one.path, one.reason);
+            drop(writeln!(io::stderr(), "{}", escape_controls(&line)));
+        }
+        let more = count.unwrap_or(0).saturating_sub(list.len().min(MAX_TOLD) as u64);
+        if more > 0 {
+            drop(writeln!(io::stderr(), "{TOOL}: {what}: {more} more"));
+        }
+    }
 }
 
 fn copy_to_stdout(file: &mut File, interrupts: &Interrupts) -> io::Result<()> {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use super::TOOL;
 use crate::cli::Failure;
@@ -22,6 +23,9 @@ use crate::workspace::guest::Endpoint;
 pub(super) const SESSION_FD_VARIABLE: &str = "BANGER_SESSION_FD";
 /// Over what guests are reached: `auto`, `agent` or `ssh`.
 const TRANSPORT_VARIABLE: &str = "BANGER_GUEST_TRANSPORT";
+/// banger-guest, which banger-ws brings to a guest that has none.
+pub(super) static HELPER: OnceLock<&'static [u8]> = OnceLock::new();
+
 /// Everything that a verb works with.
 pub(super) struct Job {
     pub(super) document: Document,
@@ -47,7 +51,8 @@ impl Job {
         let transport = std::env::var(TRANSPORT_VARIABLE).unwrap_or_default();
         let transport =
             transport.parse().map_err(|why| UsageError(format!("{TRANSPORT_VARIABLE}: {why}")))?;
-        let endpoint = Endpoint::of(&state, &vm, &net, document.vmm()?.as_ref(), transport)?;
+        let helper = HELPER.get().copied().unwrap_or_default();
+        let endpoint = Endpoint::of(&state, &vm, &net, document.vmm()?.as_ref(), transport, helper)?;
         let timeline = Timeline::new(TOOL, verb);
         Ok(Self { document, timeline, vm, state, interrupts, endpoint, started: false, _session: session })
     }
@@ -85,6 +90,9 @@ impl crate::contract::Coded for landlock::ConfineError {
     }
 }
 
+/// The status where a patch was taken that lacks something: that of all failures of banger's own beside a guest command's status.
+const OWN_FAILURE: u8 = 125;
+
 /// Runs a verb that is reported to `to`; `own` where the exit status is a guest command's.
 pub(super) fn report(
     verb: &'static str,
@@ -100,7 +108,10 @@ pub(super) fn report(
     let worked = work(&mut job);
     let started = job.started;
     let delivered = worked.and_then(|outcome| {
-        let status = outcome.exit_code.filter(|_| own).unwrap_or(0);
+        let status = match outcome.exit_code.filter(|_| own) {
+            _ if outcome.is_lossy() => OWN_FAILURE,
+            code => code.unwrap_or(0),
+        };
         to.deliver(&job.finish(outcome).to_value()).map(|()| status)
     });
     match delivered {

@@ -6,12 +6,15 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::TOOL;
-use super::args::{PrepareArgs, Source};
+use super::args::{Comparison, PrepareArgs, Source};
+use super::export::Base;
 use super::job::{Job, SESSION_FD_VARIABLE, report};
 use super::{inspect, summary};
 use crate::cli::Failure;
 use crate::cli::report::{Live, RecordTo};
+use crate::contract::changes::Request;
 use crate::contract::record::{Outcome, Workspace};
+use crate::state::dir::VmDir;
 use crate::state::handles::Handles;
 use crate::sys::clock::{Timeline, now_rfc3339};
 use crate::sys::remote::Exit;
@@ -19,8 +22,10 @@ use crate::workspace::command::{Command, Ending};
 use crate::workspace::delta::{Compared, Delta};
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::guest::{Guest, Output};
+use crate::workspace::index::Index;
 use crate::workspace::note::{Note, Notes, Stage};
 use crate::workspace::resync::{self, Resynced};
+use crate::workspace::sent::{self, Memory};
 use crate::workspace::shipment::{Committed, Shipment, Survey};
 use crate::workspace::transfer::{self, Sent};
 
@@ -32,6 +37,7 @@ pub(super) struct Staged {
     /// What it is to be compared with the next time.
     note: Note,
     notes: Notes,
+    memory: Memory,
     force: bool,
     /// Whether the guest has nobody who could take differences.
     is_unable: Cell<bool>,
@@ -49,10 +55,10 @@ impl Staged {
         let checkout = &survey.root().checkout;
         let guest_path = source.guest_path.clone().unwrap_or_else(|| format!("/root/{}", checkout.name()));
         transfer::check_guest_path(&guest_path)?;
-        let notes = Notes::of(&job.dir());
-        let (shipment, compared, note) = load(survey, &notes, &guest_path, &mut job.timeline)?;
+        let (notes, memory) = (Notes::of(&job.dir()), Memory::of(&job.dir()));
+        let (shipment, compared, note) = load(survey, &notes, &memory, &guest_path, &mut job.timeline)?;
         let (force, is_unable) = (source.force, Cell::new(false));
-        Ok(Self { shipment, compared, note, notes, force, is_unable, guest_path })
+        Ok(Self { shipment, compared, note, notes, memory, force, is_unable, guest_path })
     }
 
     fn delta(&self) -> Option<&Delta> {
@@ -77,6 +83,11 @@ impl Staged {
 
     pub(super) fn root(&self) -> &Path {
         &self.survey().root().checkout.root
+    }
+
+    /// What a patch of what the command changes is made against.
+    pub(super) fn base(&self, comparison: &Comparison, dir: &VmDir) -> Result<Base, WorkspaceError> {
+        Base::of(comparison, &self.workspace(), dir, self.shipment.sent.clone())
     }
 
     pub(super) fn workspace(&self) -> Workspace {
@@ -118,6 +129,7 @@ impl Staged {
             return Ok(Sent { changed: false, ending });
         }
         self.notes.save(Stage::Sending, &self.note, part, &self.shipment.trees[0])?;
+        self.memory.expect(self.base_commit(), &self.shipment.sent)?;
         let resynced = match self.delta() {
             Some(delta) => self.resync(guest, delta, timeline)?,
             None => false,
@@ -141,6 +153,9 @@ impl Staged {
         };
         // Without a note the next copy sends everything, or is refused.
         drop(self.notes.arrived());
+        if sent.changed {
+            self.memory.arrived(self.base_commit())?;
+        }
         Ok(sent)
     }
 
@@ -238,22 +253,48 @@ impl<F: FnOnce()> Output for Noting<'_, F> {
 fn load(
     survey: Survey,
     notes: &Notes,
+    memory: &Memory,
     guest_path: &str,
     timeline: &mut Timeline,
 ) -> Result<(Shipment, Option<Compared>, Note), WorkspaceError> {
     let committed = timeline.step("commit", || Committed::new(survey))?;
+    timeline.step("keep", || memory.keep_objects(&committed.survey))?;
     let now = Note::new(&committed, guest_path);
     let same_place = |note: &Note| note.guest_path == now.guest_path && note.host_path == now.host_path;
     let compared = match notes.load(Stage::Sent).filter(same_place) {
         None => None,
         Some(given) => Some(match given.hinders(&now) {
             Some(why) => Compared::Unlike(why),
-            None => timeline.step("compare", || Delta::compare(&committed, given, notes))?,
+            None => {
+                let format = &committed.survey.root().checkout.object_format;
+                let sent = sent_with(memory, notes, &given.base_commit, format)?;
+                timeline.step("compare", || Delta::compare(&committed, given, notes, sent))?
+            }
         }),
     };
     let hold = matches!(compared, Some(Compared::Differs(_) | Compared::Same));
     let shipment = timeline.step("plan", || Shipment::new(committed, hold))?;
     Ok((shipment, compared, now))
+}
+
+/// What was sent with the prepared commit `base_commit`, by its bytes; of a copy that an older banger made, by what git had of it.
+///
+/// # Errors
+/// The host does not remember it, or cannot read what it does.
+pub(super) fn sent_with(
+    memory: &Memory,
+    notes: &Notes,
+    base_commit: &str,
+    object_format: &str,
+) -> Result<Request, WorkspaceError> {
+    if let Some(sent) = memory.recall(base_commit) {
+        return Ok(sent);
+    }
+    let is_of_it = |stage: &Stage| notes.load(*stage).is_some_and(|note| note.base_commit == base_commit);
+    match [Stage::Sent, Stage::Sending].into_iter().find(is_of_it) {
+        Some(stage) => Ok(sent::of_index(&Index::read(&notes.tree(stage), object_format)?)),
+        None => Err(WorkspaceError::Forgotten),
+    }
 }
 
 fn record_workspace(job: &mut Job, workspace: &Workspace) -> Result<(), Failure> {

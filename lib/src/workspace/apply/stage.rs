@@ -1,6 +1,6 @@
 //! The touched files as they are to be, made by git in a directory of our own.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -64,18 +64,7 @@ impl Staged {
             bring(root, &new, path, found)?;
             before.insert(path.to_path_buf(), found);
         }
-        // Line endings and encodings follow from these.
-        let attributes: BTreeSet<PathBuf> = touched
-            .iter()
-            .flat_map(|path| path.ancestors().skip(1).map(|dir| dir.join(".gitattributes")))
-            .filter(|path| !before.contains_key(path))
-            .collect();
-        for path in &attributes {
-            if let found @ Found::File(_) = look(&root.join(path))? {
-                bring(root, &new, path, found)?;
-            }
-        }
-        let git = job.git().with_work_tree(&new, &job.checkout.git_dir);
+        let git = job.git(work, &new)?;
         let applied = job.git_apply(&git, &[])?;
         if !applied.status.success() {
             let words = applied.stderr.chars().take(500).collect::<String>();
@@ -86,18 +75,17 @@ impl Staged {
             };
             return Err(ApplyError::io("apply the patch to copies in", &new)(source));
         }
-        Self::read(&new, before, &attributes)
+        Self::read(&new, before)
     }
 
     /// Looks at what git made. Nothing may be there that was not expected.
     fn read(
         new: &Path,
         before: BTreeMap<PathBuf, Found>,
-        attributes: &BTreeSet<PathBuf>,
     ) -> Result<Self, ApplyError> {
         let mut made = BTreeMap::new();
         walk(new, Path::new(""), &mut made)?;
-        if let Some(path) = made.keys().find(|p| !before.contains_key(*p) && !attributes.contains(*p)) {
+        if let Some(path) = made.keys().find(|p| !before.contains_key(*p)) {
             return Err(ApplyError::Surprise(path.clone()));
         }
         let after = |path: &Path| match made.get(path) {

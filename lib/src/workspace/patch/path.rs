@@ -81,7 +81,7 @@ pub(super) fn quoted(path: &[u8]) -> String {
 }
 
 /// Whether a path stays in the checkout and out of any git directory in it, on whatever file system the checkout is.
-pub(super) fn is_inside(path: &[u8]) -> bool {
+pub fn is_inside(path: &[u8]) -> bool {
     let fine = |part: &[u8]| {
         !matches!(part, b"" | b"." | b"..")
             && part.len() <= MAX_PART

@@ -1,0 +1,266 @@
+//! What was sent, by its bytes: what a guest's files are compared with, and what a patch applies to. It is kept in the VM's directory with
+//! the objects that the host's repository may not have, so that neither the guest's repository nor what becomes of the checkout counts.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use super::checkout::Entry;
+use super::error::WorkspaceError;
+use super::index::{self, Index};
+use super::rewritten;
+use super::shipment::{Part, Survey};
+use super::{gitdir, submodule};
+use crate::contract::changes::{MODE_FILE, MODE_LINK, MODE_PROGRAM, Request, SentFile, SentTree};
+use crate::state::dir::VmDir;
+use crate::sys::atomic;
+
+/// The directory in the VM's own.
+const DIRECTORY: &str = "sent";
+/// How many copies are remembered.
+const REMEMBERED: usize = 16;
+
+/// What is sent of `survey`, whose prepared commits have `trees`.
+///
+/// # Errors
+/// Those of git and of the files.
+pub fn of(survey: &Survey, commits: &[Index]) -> Result<Request, WorkspaceError> {
+    let format = |part: &Part| part.checkout.object_format.clone();
+    let mut request =
+        Request { sha256: format(survey.root()) == "sha256", ..Request::default() };
+    // The place of each part's tree; a repository that is no submodule to its owner is files like others.
+    let mut trees: Vec<(usize, PathBuf)> = Vec::new();
+    for (part, tree) in survey.parts.iter().zip(commits) {
+        let own = is_submodule(survey, part)? || format(part) != format(survey.root());
+        let owner = trees.iter().enumerate().rev().find(|(_, (_, prefix))| {
+            part.prefix.starts_with(prefix) && part.prefix.as_os_str() != prefix.as_os_str()
+        });
+        let (number, below) = match owner {
+            Some((_, (number, prefix))) if !own => {
+                let below = part.prefix.strip_prefix(prefix).unwrap_or(&part.prefix).to_owned();
+                (*number, below)
+            }
+            _ => {
+                request.trees.push(SentTree {
+                    prefix: part.prefix.as_os_str().as_bytes().to_vec(),
+                    rules: gitdir::rules(&part.checkout),
+                    ..SentTree::default()
+                });
+                (request.trees.len() - 1, PathBuf::new())
+            }
+        };
+        trees.push((number, part.prefix.clone()));
+        let files = files(part, tree)?;
+        let below = below.as_os_str().as_bytes();
+        let placed = files.into_iter().map(|file| match below {
+            b"" => file,
+            below => SentFile { path: [below, b"/", &file.path].concat(), ..file },
+        });
+        request.trees[number].files.extend(placed);
+    }
+    add_absent_submodules(survey, &mut request)?;
+    for tree in &mut request.trees {
+        tree.files.sort_unstable_by(|one, other| one.path.cmp(&other.path));
+    }
+    Ok(request)
+}
+
+/// Whether `part` is a submodule to the repository that holds it: one without a name in .gitmodules is only another repository.
+fn is_submodule(survey: &Survey, part: &Part) -> Result<bool, WorkspaceError> {
+    if part.prefix.as_os_str().is_empty() {
+        return Ok(true);
+    }
+    let owner = survey.parts.iter().rev().find(|owner| {
+        part.prefix.starts_with(&owner.prefix) && owner.prefix.as_os_str() != part.prefix.as_os_str()
+    });
+    let Some(owner) = owner else { return Ok(true) };
+    let path = part.prefix.strip_prefix(&owner.prefix).unwrap_or(&part.prefix);
+    Ok(submodule::names(&owner.checkout)?.contains_key(path))
+}
+
+/// Submodules that the host has not checked out: what the guest puts there is none of the checkout's.
+fn add_absent_submodules(survey: &Survey, request: &mut Request) -> Result<(), WorkspaceError> {
+    for part in &survey.parts {
+        let links = part.selection.links.keys();
+        let absent: Vec<&PathBuf> =
+            links.filter(|path| !survey.parts.iter().any(|other| other.prefix == part.prefix.join(path))).collect();
+        if absent.is_empty() {
+            continue;
+        }
+        let names = submodule::names(&part.checkout)?;
+        for path in absent.into_iter().filter(|path| names.contains_key(*path)) {
+            let prefix = part.prefix.join(path).into_os_string().into_vec();
+            request.trees.push(SentTree { prefix, ..SentTree::default() });
+        }
+    }
+    Ok(())
+}
+
+/// The files of `part`, whose prepared commit has `tree`.
+fn files(part: &Part, tree: &Index) -> Result<Vec<SentFile>, WorkspaceError> {
+    let there = &part.selection.entries;
+    let known: HashMap<&[u8], &index::Entry> =
+        tree.entries.iter().map(|entry| (entry.path.as_slice(), entry)).collect();
+    let unsure = rewritten::converted(part, &known)?;
+    let mut files = Vec::with_capacity(there.len());
+    let mut hashed = Vec::new();
+    for entry in there {
+        let path = entry.path.as_os_str().as_bytes();
+        let mode = mode_of(entry);
+        match known.get(path) {
+            Some(known) if !unsure.contains(path) => {
+                files.push(SentFile { path: path.to_vec(), mode, id: known.state.object.as_bytes().to_vec() });
+            }
+            _ => hashed.push((entry, mode)),
+        }
+    }
+    let ids = rewritten::keep(part, &hashed.iter().map(|(entry, _)| *entry).collect::<Vec<_>>())?;
+    let named = hashed.into_iter().zip(ids);
+    files.extend(named.map(|((entry, mode), id)| SentFile {
+        path: entry.path.as_os_str().as_bytes().to_vec(),
+        mode,
+        id: id.as_bytes().to_vec(),
+    }));
+    Ok(files)
+}
+
+/// What was sent, by what git had of it: `tree` is that of the prepared commit, with what the files were.
+pub fn of_index(tree: &Index) -> Request {
+    let there = tree.entries.iter().filter(|entry| !entry.skipped && !entry.is_link());
+    let files: Vec<SentFile> = there
+        .map(|entry| SentFile {
+            path: entry.path.clone(),
+            mode: entry.state.mode,
+            id: entry.state.object.as_bytes().to_vec(),
+        })
+        .collect();
+    let sha256 = files.first().is_some_and(|file| file.id.len() == 32);
+    Request { sha256, trees: vec![SentTree { files, ..SentTree::default() }], ..Request::default() }
+}
+
+fn mode_of(entry: &Entry) -> u32 {
+    match entry.stat.st_mode {
+        _ if entry.is_symlink() => MODE_LINK,
+        mode if mode & 0o100 != 0 => MODE_PROGRAM,
+        _ => MODE_FILE,
+    }
+}
+
+/// What a VM remembers of its copies.
+#[derive(Debug, Clone)]
+pub struct Memory {
+    dir: PathBuf,
+}
+
+impl Memory {
+    /// In the VM's directory.
+    pub fn of(dir: &VmDir) -> Self {
+        Self { dir: dir.path().join(DIRECTORY) }
+    }
+
+    fn place(&self, base_commit: &str) -> PathBuf {
+        self.dir.join(format!("{base_commit}.files"))
+    }
+
+    fn pending(&self, base_commit: &str) -> PathBuf {
+        self.dir.join(format!("{base_commit}.coming"))
+    }
+
+    /// Where objects are kept.
+    pub fn objects(&self) -> PathBuf {
+        self.dir.join("objects")
+    }
+
+    /// Remembers what is on its way with the prepared commit `base_commit`.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn expect(&self, base_commit: &str, request: &Request) -> Result<(), WorkspaceError> {
+        let path = self.pending(base_commit);
+        atomic::write(&path, &request.encode(), 0o600)
+            .map_err(|source| WorkspaceError::io("write", &path)(io::Error::other(source)))
+    }
+
+    /// What was on its way has arrived.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn arrived(&self, base_commit: &str) -> Result<(), WorkspaceError> {
+        let (from, to) = (self.pending(base_commit), self.place(base_commit));
+        match fs::rename(&from, &to) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(WorkspaceError::io("rename", from)(source));
+            }
+            _ => {}
+        }
+        self.forget_old();
+        Ok(())
+    }
+
+    /// What was sent with the prepared commit `base_commit`, where that is remembered.
+    pub fn recall(&self, base_commit: &str) -> Option<Request> {
+        // A copy whose end nobody saw may be there all the same.
+        let read = |path: PathBuf| fs::read(path).ok().and_then(|bytes| Request::decode(&bytes));
+        read(self.place(base_commit)).or_else(|| read(self.pending(base_commit)))
+    }
+
+    /// Forgets all but the last copies. A file that cannot be removed is no harm.
+    fn forget_old(&self) {
+        let Ok(entries) = fs::read_dir(&self.dir) else { return };
+        let is_one = |path: &PathBuf| path.extension().is_some_and(|e| e == "files" || e == "coming");
+        let mut copies: Vec<_> = entries
+            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+            .filter(is_one)
+            .filter_map(|path| Some((fs::metadata(&path).ok()?.modified().ok()?, path)))
+            .collect();
+        copies.sort();
+        let excess = copies.len().saturating_sub(REMEMBERED);
+        copies[..excess].iter().for_each(|(_, path)| drop(fs::remove_file(path)));
+    }
+
+    /// Keeps the objects of what is sent that only this transfer has, and where the others are.
+    ///
+    /// # Errors
+    /// Those of the files.
+    pub fn keep_objects(&self, survey: &Survey) -> Result<(), WorkspaceError> {
+        let objects = self.objects();
+        let make = |path: &Path| fs::create_dir_all(path).map_err(WorkspaceError::io("make", path));
+        make(&objects.join("info"))?;
+        let mut alternates: BTreeSet<Vec<u8>> = lines(&objects.join("info/alternates"));
+        for part in &survey.parts {
+            link_all(&part.staging.objects(), &objects)?;
+            link_all(&part.staging.raw(), &objects)?;
+            alternates.extend(lines(&part.staging.objects().join("info/alternates")));
+        }
+        let text: Vec<u8> = alternates.into_iter().flat_map(|line| [&line[..], b"\n"].concat()).collect();
+        let path = objects.join("info/alternates");
+        atomic::write(&path, &text, 0o600)
+            .map_err(|source| WorkspaceError::io("write", &path)(io::Error::other(source)))
+    }
+}
+
+fn lines(path: &Path) -> BTreeSet<Vec<u8>> {
+    let text = fs::read(path).unwrap_or_default();
+    text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect()
+}
+
+/// Gives the objects in `from` a second name in `to`.
+fn link_all(from: &Path, to: &Path) -> Result<(), WorkspaceError> {
+    for entry in fs::read_dir(from).map_err(WorkspaceError::io("read", from))? {
+        let entry = entry.map_err(WorkspaceError::io("read", from))?;
+        let name = entry.file_name();
+        let target = to.join(&name);
+        if name == "info" {
+            continue;
+        }
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            fs::create_dir_all(&target).map_err(WorkspaceError::io("make", &target))?;
+            link_all(&entry.path(), &target)?;
+        } else if !target.exists() {
+            fs::hard_link(entry.path(), &target).map_err(WorkspaceError::io("link", &target))?;
+        }
+    }
+    Ok(())
+}
