@@ -229,7 +229,9 @@ impl Delta {
         let files = |of: &Request, paths: &mut dyn Iterator<Item = &[u8]>| -> Vec<Known> {
             let files = root_files(of);
             let known = paths.filter_map(|path| files.get(path));
-            known.map(|file| Known { path: file.path.clone(), mode: file.mode, id: file.id.clone() }).collect()
+            known
+                .map(|file| Known { path: file.path.clone(), mode: file.mode, id: file.id.clone() })
+                .collect()
         };
         let mut refs = Vec::new();
         let head_moved = self.head_moved(head);

@@ -272,7 +272,9 @@ impl Coded for WorkspaceError {
             Self::Patch(PatchError::TooLarge(_)) => {
                 "have the guest ignore what it builds (.gitignore), or allow more: banger-ws export --max-patch-size"
             }
-            Self::OldGuest => "start the VM anew, its disks stay: banger vm stop NAME && banger vm start NAME",
+            Self::OldGuest => {
+                "start the VM anew, its disks stay: banger vm stop NAME && banger vm start NAME"
+            }
             Self::Forgotten => {
                 "take the files themselves out: banger vm ssh NAME -- tar -cC COPY . >FILE.tar"
             }

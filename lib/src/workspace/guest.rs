@@ -241,8 +241,9 @@ impl<'a> Guest<'a> {
         output: &mut dyn Output,
     ) -> Result<Ended, WorkspaceError> {
         let nonce = nonce();
+        // Whatever root's profile in the guest has set counts for the command, which is another program, and not for us.
         let command = format!(
-            "nonce={nonce}; say() {{ printf '\\036banger:%s:%s %s %s\\n' \"$nonce\" \"$1\" \"$$\" \"$2\"; }}\n{script}"
+            "nonce={nonce}; set +e +u +f; say() {{ printf '\\036banger:%s:%s %s %s\\n' \"$nonce\" \"$1\" \"$$\" \"${{2-}}\"; }}\n{script}"
         );
         self.follow(&nonce, given, output, |input, listener, watch| {
             self.session.exec(Program::Line(&command), input, listener, watch)

@@ -89,7 +89,8 @@ fn malformed(why: &'static str) -> WorkspaceError {
 impl<'a> Incoming<'a> {
     /// The answer to `request`. Small files become `objects`, large ones files in `spool`.
     pub fn new(request: &'a Request, objects: &'a Objects, spool: PathBuf) -> Self {
-        let paths = request.trees.iter().map(|tree| tree.files.iter().map(|file| file.path.as_slice()).collect());
+        let paths =
+            request.trees.iter().map(|tree| tree.files.iter().map(|file| file.path.as_slice()).collect());
         let ids = request.trees.iter().flat_map(|tree| tree.files.iter().map(|file| file.id.as_slice()));
         Self {
             request,
@@ -215,7 +216,9 @@ impl<'a> Incoming<'a> {
             Content::Known(_) => Err(malformed("a file is called one that was never sent")),
             Content::Follows(size) => {
                 self.taken_bytes = self.taken_bytes.saturating_add(size);
-                if size > self.request.max_file_bytes || self.taken_bytes > self.request.max_bytes.saturating_mul(4) {
+                if size > self.request.max_file_bytes
+                    || self.taken_bytes > self.request.max_bytes.saturating_mul(4)
+                {
                     return Err(malformed("more bytes come than were asked for"));
                 }
                 let hasher = Hasher::new(self.objects.is_sha256(), "blob", size);

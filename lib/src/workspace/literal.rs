@@ -275,13 +275,16 @@ mod tests {
 
     #[test]
     fn git_applies_what_is_written_there_and_back() {
-        let noise: Vec<u8> = (0_u32..60_000).flat_map(|n| (n.wrapping_mul(2_654_435_761)).to_le_bytes()).collect();
+        let noise: Vec<u8> =
+            (0_u32..60_000).flat_map(|n| (n.wrapping_mul(2_654_435_761)).to_le_bytes()).collect();
         let mut edited = noise.clone();
         edited[70_000] ^= 1;
         edited[200_001] ^= 1;
         let longer = [&noise[..90_000], b"inserted", &noise[90_000..]].concat();
         let other: Vec<u8> = noise.iter().map(|byte| byte ^ 0x55).collect();
-        for (old, new) in [(&noise, &edited), (&noise, &longer), (&longer, &noise), (&noise, &other), (&edited, &vec![7])] {
+        for (old, new) in
+            [(&noise, &edited), (&noise, &longer), (&longer, &noise), (&noise, &other), (&edited, &vec![7])]
+        {
             let temp = tempfile::tempdir().unwrap();
             let path = |name: &str| temp.path().join(name);
             std::fs::write(path("old"), old).unwrap();

@@ -21,7 +21,7 @@
 //! | exec | [`command`] |
 //! | what was sent, by its bytes, and how the host remembers it | [`sent`], [`object`] |
 //! | a git that knows of nothing but bytes | [`sealed`] |
-//! | export: what the guest tells of its files, and the patch that is made of it here | [`export`], [`incoming`], [`literal`] |
+//! | export: what the guest tells of its files, and the patch that is made of it here | [`export`], [`incoming`], [`maker`], [`literal`] |
 //! | whether a patch may be handed on, and what it does | [`patch`] |
 //! | what of it a person should look at | [`flags`] |
 //! | apply it to a checkout of the host | [`apply`] |
@@ -48,6 +48,7 @@ pub mod guest;
 pub mod incoming;
 pub mod index;
 pub mod literal;
+pub mod maker;
 mod marks;
 pub mod note;
 pub mod object;

@@ -119,7 +119,8 @@ impl Objects {
             match name(same[0].0) {
                 None => drop(entries.insert(same[0].0.to_vec(), (same[0].1, same[0].2.to_vec()))),
                 Some(name) => {
-                    let below = |(path, mode, id): &(&'f [u8], u32, &'f [u8])| (&path[name.len() + 1..], *mode, *id);
+                    let below =
+                        |(path, mode, id): &(&'f [u8], u32, &'f [u8])| (&path[name.len() + 1..], *mode, *id);
                     let inner: Vec<_> = same.iter().map(below).collect();
                     let id = self.tree_of(&inner)?;
                     entries.insert([&name[..], b"/"].concat(), (MODE_DIRECTORY, id));

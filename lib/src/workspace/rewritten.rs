@@ -6,10 +6,10 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use super::error::WorkspaceError;
-use super::{checkout, gitdir};
 use super::index::{Entry, Index, ObjectId};
 use super::shipment::Part;
 use super::stream;
+use super::{checkout, gitdir};
 use crate::sys::git;
 
 /// What decides how git reads and writes a file (gitattributes(5)); the first three convert line endings.
@@ -32,7 +32,8 @@ pub fn converted<'a>(
     let mut found: HashSet<&[u8]> =
         known.iter().filter(|(_, entry)| entry.assumed).map(|(path, _)| *path).collect();
     let there = &part.selection.entries;
-    let is_attributes = |entry: &checkout::Entry| entry.path.file_name() == Some(OsStr::new(".gitattributes"));
+    let is_attributes =
+        |entry: &checkout::Entry| entry.path.file_name() == Some(OsStr::new(".gitattributes"));
     let automatic = is_automatic(part);
     if !automatic && !there.iter().any(is_attributes) && !gitdir::has_attributes(&part.checkout) {
         return Ok(found);
@@ -63,7 +64,8 @@ pub fn converted<'a>(
         let said = git.exec(["cat-file", "--batch-check=%(objectsize)"]).stdin(objects).run();
         let said = said.map_err(part.checkout.git_error())?;
         let sizes = said.split(|byte| *byte == b'\n').map(|size| git::line(size).parse::<i64>().ok());
-        let others = by_size.into_iter().zip(sizes).filter(|((entry, _), size)| *size != Some(entry.stat.st_size));
+        let others =
+            by_size.into_iter().zip(sizes).filter(|((entry, _), size)| *size != Some(entry.stat.st_size));
         found.extend(others.map(|((_, path), _)| path));
     }
     Ok(found)
@@ -159,5 +161,6 @@ fn attributes(part: &Part, paths: &[&[u8]]) -> Result<Vec<u8>, WorkspaceError> {
 /// Whether line endings are converted of files that have no attributes.
 fn is_automatic(part: &Part) -> bool {
     let config = &part.checkout.config;
-    config.is_true("core.autocrlf") || config.get("core.autocrlf").is_some_and(|value| value.eq_ignore_ascii_case(b"input"))
+    config.is_true("core.autocrlf")
+        || config.get("core.autocrlf").is_some_and(|value| value.eq_ignore_ascii_case(b"input"))
 }

@@ -19,7 +19,8 @@ const SETTINGS: [(&str, &str); 7] = [
     ("diff.algorithm", "default"),
 ];
 /// What takes away whatever a `.gitattributes` file gives: nothing wins over `info/attributes` (gitattributes(5)).
-const NO_ATTRIBUTES: &str = "* -text !crlf !eol -ident !filter !working-tree-encoding !diff !merge !whitespace\n";
+const NO_ATTRIBUTES: &str =
+    "* -text !crlf !eol -ident !filter !working-tree-encoding !diff !merge !whitespace\n";
 
 /// Makes the git directory `git_dir`, which borrows the objects in `alternates`.
 ///
@@ -31,10 +32,8 @@ pub fn make(git_dir: &Path, alternates: &[PathBuf], sha256: bool) -> Result<(), 
     } else {
         "[core]\n\trepositoryformatversion = 0\n"
     };
-    let lines: Vec<u8> = alternates
-        .iter()
-        .flat_map(|path| [&staging::quote(path.as_os_str())[..], b"\n"].concat())
-        .collect();
+    let lines: Vec<u8> =
+        alternates.iter().flat_map(|path| [&staging::quote(path.as_os_str())[..], b"\n"].concat()).collect();
     for dir in ["refs/heads", "objects/info", "objects/pack", "info"] {
         let path = git_dir.join(dir);
         fs::create_dir_all(&path).map_err(WorkspaceError::io("make", path))?;

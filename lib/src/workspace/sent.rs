@@ -19,8 +19,9 @@ use crate::sys::atomic;
 
 /// The directory in the VM's own.
 const DIRECTORY: &str = "sent";
-/// How many copies are remembered.
-const REMEMBERED: usize = 16;
+/// How many copies are remembered at least, and how many bytes what is remembered may take.
+const REMEMBERED: usize = 8;
+const MAX_MEMORY: u64 = 64 << 20;
 
 /// What is sent of `survey`, whose prepared commits have `trees`.
 ///
@@ -28,8 +29,7 @@ const REMEMBERED: usize = 16;
 /// Those of git and of the files.
 pub fn of(survey: &Survey, commits: &[Index]) -> Result<Request, WorkspaceError> {
     let format = |part: &Part| part.checkout.object_format.clone();
-    let mut request =
-        Request { sha256: format(survey.root()) == "sha256", ..Request::default() };
+    let mut request = Request { sha256: format(survey.root()) == "sha256", ..Request::default() };
     // The place of each part's tree; a repository that is no submodule to its owner is files like others.
     let mut trees: Vec<(usize, PathBuf)> = Vec::new();
     for (part, tree) in survey.parts.iter().zip(commits) {
@@ -84,8 +84,9 @@ fn is_submodule(survey: &Survey, part: &Part) -> Result<bool, WorkspaceError> {
 fn add_absent_submodules(survey: &Survey, request: &mut Request) -> Result<(), WorkspaceError> {
     for part in &survey.parts {
         let links = part.selection.links.keys();
-        let absent: Vec<&PathBuf> =
-            links.filter(|path| !survey.parts.iter().any(|other| other.prefix == part.prefix.join(path))).collect();
+        let absent: Vec<&PathBuf> = links
+            .filter(|path| !survey.parts.iter().any(|other| other.prefix == part.prefix.join(path)))
+            .collect();
         if absent.is_empty() {
             continue;
         }
@@ -111,7 +112,11 @@ fn files(part: &Part, tree: &Index) -> Result<Vec<SentFile>, WorkspaceError> {
         let mode = mode_of(entry);
         match known.get(path) {
             Some(known) if !unsure.contains(path) => {
-                files.push(SentFile { path: path.to_vec(), mode, id: known.state.object.as_bytes().to_vec() });
+                files.push(SentFile {
+                    path: path.to_vec(),
+                    mode,
+                    id: known.state.object.as_bytes().to_vec(),
+                });
             }
             _ => hashed.push((entry, mode)),
         }
@@ -210,14 +215,21 @@ impl Memory {
     fn forget_old(&self) {
         let Ok(entries) = fs::read_dir(&self.dir) else { return };
         let is_one = |path: &PathBuf| path.extension().is_some_and(|e| e == "files" || e == "coming");
-        let mut copies: Vec<_> = entries
-            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-            .filter(is_one)
-            .filter_map(|path| Some((fs::metadata(&path).ok()?.modified().ok()?, path)))
-            .collect();
-        copies.sort();
-        let excess = copies.len().saturating_sub(REMEMBERED);
-        copies[..excess].iter().for_each(|(_, path)| drop(fs::remove_file(path)));
+        let copy = |path: PathBuf| {
+            let metadata = fs::metadata(&path).ok()?;
+            Some((metadata.modified().ok()?, metadata.len(), path))
+        };
+        let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).filter(is_one);
+        let mut copies: Vec<_> = paths.filter_map(copy).collect();
+        // The newest first.
+        copies.sort_by(|one, other| other.cmp(one));
+        let mut bytes = 0;
+        for (at, (_, length, path)) in copies.into_iter().enumerate() {
+            bytes += length;
+            if at >= REMEMBERED && bytes > MAX_MEMORY {
+                drop(fs::remove_file(path));
+            }
+        }
     }
 
     /// Keeps the objects of what is sent that only this transfer has, and where the others are.

@@ -112,9 +112,6 @@ fn the_record_says_what_the_patch_does() {
     assert_eq!(output.stdout, b"bin\nsrc/a.c\nsrc/b.c\n", "{}", said(&output));
     let output = guest.ws(&["export", "--", "bin"], &record);
     assert!(output.stdout.starts_with(b"diff --git a/bin b/bin\n"), "{}", said(&output));
-    let output = guest.ws(&["export", "--output", "x", "--max-patch-size", "1K"], &record);
-    support::assert_error(&output, 1, "failed");
-    assert!(!guest.path("x").exists());
     // Against a commit of the guest's: what was committed is not in it.
     let head = String::from_utf8(git(&guest.path("guest"), &["rev-parse", "HEAD"])).unwrap();
     let output = guest.ws(&["export", "--output", "y", "--base-commit", head.trim()], &record);
@@ -127,15 +124,65 @@ fn the_record_says_what_the_patch_does() {
 }
 
 #[test]
-fn a_repository_inside_the_workspace_does_not_keep_the_rest_from_coming_out() {
-    let Some((guest, record)) = changed("git init -q empty; echo 1 >empty/x; echo 2 >new") else { return };
-    assert_eq!(record["result"]["files"], json!(["new"]));
-    // What git really cannot read is a failure, not a gap.
-    let object = "echo 3 >other; mkdir -p .git/info; printf '* -text\\n' >.git/info/attributes; ln -s loop .gitattributes";
-    support::run(support::command("sh").args(["-c", object]).current_dir(guest.path("guest")), b"");
-    assert!(guest.ws(&["export", "--output", "z"], &record).status.success());
-    fs::write(guest.path("guest/.git/index"), "not an index").unwrap();
-    support::assert_error(&guest.ws(&["export", "--output", "z"], &record), 1, "failed");
+fn a_repository_inside_the_workspace_is_files_like_others() {
+    let Some((_guest, record)) = changed("git init -q empty; echo 1 >empty/x; echo 2 >new") else { return };
+    assert_eq!(record["result"]["files"], json!(["empty/x", "new"]));
+    assert_eq!(record["result"]["left_out"][0]["path"], "empty/.git", "{record}");
+}
+
+#[test]
+fn what_the_guests_git_is_told_counts_for_nothing() {
+    let Some((guest, record)) = changed("echo 1 >new") else { return };
+    let place = guest.path("guest");
+    let first = fs::read(guest.path("p.patch")).unwrap();
+    for script in [
+        "echo '*' >.git/info/exclude; git config core.excludesFile /dev/stdin; git config core.bare true",
+        "echo 'not an index' >.git/index",
+        "rm .git/HEAD; chown -R 7:7 .",
+        "rm -rf .git",
+        "git init -q . && git add -A",
+        "rm -rf .git; echo 'gitdir: /nowhere' >.git",
+    ] {
+        support::run(support::command("sh").args(["-c", script]).current_dir(&place), b"");
+        let output = guest.ws(&["export", "--output", "z"], &record);
+        assert!(output.status.success(), "{script}: {}", said(&output));
+        assert_eq!(fs::read(guest.path("z")).unwrap(), first, "{script}");
+    }
+}
+
+#[test]
+fn a_change_that_size_and_time_do_not_show_comes_out() {
+    for helper in [true, false] {
+        let Some(guest) = (if helper { Guest::with_helper() } else { Guest::new() }) else { return };
+        let repo = guest.repo();
+        let script = "touch -r README.md /tmp/time.$$; sed -i s/hello/HELLO/ README.md; touch -r /tmp/time.$$ README.md; rm /tmp/time.$$
+                      mkfifo pipe; rm LICENSE; mkfifo LICENSE; mkdir empty";
+        let output = guest.run(&repo, &[], &["sh", "-c", script]);
+        assert!(output.status.success(), "{}", said(&output));
+        let result = guest.last_record()["result"].clone();
+        assert_eq!(result["files"], json!(["LICENSE", "README.md"]), "{result}");
+        let left: Vec<&str> =
+            result["left_out"].as_array().unwrap().iter().map(|one| one["path"].as_str().unwrap()).collect();
+        assert_eq!(left, ["LICENSE", "empty", "pipe"]);
+    }
+}
+
+#[test]
+fn the_largest_changes_are_lost_by_name_where_the_patch_would_be_too_large() {
+    let script =
+        "head -c 300000 /dev/urandom >large; head -c 2000000 /dev/urandom >larger; echo small >small";
+    let Some((guest, record)) = changed(script) else { return };
+    let args = ["export", "--output", "z", "--record", "z.json", "--max-patch-size", "1M"];
+    let output = guest.ws(&args, &record);
+    assert_eq!(output.status.code(), Some(125), "{}", said(&output));
+    let result: Value = serde_json::from_slice(&fs::read(guest.path("z.json")).unwrap()).unwrap();
+    assert_eq!(result["result"]["lost"][0]["path"], "larger", "{result}");
+    assert_eq!(result["result"]["files"], json!(["large", "small"]));
+    let args = ["export", "--output", "z", "--record", "z.json", "--max-patch-size", "310K"];
+    assert_eq!(guest.ws(&args, &record).status.code(), Some(125));
+    let result: Value = serde_json::from_slice(&fs::read(guest.path("z.json")).unwrap()).unwrap();
+    assert_eq!(result["result"]["files"], json!(["small"]), "{result}");
+    assert_eq!(result["result"]["lost_count"], 2);
 }
 
 #[test]
@@ -153,11 +200,11 @@ fn a_submodule_has_a_patch_of_its_own() {
     git(&repo, &["commit", "-qm", "with a library"]);
     let command = "echo 'int m;' >>lib/l/l.c; echo 1 >new";
     let output = guest.run(&repo, &[], &["sh", "-c", command]);
-    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(125), "{}", said(&output));
     let record = guest.last_record();
     assert_eq!(record["result"]["files"], json!(["new"]));
-    assert_eq!(record["result"]["left_out"][0]["path"], "lib/l", "{record}");
-    assert!(said(&output).contains("not in the patch: lib/l"), "{}", said(&output));
+    assert_eq!(record["result"]["lost"][0]["path"], "lib/l/l.c", "{record}");
+    assert!(said(&output).contains("not in the patch: lib/l/l.c"), "{}", said(&output));
     let before = git(&guest.path("guest/lib/l"), &["status", "--porcelain=v2"]);
     let output = guest.ws(&["export", "--output", "l.patch", "--submodule", "lib/l"], &record);
     let own = support::record(&output);
@@ -171,14 +218,14 @@ fn a_submodule_has_a_patch_of_its_own() {
     let output = guest.ws(&["apply", "--patch", "l.patch", "--to", sub.to_str().unwrap()], &record);
     assert!(output.status.success(), "{}", said(&output));
     assert_eq!(fs::read_to_string(sub.join("l.c")).unwrap(), "int l;\nint m;\n");
-    // Committed there, the patch around it names the commit, and the record says who may have it.
+    // Committed there, it is the same.
     git(&guest.path("guest/lib/l"), &["-c", "user.name=A", "-c", "user.email=a@b", "commit", "-qam", "more"]);
-    let output = guest.ws(&["export", "--output", "p2"], &record);
-    let bumped = support::record(&output);
-    assert_eq!(bumped["result"]["files"], json!(["lib/l", "new"]));
-    assert!(bumped["result"]["left_out"][0]["reason"].as_str().unwrap().contains("commit"), "{bumped}");
-    let patch = fs::read_to_string(guest.path("p2")).unwrap();
-    assert!(patch.contains("\n+Subproject commit "), "{patch}");
+    let output = guest.ws(&["export", "--output", "p2", "--record", "r2.json"], &record);
+    assert_eq!(output.status.code(), Some(125), "{}", said(&output));
+    assert!(!fs::read_to_string(guest.path("p2")).unwrap().contains("Subproject"));
+    let output = guest.ws(&["export", "--output", "l2.patch", "--submodule", "lib/l"], &record);
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(fs::read(guest.path("l2.patch")).unwrap(), fs::read(guest.path("l.patch")).unwrap());
     let output = guest.ws(&["export", "--submodule", "lib"], &record);
     assert_eq!(output.status.code(), Some(3), "{}", said(&output));
 }

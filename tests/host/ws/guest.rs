@@ -55,8 +55,7 @@ impl Guest {
             return Self::begin(support::command("/usr/sbin/sshd"), variable);
         }
         let mut sshd = support::command("unshare");
-        let script =
-            "mkdir -p /run/banger && mount --bind \"$HELPER\" /run/banger && exec /usr/sbin/sshd \"$@\"";
+        let script = "mkdir -p /run/banger /var/lib/banger-guest && mount --bind \"$HELPER\" /run/banger && mount -t tmpfs tmpfs /var/lib/banger-guest && exec /usr/sbin/sshd \"$@\"";
         sshd.args(["--mount", "sh", "-c", script, "sh"]);
         Self::begin(sshd, variable)
     }

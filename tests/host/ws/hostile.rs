@@ -31,15 +31,17 @@ impl Turned {
     }
 
     /// From now on every command of ours is answered by `answer`, bash. It knows the nonce, as a real guest does: `say WORD` gives
-    /// a verdict, `begin` what comes before a patch, `finished` what ends it.
+    /// a verdict, `begin` the one that events follow, `finished` the event that ends them; `events` are in a file.
     fn answers(&self, answer: &str) {
         let program = self.guest.path("hostile");
         let text = format!(
             "#!/bin/bash\n\
-             nonce=$(printf %s \"$SSH_ORIGINAL_COMMAND\" | sed -n '1s/^nonce=\\([0-9a-f]*\\);.*/\\1/p')\n\
+             nonce=$(printf %s \"$SSH_ORIGINAL_COMMAND\" | sed -n \"1s/.*nonce[^0-9a-f]*\\([0-9a-f]\\{{8,\\}}\\).*/\\1/p\")\n\
              say() {{ printf '\\036banger:%s:%s %s\\n' \"$nonce\" \"$1\" $$; }}\n\
-             begin() {{ say ready; say patch; }}\n\
-             finished() {{ say done >&2; }}\n{answer}\n"
+             begin() {{ cat >/dev/null; say ready; }}\n\
+             events() {{ cat {events}; }}\n\
+             finished() {{ printf '\\010\\0\\0\\0003:end1:0'; }}\n{answer}\n",
+            events = self.guest.path("events").display()
         );
         fs::write(&program, text).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
@@ -48,6 +50,11 @@ impl Turned {
         let line = fs::read_to_string(&keys).unwrap();
         let key = line[line.find("ssh-ed25519").unwrap()..].to_owned();
         fs::write(&keys, format!("command=\"{}\" {key}", program.display())).unwrap();
+    }
+
+    /// What `events` says from now on.
+    fn sends(&self, events: &[u8]) {
+        fs::write(self.guest.path("events"), events).unwrap();
     }
 
     /// Runs banger-ws, which is to fail soon, with `words` in its message or causes, and without a raw control character anywhere.
@@ -69,52 +76,76 @@ impl Turned {
 
 const EXPORT: [&str; 5] = ["export", "--output", "p.patch", "--max-patch-size", "1M"];
 
-/// A new file at `path`, as git prints it.
-fn file(path: &str, mode: &str) -> String {
-    format!(
-        "diff --git a/{path} b/{path}\\nnew file mode {mode}\\nindex {zeros}..{ones}\\n--- /dev/null\\n+++ b/{path}\\n@@ -0,0 +1 @@\\n+x\\n",
-        zeros = "0".repeat(40),
-        ones = "1".repeat(40)
-    )
+/// An event of these words, as banger-guest writes it.
+fn event(words: &[&[u8]]) -> Vec<u8> {
+    let words = words.iter().flat_map(|word| [format!("{}:", word.len()).as_bytes(), *word].concat());
+    let words: Vec<u8> = words.collect();
+    [&(words.len() as u32).to_le_bytes()[..], &words].concat()
 }
 
+/// A new file at `path` with the bytes `x`.
+fn file(path: &str, mode: u32) -> Vec<u8> {
+    let mode = mode.to_string();
+    [event(&[b"file", b"0", path.as_bytes(), mode.as_bytes(), b"", b"2"]), b"x\n\x01".to_vec()].concat()
+}
+
+const FILE: u32 = 0o100_644;
+const LINK: u32 = 0o120_000;
+
 #[test]
-fn a_patch_that_writes_elsewhere_is_refused() {
+fn a_file_that_would_be_written_elsewhere_is_refused() {
     let Some(turned) = Turned::new() else { return };
-    let through_a_link = file("l", "120000") + &file("l/x", "100644");
-    for (patch, words) in [
-        (file(".git/hooks/post-checkout", "100755"), ".git/hooks/post-checkout"),
-        (file("sub/.GIT/config", "100644"), "sub/.GIT/config"),
-        (file("../outside", "100644"), "../outside"),
-        (file("/etc/profile.d/x.sh", "100644"), "/etc/profile.d/x.sh"),
+    let through_a_link = [file("l", LINK), file("l/x", FILE)].concat();
+    for (events, words) in [
+        (file(".git/hooks/post-checkout", 0o100_755), "leads elsewhere"),
+        (file("../outside", FILE), "leads elsewhere"),
+        (file("/etc/profile.d/x.sh", FILE), "leads elsewhere"),
+        (file("a//b", FILE), "leads elsewhere"),
+        (file("a\0b", FILE), "leads elsewhere"),
+        (file("device", 0o020_000), "a mode that git does not know"),
+        (event(&[b"file", b"7", b"x", b"33188", b"", b"0"]), "no such submodule"),
+        (event(&[b"file", b"0", b"x", b"33188", &[7; 20]]), "never sent"),
+        (event(&[b"gone", b"0", b"x"]), "never sent"),
         (through_a_link, "l/x"),
     ] {
-        turned.answers(&format!("begin; printf '{patch}'; finished"));
+        turned.sends(&events);
+        turned.answers("begin; events; finished");
         turned.refuses(&EXPORT, words);
     }
 }
 
 #[test]
-fn what_is_no_whole_patch_is_refused() {
+fn what_git_would_not_write_is_lost_by_name() {
     let Some(turned) = Turned::new() else { return };
-    let patch = file("x", "100644");
+    for name in ["sub/.GIT/config", "git~1", ".git./x"] {
+        turned.sends(&file(name, FILE));
+        turned.answers("begin; events; finished");
+        let output = turned.guest.ws(&["export", "--output", "lost.patch"], &turned.record);
+        assert_eq!(output.status.code(), Some(125), "{}", said(&output));
+        let record: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(record["result"]["lost"][0]["path"], name, "{record}");
+        assert_eq!(fs::read(turned.guest.path("lost.patch")).unwrap(), b"");
+    }
+}
+
+#[test]
+fn what_is_no_whole_answer_is_refused() {
+    let Some(turned) = Turned::new() else { return };
+    turned.sends(&file("x", FILE));
     for (answer, words) in [
         // Nothing proves that it is all.
-        ("begin".to_owned(), "looking for changes"),
-        (format!("begin; printf '{patch}'"), "looking for changes"),
-        (format!("begin; printf '{patch}'; finished; exit 3"), "looking for changes"),
-        (format!("begin; printf '{patch}' | head -n 6; finished"), "ends in the middle"),
-        ("finished".to_owned(), "looking for changes"),
-        (String::new(), "looking for changes"),
-        ("kill -9 $$".to_owned(), "looking for changes"),
-        ("say perhaps; finished".to_owned(), "looking for changes"),
-        ("begin; head -c 100000 /dev/urandom; finished".to_owned(), "is not what git diff prints"),
-        (
-            "begin; printf 'diff --git '; head -c 500000 /dev/zero; echo; finished".to_owned(),
-            "is not what git diff",
-        ),
+        ("begin", "not whole"),
+        ("begin; events", "not whole"),
+        ("begin; events | head -c 20", "not whole"),
+        ("begin; events | head -c 20; finished", "telling what changed"),
+        ("begin; events; finished; events", "follows the end"),
+        ("finished", "looking for changes"),
+        ("", "looking for changes"),
+        ("kill -9 $$", "looking for changes"),
+        ("say perhaps; finished", "looking for changes"),
+        ("begin; head -c 100000 /dev/urandom; finished", "telling what changed"),
     ] {
-        turned.answers(&answer);
+        turned.answers(answer);
         turned.refuses(&EXPORT, words);
     }
 }
@@ -122,14 +153,16 @@ fn what_is_no_whole_patch_is_refused() {
 #[test]
 fn what_never_ends_is_ended() {
     let Some(turned) = Turned::new() else { return };
-    let endless = file("x", "100644").replace("+1 @@", "+1,99999999 @@");
+    turned.sends(&event(&[b"left", b"0", b"x", b"a FIFO"]).repeat(10_000));
+    let large = event(&[b"file", b"0", b"x", b"33188", b"", b"99999999999"]);
+    let large: String = large.iter().map(|byte| format!("\\{byte:03o}")).collect();
     for (verb, answer, words) in [
-        (&EXPORT[..], format!("begin; printf '{endless}'; yes +x"), "larger than"),
+        (&EXPORT[..], format!("begin; printf '{large}'; yes"), "more bytes come"),
         (&EXPORT, "yes".to_owned(), "prints without end"),
         (&EXPORT, "yes >&2".to_owned(), "without end"),
         (&EXPORT, "say failed; yes".to_owned(), "without end"),
         (&EXPORT, "begin; yes >&2".to_owned(), "without end"),
-        (&["status"], "begin; yes | tr '\\n' '\\0'".to_owned(), "larger than"),
+        (&["status"], "begin; while events; do :; done".to_owned(), "too many changes"),
     ] {
         turned.answers(&answer);
         turned.refuses(verb, words);
@@ -144,7 +177,7 @@ fn what_would_steer_a_terminal_is_shown_as_text() {
         format!("printf 'fatal: {evil}' >&2; say failed"),
         format!("say \"$(printf 'x{evil}y')\""),
         format!("begin; printf '{evil}' >&2"),
-        format!("begin; printf '{evil}\\n'; finished"),
+        format!("begin; printf '{evil}{evil}\\n'; finished"),
     ] {
         turned.answers(&answer);
         turned.refuses(&EXPORT, "");

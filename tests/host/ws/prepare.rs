@@ -32,7 +32,7 @@ fn a_clean_checkout_travels_and_a_patch_comes_back() {
         record["timings"].as_array().unwrap().iter().map(|t| t["step"].as_str().unwrap()).collect();
     assert_eq!(
         steps,
-        ["inspect", "commit", "plan", "confine", "connect", "pack", "unpack", "command", "export"]
+        ["inspect", "commit", "keep", "plan", "confine", "connect", "pack", "unpack", "command", "export"]
     );
     git(&guest.path("guest"), &["fsck", "--strict"]);
     let left: Vec<_> =

@@ -65,7 +65,7 @@ fn submodules_arrive_as_they_stand() {
 }
 
 #[test]
-fn a_submodule_that_changed_makes_another_shipment_and_a_bump_comes_back() {
+fn a_submodule_that_changed_makes_another_shipment_and_what_is_committed_in_it_is_lost_by_name() {
     let Some(guest) = Guest::new() else { return };
     let inner = upstream(&guest, "inner");
     let repo = guest.repo();
@@ -75,10 +75,10 @@ fn a_submodule_that_changed_makes_another_shipment_and_a_bump_comes_back() {
     let second = prepare(&guest, &repo, &[]);
     assert_ne!(first["workspace"]["base_commit"], second["workspace"]["base_commit"]);
     commit(&guest.path("guest/sub"), "file", "in the guest\n", "bump");
-    let bumped = text(&guest.path("guest/sub"), &["rev-parse", "HEAD"]);
-    let output = guest.ws(&["export"], &second);
-    let patch = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(patch.contains(&format!("+Subproject commit {}", bumped.trim())), "{patch}");
+    let output = guest.ws(&["export", "--output", "p", "--record", "r.json"], &second);
+    assert_eq!(output.status.code(), Some(125), "{}", said(&output));
+    assert_eq!(guest.last_record()["result"]["lost"][0]["path"], "sub/file");
+    assert_eq!(fs::read(guest.path("p")).unwrap(), b"");
 }
 
 /// As long as the host leaves them alone they are no part of what differs, whatever the guest does in them.

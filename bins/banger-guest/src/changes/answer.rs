@@ -2,8 +2,8 @@
 
 use std::io::{BufWriter, Write};
 
-use crate::error::{Context, Error};
 use crate::changes_protocol::Event;
+use crate::error::{Context, Error};
 
 /// Writes events.
 pub struct Answer<W: Write> {

@@ -46,7 +46,8 @@ pub struct Known {
 }
 
 fn now_ns(clock: ClockId) -> i128 {
-    clock_gettime(clock).map_or(0, |time| i128::from(time.tv_sec()) * 1_000_000_000 + i128::from(time.tv_nsec()))
+    clock_gettime(clock)
+        .map_or(0, |time| i128::from(time.tv_sec()) * 1_000_000_000 + i128::from(time.tv_nsec()))
 }
 
 /// What tells this boot, and how far the clock is from the time since it.
@@ -180,14 +181,18 @@ impl Known {
     /// Whether the file at `path`, which is `stat` now, certainly has the bytes with the id `id`.
     pub fn is_same(&self, path: &[u8], stat: &FileStat, id: &[u8]) -> bool {
         let is_same = |entry: &Entry| {
-            entry.id == id && entry.is_settled() && *entry == Entry::of(stat, entry.id.clone(), entry.noted_ns)
+            entry.id == id
+                && entry.is_settled()
+                && *entry == Entry::of(stat, entry.id.clone(), entry.noted_ns)
         };
         !self.is_void && self.entries.get(path).is_some_and(is_same)
     }
 
     /// Whether the file at `path` certainly has other bytes than those with the id `id`, by its size.
     pub fn is_other(&self, path: &[u8], stat: &FileStat, id: &[u8]) -> bool {
-        self.entries.get(path).is_some_and(|entry| entry.id == id && entry.size != stat.st_size.unsigned_abs())
+        self.entries
+            .get(path)
+            .is_some_and(|entry| entry.id == id && entry.size != stat.st_size.unsigned_abs())
     }
 }
 
@@ -216,7 +221,10 @@ mod tests {
         let known = Known::decode(&known.encode()).unwrap();
         assert!(known.is_same(&path, &stat, &[1; 20]));
         assert!(!known.is_same(&path, &stat, &[2; 20]));
-        assert!(!Known { is_void: true, ..Known::decode(&known.encode()).unwrap() }.is_same(&path, &stat, &[1; 20]));
+        assert!(
+            !Known { is_void: true, ..Known::decode(&known.encode()).unwrap() }
+                .is_same(&path, &stat, &[1; 20])
+        );
         let other = FileStat { st_ctime_nsec: stat.st_ctime_nsec ^ 1, ..stat };
         assert!(!known.is_same(&path, &other, &[1; 20]));
         let larger = FileStat { st_size: 4, ..stat };

@@ -3,8 +3,10 @@
 
 mod answer;
 mod digest;
+mod disk;
 mod known;
 mod rules;
+mod tracked;
 mod walk;
 
 use std::ffi::OsString;
@@ -14,15 +16,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 
+use crate::changes_protocol::{Request, SENT};
 use crate::error::{Context, Error};
 use crate::protocol::mark_start;
-use crate::changes_protocol::{Request, SENT};
 use crate::sys;
 use answer::Answer;
 pub use digest::Id;
+pub use disk::mode_of;
 use known::Known;
 pub use known::Known as Cache;
-pub use walk::mode_of;
 
 /// How long a request may be, bytes.
 const MAX_REQUEST: u64 = 1 << 30;

@@ -53,13 +53,21 @@ mod tests {
     #[test]
     fn rules_of_deeper_files_win_and_those_that_were_sent_come_last() {
         let mut rules = Rules::new(b"*.log\n/top\n");
-        assert!(rules.ignores(b"d/x.log", false) && rules.ignores(b"top", true) && !rules.ignores(b"d/top", false));
+        assert!(
+            rules.ignores(b"d/x.log", false)
+                && rules.ignores(b"top", true)
+                && !rules.ignores(b"d/top", false)
+        );
         rules.push(b".gitignore", b"build/\n*.o\n!keep.o\n");
         assert!(rules.ignores(b"build", true) && !rules.ignores(b"build", false));
         assert!(rules.ignores(b"d/a.o", false) && !rules.ignores(b"d/keep.o", false));
         let depth = rules.depth();
         rules.push(b"d/.gitignore", b"/only\n!x.log\n");
-        assert!(rules.ignores(b"d/only", false) && !rules.ignores(b"only", false) && !rules.ignores(b"d/e/only", false));
+        assert!(
+            rules.ignores(b"d/only", false)
+                && !rules.ignores(b"only", false)
+                && !rules.ignores(b"d/e/only", false)
+        );
         assert!(!rules.ignores(b"d/x.log", false));
         rules.truncate(depth);
         assert!(rules.ignores(b"d/x.log", false));

@@ -2,13 +2,13 @@
 //! too long for one call leads elsewhere.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
-use nix::dir::{Dir, Type};
+use nix::dir::Type;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
@@ -16,25 +16,23 @@ use nix::sys::statfs::fstatfs;
 
 use super::answer::Answer;
 use super::digest::Id;
+use super::disk::{
+    CHUNK, DIRECTORY, ReadFile, TRIES, count, hash, is_directory, is_still, is_unknown_directory, list,
+    mode_of, open_file, read,
+};
 use super::known::{Known, joined};
 use super::rules::Rules;
-use crate::changes_protocol::{
-    Content, Event, MAX_PATH, MODE_FILE, MODE_LINK, MODE_PROGRAM, Request, SentTree,
-};
+use super::tracked::Tracked;
+use crate::changes_protocol::{Content, Event, MAX_PATH, MODE_LINK, Request, SentTree};
 use crate::error::{Context, Error};
 use crate::resync::kind;
 
-/// How often a file is read that changes while it is read.
-const TRIES: usize = 4;
 /// The largest file of rules that git reads, bytes (dir.c, PATTERN_MAX_FILE_SIZE).
 const MAX_RULES: u64 = 100 << 20;
 /// From which size on it is worth looking whether a new file is one that was sent, bytes.
 const WORTH_KNOWING: u64 = 64 << 10;
 /// How much of a path is told that is too long for git, bytes.
-const MAX_TOLD: usize = 4096;
-const CHUNK: usize = 128 << 10;
-const DIRECTORY: OFlag =
-    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+const MAX_TOLD: usize = 8192;
 /// Filesystems that are the kernel's own words (statfs(2)): proc, sysfs, cgroup, cgroup2, debugfs, tracefs, securityfs, devpts, bpf,
 /// configfs, mqueue, binfmt_misc, fusectl, efivarfs, pstore, selinuxfs.
 const OF_THE_KERNEL: [i64; 16] = [
@@ -97,15 +95,6 @@ enum Seen {
     Other,
 }
 
-/// How reading a file ended.
-enum ReadFile<T> {
-    Whole(T),
-    Vanished,
-    Other,
-    /// It changed each time.
-    Moving,
-}
-
 struct Walk<'a, W: Write> {
     request: &'a Request,
     number: u16,
@@ -122,6 +111,8 @@ struct Walk<'a, W: Write> {
     /// Where other trees are in this one.
     others: HashSet<Vec<u8>>,
     rules: Rules,
+    /// What the guest's git tracks: it is not ignored, whatever the rules say.
+    tracked: Tracked,
     ignored: u64,
     buffer: Vec<u8>,
 }
@@ -164,6 +155,7 @@ impl<'a, W: Write> Walk<'a, W> {
             directories,
             others: request.trees.iter().filter_map(below).collect(),
             rules: Rules::new(&tree.rules),
+            tracked: Tracked::read(&tree.prefix, request.sha256),
             ignored: 0,
             buffer: vec![0; CHUNK],
         }
@@ -209,7 +201,8 @@ impl<'a, W: Write> Walk<'a, W> {
             return self.left_out(path, "an empty directory");
         }
         let depth = self.rules.depth();
-        let has_rules = entries.iter().any(|(name, kind)| &**name == c".gitignore" && *kind != Type::Directory);
+        let has_rules =
+            entries.iter().any(|(name, kind)| &**name == c".gitignore" && *kind != Type::Directory);
         if has_rules && !is_ignored {
             self.read_rules(&directory, path);
         }
@@ -262,9 +255,15 @@ impl<'a, W: Write> Walk<'a, W> {
         is_ignored: bool,
     ) -> Result<(), Error> {
         let is_ignored = is_ignored || self.rules.ignores(path, true);
-        let holds_sent = self.directories.contains(path) || self.holds_another(path);
+        let holds_sent =
+            self.directories.contains(path) || self.tracked.is_below(path) || self.holds_another(path);
         if path.len() >= MAX_PATH {
-            return if is_ignored { Ok(()) } else { self.lost(path, "its path is longer than git can open") };
+            let below = [path, b"/"].concat();
+            return if is_ignored {
+                Ok(())
+            } else {
+                self.lost(&below, "its path is longer than git can open")
+            };
         }
         let inner = match openat(directory, name, DIRECTORY, Mode::empty()) {
             Ok(inner) => inner,
@@ -274,7 +273,9 @@ impl<'a, W: Write> Walk<'a, W> {
             Err(errno) => return self.lost_below(path, errno),
         };
         let crosses = || Some(fstat(directory).ok()?.st_dev != fstat(&inner).ok()?.st_dev);
-        if crosses() == Some(true) && fstatfs(&inner).is_ok_and(|fs| OF_THE_KERNEL.contains(&fs.filesystem_type().0)) {
+        if crosses() == Some(true)
+            && fstatfs(&inner).is_ok_and(|fs| OF_THE_KERNEL.contains(&fs.filesystem_type().0))
+        {
             return if is_ignored { Ok(()) } else { self.left_out(path, "a mount of what the kernel tells") };
         }
         if is_ignored && !holds_sent {
@@ -290,7 +291,13 @@ impl<'a, W: Write> Walk<'a, W> {
     }
 
     /// Something in `directory` that is no directory.
-    fn entry(&mut self, directory: &OwnedFd, name: &CStr, path: &[u8], is_ignored: bool) -> Result<(), Error> {
+    fn entry(
+        &mut self,
+        directory: &OwnedFd,
+        name: &CStr,
+        path: &[u8],
+        is_ignored: bool,
+    ) -> Result<(), Error> {
         let at = self.sent.get(path).copied();
         for _ in 0..TRIES {
             let stat = match fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
@@ -307,7 +314,8 @@ impl<'a, W: Write> Walk<'a, W> {
                 SFlag::S_IFCHR | SFlag::S_IFBLK => "a device",
                 _ => "no file",
             };
-            if at.is_none() && (is_ignored || self.rules.ignores(path, false)) {
+            let is_ignored = is_ignored || self.rules.ignores(path, false);
+            if at.is_none() && is_ignored && !self.tracked.is_one(path) {
                 self.ignored += 1;
                 return Ok(());
             }
@@ -494,112 +502,4 @@ impl<'a, W: Write> Walk<'a, W> {
         }
         Ok(failed)
     }
-}
-
-/// git's mode of a file or a link.
-pub fn mode_of(stat: &FileStat) -> u32 {
-    match kind(stat) {
-        SFlag::S_IFLNK => MODE_LINK,
-        _ if stat.st_mode & 0o100 != 0 => MODE_PROGRAM,
-        _ => MODE_FILE,
-    }
-}
-
-fn read(file: &mut File, buffer: &mut [u8]) -> Result<usize, Errno> {
-    loop {
-        match file.read(buffer) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            read => return read.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))),
-        }
-    }
-}
-
-/// Opens a file and looks at it. Should it be a FIFO by now, opening does not wait for anybody.
-fn open_file(directory: &OwnedFd, name: &CStr) -> Result<ReadFile<(File, FileStat)>, Errno> {
-    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    match openat(directory, name, flags, Mode::empty()) {
-        Ok(file) => {
-            let stat = fstat(&file)?;
-            let is_file = kind(&stat) == SFlag::S_IFREG;
-            Ok(if is_file { ReadFile::Whole((File::from(file), stat)) } else { ReadFile::Other })
-        }
-        Err(Errno::ENOENT) => Ok(ReadFile::Vanished),
-        Err(Errno::ELOOP | Errno::ENXIO) => Ok(ReadFile::Other),
-        Err(errno) => Err(errno),
-    }
-}
-
-/// Whether nobody has written to `file` since it was `stat`.
-fn is_still(file: &File, stat: &FileStat) -> bool {
-    let times = |stat: &FileStat| {
-        (stat.st_size, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec, stat.st_mode)
-    };
-    fstat(file).is_ok_and(|now| times(&now) == times(stat))
-}
-
-/// The id of a file, and its mode.
-fn hash(
-    directory: &OwnedFd,
-    name: &CStr,
-    sha256: bool,
-    buffer: &mut [u8],
-) -> Result<ReadFile<(Vec<u8>, u32)>, Errno> {
-    for _ in 0..TRIES {
-        let (mut file, stat) = match open_file(directory, name)? {
-            ReadFile::Whole(opened) => opened,
-            ReadFile::Vanished => return Ok(ReadFile::Vanished),
-            _ => return Ok(ReadFile::Other),
-        };
-        let size = stat.st_size.unsigned_abs();
-        let (mut id, mut left) = (Id::of_blob(sha256, size), size);
-        while left > 0 {
-            let most = left.min(buffer.len() as u64) as usize;
-            match read(&mut file, &mut buffer[..most])? {
-                0 => break,
-                count => {
-                    id.update(&buffer[..count]);
-                    left -= count as u64;
-                }
-            }
-        }
-        if left == 0 && is_still(&file, &stat) {
-            return Ok(ReadFile::Whole((id.finish(), mode_of(&stat))));
-        }
-    }
-    Ok(ReadFile::Moving)
-}
-
-/// What is in a directory, but for itself and the one above it; sorted.
-fn list(directory: &OwnedFd) -> nix::Result<Vec<(CString, Type)>> {
-    let again = openat(directory, ".", DIRECTORY, Mode::empty())?;
-    let mut entries = Vec::new();
-    for entry in Dir::from_fd(again)?.iter() {
-        let entry = entry?;
-        let name = entry.file_name();
-        if !matches!(name.to_bytes(), b"." | b"..") {
-            // Where the filesystem does not say, it is looked at.
-            entries.push((name.to_owned(), entry.file_type().unwrap_or(Type::Fifo)));
-        }
-    }
-    entries.sort_unstable_by(|one, other| one.0.cmp(&other.0));
-    Ok(entries)
-}
-
-fn is_directory(directory: &OwnedFd, name: &CStr) -> bool {
-    fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok_and(|stat| kind(&stat) == SFlag::S_IFDIR)
-}
-
-/// Whether it is a directory of a filesystem that does not say so.
-fn is_unknown_directory(kind: Type, directory: &OwnedFd, name: &CStr) -> bool {
-    kind == Type::Fifo && is_directory(directory, name)
-}
-
-/// How many files are below a directory, as far as that can be read.
-fn count(directory: &OwnedFd) -> u64 {
-    let Ok(entries) = list(directory) else { return 0 };
-    let each = entries.iter().map(|(name, kind)| match kind {
-        Type::Directory => openat(directory, &**name, DIRECTORY, Mode::empty()).map_or(0, |inner| count(&inner)),
-        _ => 1,
-    });
-    each.sum()
 }

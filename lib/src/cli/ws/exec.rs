@@ -65,8 +65,11 @@ pub(super) fn exec(args: &ExecArgs) -> ExitCode {
     report("exec", &to, true, &args.input, |job| {
         let (command, stdin) = command_of(&args.options, &args.command, &args.input)?;
         let workspace = job.document.required_workspace()?;
-        let base =
-            products.patch.as_ref().map(|_| Base::new(&products.comparison, &workspace, &job.dir())).transpose()?;
+        let base = products
+            .patch
+            .as_ref()
+            .map(|_| Base::new(&products.comparison, &workspace, &job.dir()))
+            .transpose()?;
         transfer::check_guest_path(&workspace.guest_path)?;
         let files = places(&[products.patch.as_ref(), products.record.as_ref()])?;
         job.confine(&[], &files)?;
@@ -103,7 +106,8 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
         }
         let staged = Staged::new(job, source)?;
         staged.notice();
-        let base = products.patch.as_ref().map(|_| staged.base(&products.comparison, &job.dir())).transpose()?;
+        let base =
+            products.patch.as_ref().map(|_| staged.base(&products.comparison, &job.dir())).transpose()?;
         let files = places(&[products.patch.as_ref(), products.record.as_ref()])?;
         job.confine(&[staged.root()], &files)?;
         let guest = job.timeline.step("connect", || Guest::connect(&job.endpoint, &job.interrupts))?;

@@ -14,8 +14,8 @@ use super::prepare::sent_with;
 use crate::cli::Failure;
 use crate::cli::plumbing::Input;
 use crate::cli::report::{RecordTo, directory_of, write_all};
-use crate::contract::error::escape_controls;
 use crate::contract::changes::{Request, SentTree};
+use crate::contract::error::escape_controls;
 use crate::contract::record::{Outcome, Workspace, WorkspaceMode};
 use crate::state::dir::VmDir;
 use crate::sys::atomic;
@@ -23,9 +23,10 @@ use crate::sys::clock::Timeline;
 use crate::sys::signal::Interrupts;
 use crate::workspace::checkout::Checkout;
 use crate::workspace::error::WorkspaceError;
-use crate::workspace::export::{Maker, Wanted};
+use crate::workspace::export::Wanted;
 use crate::workspace::guest::Guest;
 use crate::workspace::index::Index;
+use crate::workspace::maker::Maker;
 use crate::workspace::note::{Notes, Stage};
 use crate::workspace::sent::Memory;
 use crate::workspace::staging::PREPARED_REF;
@@ -249,7 +250,8 @@ fn take(
     };
     if let Some(text) = instead {
         let file = temp.as_file_mut();
-        let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(text.as_bytes()));
+        let written =
+            file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(text.as_bytes()));
         written.map_err(error("write"))?;
     }
     if to_stdout {

@@ -79,10 +79,7 @@ impl Staged {
     }
 
     /// Looks at what git made. Nothing may be there that was not expected.
-    fn read(
-        new: &Path,
-        before: BTreeMap<PathBuf, Found>,
-    ) -> Result<Self, ApplyError> {
+    fn read(new: &Path, before: BTreeMap<PathBuf, Found>) -> Result<Self, ApplyError> {
         let mut made = BTreeMap::new();
         walk(new, Path::new(""), &mut made)?;
         if let Some(path) = made.keys().find(|p| !before.contains_key(*p)) {
