@@ -17,7 +17,15 @@ import judge
 import operations
 import reference
 import shell
+import vm
 from judge import Export, Fault
+
+
+# How the patch is taken, and how often: exec, then export; all in one; prepare, then exec with --patch; exec, then a second copy of
+# a checkout that changed as well (and with --force), then export.
+FORMS = {"export": 6, "run": 2, "exec": 2, "again": 1, "again-forced": 0.5}
+# What a second copy does not compare: it says so, and replaces everything or nothing.
+NOT_AGAIN = {"submodule", "submodule-not-checked-out", "gitlink-without-gitmodules", "sparse-checkout", "shallow-clone", "partial-clone"}
 
 
 class Plan(NamedTuple):
@@ -27,7 +35,7 @@ class Plan(NamedTuple):
     traits: tuple
     kinds: tuple  # (place, kind): the place is part of what an operation's dice begin with
     untracked: bool
-    form: str  # "export": exec, then export; "run": all in one; "exec": prepare, then exec with --patch
+    form: str  # one of FORMS
 
     def words(self):
         """The arguments that repeat it."""
@@ -57,19 +65,24 @@ class Outcome(NamedTuple):
     folder: str
 
 
-def plan_of(seed, only="", traits=None, kinds=None, form="", untracked=None, vm=False):
+def plan_of(seed, only="", traits=None, kinds=None, form="", untracked=None, in_vm=False):
     """The case of a seed; `only` is a kind of operation, or a trait of the host's after "host:"."""
     rng = random.Random(f"plan/{seed}")
     chosen = checkout.choose(rng)
-    plan_untracked, plan_form = rng.random() < 0.4, rng.choice(["export", "export", "export", "run", "exec"])
+    plan_untracked, plan_form = rng.random() < 0.4, rng.choices(list(FORMS), list(FORMS.values()))[0]
+    plan_form = form or plan_form
     if only:
         plan_untracked, plan_form = False, "export"
         chosen = [only[5:]] if only.startswith("host:") else list(operations.KINDS[only].needs)
         picked = [(0, "edit-append"), (1, "new-file"), (2, "mode-executable")] if only.startswith("host:") else [(0, only)]
     else:
-        picked = list(enumerate(operations.choose(rng, traits if traits is not None else chosen, vm)))
+        picked = list(enumerate(operations.choose(rng, traits if traits is not None else chosen, in_vm)))
+        picked = [(place, kind) for place, kind in picked if not (in_vm and kind in vm.NOT_HERE)]
+    if plan_form.startswith("again"):
+        chosen = [name for name in chosen if name not in NOT_AGAIN]
+        picked = [(place, kind) for place, kind in picked if not set(operations.KINDS[kind].needs) & NOT_AGAIN and not kind.startswith("race-")]
     return Plan(seed, tuple(chosen if traits is None else traits), tuple(picked if kinds is None else kinds),
-                plan_untracked if untracked is None else untracked, form or plan_form)
+                plan_untracked if untracked is None else untracked, plan_form)
 
 
 def same_as_sent(host, there):
@@ -91,12 +104,14 @@ class Run:
         self.host = checkout.Checkout(plan.seed, list(plan.traits), folder, plan.untracked)
         self.operations = [operations.make(kind, plan.seed, place, self.host) for place, kind in plan.kinds]
         self.script = operations.script(self.operations)
-        self.guest = None
+        self.guest, self.second_script = None, ""
 
     def judged(self):
         try:
             if self.settings.programs == "reference":
                 return reference.take(self, self.settings.mistake)
+            if self.settings.vm:
+                return vm.take(self)
             # What the host's checkout was made with must not change it: it is only read.
             self.guest = guest.Native(self.folder, self.settings.keys, self.settings.programs, self.settings.helper, self.host.home)
             return self.go()
@@ -126,6 +141,10 @@ class Run:
         if status != 0:
             return [Fault("exec-failed", b"", f"status {status}: {(out + err)[-600:].decode(errors='replace')}")]
         os.unlink(os.path.join(self.folder, "r.json"))
+        if form.startswith("again"):
+            faults = self.again([*source, *(["--force"] if form == "again-forced" else [])])
+            if faults is not None:
+                return faults
         quiet = not any(kind.startswith("race-") for _, kind in self.plan.kinds)
         before = disk.walk(self.guest.look_at(), details=True) if quiet else None
         taken = self.guest.ws("export", "--output", "p.patch", "--record", "r.json")
@@ -134,10 +153,27 @@ class Run:
             faults += self.touched(before)
         return faults
 
+    def again(self, source):
+        """Sends the checkout once more, after changes on its side too. Gives the faults; None where the patch is to be judged against
+        what was sent now."""
+        sent, before = dict(self.host.sent), disk.walk(self.guest.look_at(), details=True)
+        self.second_script = checkout.second_script(self.plan.seed, sent)
+        self.host.run(self.second_script)
+        status, out, err = self.guest.ws("prepare", *source)
+        after = disk.walk(self.guest.look_at(), details=True)
+        record = judge.load_record(out) or {}
+        if status == 0:
+            self.guest.record = record
+        kept = lambda tree: {path: rest[0] for path, rest in tree.items()}  # noqa: E731
+        untouched = all(judge.bytes_and_mode(path, before) == judge.bytes_and_mode(path, after) for path in {*before, *after})
+        second = judge.Second(sent, dict(self.host.sent), kept(before), kept(after), untouched, status, record, "--force" in source, (out + err)[-400:].decode(errors="replace"))
+        faults = judge.second_copy(second)
+        return faults if faults or status != 0 else None
+
     def touched(self, before):
         """The guest's tree and repository are as they were before the export."""
         after = disk.walk(self.guest.look_at(), details=True)
-        wrong = [path for path in sorted(set(before) | set(after)) if before.get(path) != after.get(path)]
+        wrong = [path for path in sorted(set(before) | set(after)) if judge.bytes_and_mode(path, before) != judge.bytes_and_mode(path, after)]
         return [Fault("touched", path, "the export changed it") for path in wrong[:3]]
 
     def judge(self, verb, taken):

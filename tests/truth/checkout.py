@@ -307,6 +307,22 @@ def script(seed, chosen):
     return "exec 2>/dev/null\n" + create + plain + parts["tree"] + parts["settings"] + commit + then + parts["after"] + parts["last"]
 
 
+def second_script(seed, sent):
+    """What happens to the checkout before it is sent again: changes of files, most of which git knows."""
+    rng = random.Random(f"{seed}/again")
+    files = [path for path, entry in sorted(sent.items()) if entry.kind == "file"] or [b"a"]
+
+    def act():
+        one, text = shell.path(rng.choice(files)), rng.randrange(1000)
+        return rng.choice([
+            f"echo host {text} >>{one}", f"echo host {text} >{one}", f"rm -f {one}", f"chmod +x {one}", f"rm -f {one}; ln -s host-{text} {one}",
+            f"rm -f {one}; mkdir {one} && echo {text} >{one}/inner; git add -A {one}", f"echo host >n{text}; git add n{text}", f"mkdir -p new/er; echo host >new/er/n{text}; git add new",
+            "echo the same >README.md; git add README.md", f"git commit -qam again{text}", f"git mv {one} moved-by-the-host", f"touch {one}", f"printf 'dos\\r\\n' >{one}",
+            f"f={one}; touch -r \"$f\" ../ref; tr a-y b-z <\"$f\" >../new; cat ../new >\"$f\"; touch -r ../ref \"$f\"",
+        ])
+    return "exec 2>/dev/null\n" + "".join(act() + "\n" for _ in range(rng.randint(2, 6)))
+
+
 def environment(home):
     """The variables of whoever owns the checkout."""
     return {"PATH": os.environ["PATH"], "HOME": home, "LC_ALL": "C.UTF-8", "GIT_CONFIG_NOSYSTEM": "1", "GIT_EDITOR": "true"}
@@ -333,10 +349,13 @@ class Checkout:
         os.makedirs(self.path)
         with open(os.path.join(self.home, ".gitconfig"), "w") as file:
             file.write(HOME_CONFIG)
-        self.script = script(seed, chosen)
-        subprocess.run(["sh", "-s"], input=os.fsencode(self.script), cwd=self.path, env=environment(self.home), capture_output=True,
-                       timeout=120, check=False)
         self.include_untracked = include_untracked
+        self.script = script(seed, chosen)
+        self.run(self.script)
+
+    def run(self, text):
+        """Changes the checkout by a script, and notes what would be sent then."""
+        subprocess.run(["sh", "-s"], input=os.fsencode(text), cwd=self.path, env=environment(self.home), capture_output=True, timeout=120, check=False)
         self.tree = disk.walk(self.path)
         self.parts, self.links = [], set()
         self.look(b"", b"", 0)

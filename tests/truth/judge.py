@@ -290,6 +290,70 @@ def may_be_lost(case, path):
     return in_submodule(case, path) or like_git or too_long or too_large or is_volatile(case, path) or any(link.startswith(path + b"/") for link in case.checkout.links)
 
 
+def bytes_and_mode(path, walked):
+    """What must not change at a path of a walk with details: of git's own things the times may."""
+    return walked.get(path) if not is_of_git(path) or path not in walked else walked[path][:2]
+
+
+class Second(NamedTuple):
+    """A second copy: what was sent before and is sent now, the guest's tree before and after, whether everything of it is untouched,
+    git's own things included, and what banger said."""
+
+    old: dict
+    new: dict
+    before: dict
+    after: dict
+    untouched: bool
+    status: int
+    record: dict
+    forced: bool
+    said: str
+
+
+def second_copy(second):
+    """Faults of a second copy: what only the host changed arrives, what the guest changed stays, and where both did, nothing happens
+    and every such path is named, or, forced, the host's is taken."""
+    counted = lambda tree, path: tree.get(path) if tree.get(path) and tree[path].kind != "dir" and not is_of_git(path) else None  # noqa: E731
+    conflicts, faults = [], []
+    paths = sorted(path for path in {*second.old, *second.new, *second.before, *second.after} if not is_of_git(path))
+    for path in paths:
+        old, new, guest, after = second.old.get(path), second.new.get(path), counted(second.before, path), counted(second.after, path)
+        if old == new:
+            expected = guest
+        elif guest == old or guest == new or second.forced:
+            expected = new
+        else:
+            conflicts.append(path)
+            continue
+        if second.status == 0 and after != expected:
+            # What the guest put in the way of what the host has may give way where that is forced.
+            in_the_way = second.forced and any(one == path or one.startswith(path + b"/") or path.startswith(one + b"/") for one in second.new if second.old.get(one) != second.new[one])
+            if not in_the_way:
+                fault = "overwritten" if after != guest else "not-taken-over"
+                faults.append(Fault(fault, path, f"sent {seen(old)}, now {seen(new)}; the guest had {seen(guest)}, has {seen(after)}"))
+    if second.status is None:
+        return [Fault("hangs", b"", second.said)]
+    if second.status == 0:
+        return faults + [Fault("conflict-unseen", path, f"sent {seen(second.old.get(path))}, now {seen(second.new.get(path))}; the guest had {seen(counted(second.before, path))}, "
+                               f"has {seen(counted(second.after, path))}") for path in conflicts]
+    error = second.record.get("error") or {}
+    named = {str(name).rstrip("/") for name in (error.get("details") or {}).get("paths") or []}
+    if not second.untouched:
+        faults = [Fault("touched", b"", f"the second copy failed, and changed the guest: {second.said}")]
+    else:
+        faults = []
+    if second.forced:
+        return faults + [Fault("second-copy-failed", b"", second.said)]
+    if error.get("code") == "conflict" and named:
+        faults += [Fault("conflict-unnamed", path, second.said) for path in conflicts
+                   if not any(text in named for one in (path, *disk.parents(path)) for text in spellings(one))]
+        if not conflicts and not named & {"index", "HEAD"}:
+            faults.append(Fault("conflict-made-up", b"", second.said))
+    elif not conflicts:
+        faults.append(Fault("second-copy-failed", b"", second.said))
+    return faults
+
+
 def load_record(text):
     """The record of a file or stdout; None where it is none."""
     try:

@@ -21,6 +21,11 @@ mk() { mkdir -p -- "${1%/*}"; }
 VOLATILE = b"~busy"
 
 
+# What takes git, or the tools of those that come later, away: mostly after what needs them.
+BREAKS = ("git-", "config-", "head-broken", "objects-", "index-corrupt", "index-cut", "index-is", "refs-removed", "ref-broken", "variable-", "setting-bare",
+          "setting-worktree", "setting-format", "tools-", "no-locale", "nofile", "file-size", "remove-everything", "owner-", "checkout-cloned-over", "prepared-")
+
+
 class Kind(NamedTuple):
     """How often it is chosen, whether it comes after all others (what would block or break those), the traits of a checkout
     that it is about, and whether it needs a VM."""
@@ -52,6 +57,8 @@ class Choice:
         sent = sorted(checkout.sent.items())
         inner = tuple(link + b"/" for link in checkout.links)
         self.files = [path for path, entry in sent if entry.kind == "file" and not path.startswith(inner)] or [b"a"]
+        self.lettered = [path for path in self.files if set(checkout.sent[path].data) & set(b"abcdefgh")] if checkout.sent else self.files
+        self.lettered = self.lettered or self.files
         self.links = [path for path, entry in sent if entry.kind == "link" and not path.startswith(inner)]
         self.folders = sorted({above for path in self.files if len(path) < 500 for above in _parents(path)}) or [b"src"]
         self.submodules = sorted(checkout.links)
@@ -60,6 +67,10 @@ class Choice:
     def file(self):
         """A file that was sent; seldom, where it may not be there any more, another."""
         return shell.path(self.rng.choice(self.files))
+
+    def words(self):
+        """A file that was sent in which there are letters, so that `tr a-y b-z` changes it."""
+        return shell.path(self.rng.choice(self.lettered))
 
     def two(self):
         """Two files that were sent."""
@@ -126,7 +137,8 @@ def choose(rng, traits, vm):
     # What needs a trait that is there, which few have, is what the trait is for.
     weights = [KINDS[name].weight * (6 if KINDS[name].needs else 1) for name in able]
     chosen = rng.choices(able, weights, k=rng.randint(10, 40))
-    return sorted(chosen, key=lambda name: KINDS[name].late)
+    broken = {name: 0.5 if name.startswith(BREAKS) and rng.random() < 0.8 else 0 for name in sorted(set(chosen))}
+    return sorted(chosen, key=lambda name: KINDS[name].late or broken[name])
 
 
 def script(operations):

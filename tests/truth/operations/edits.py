@@ -20,13 +20,13 @@ def edit_first_line(c):
 
 @kind(2)
 def edit_same_size_time_back(c):
-    f = c.file()
+    f = c.words()
     return f"touch -r {f} /tmp/ref; tr 'a-y\\000' 'b-z\\001' <{f} >/tmp/new; cat /tmp/new >{f}; touch -r /tmp/ref {f}"
 
 
 @kind
 def edit_same_size_time_back_by_rename(c):
-    f = c.file()
+    f = c.words()
     return f"cp -p {f} /tmp/new; tr 'a-y\\000' 'b-z\\001' <{f} >/tmp/new; touch -r {f} /tmp/new; mv /tmp/new {f}"
 
 
@@ -157,6 +157,12 @@ def edit_conflict_markers(c):
 
 
 @kind
+def edit_as_the_host_does(c):
+    """Where a checkout is sent again, both sides may have changed the same."""
+    return "echo the same >README.md"
+
+
+@kind
 def edit_by_hard_link(c):
     f = c.file()
     return f"ln {f} /root/other-name-$$ && echo {c.text()} >>/root/other-name-$$"
@@ -199,7 +205,7 @@ def many_new_files(c):
     return "mkdir -p heap; cd heap && i=0; while [ $i -lt 1500 ]; do echo $i >f$i; i=$((i+1)); done"
 
 
-@kind(0.004)
+@kind(0.05)
 def very_many_new_files(c):
     return "mkdir -p crowd; cd crowd && seq 100000 | split -a 6 -l 1 -"
 

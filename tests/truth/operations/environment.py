@@ -138,17 +138,17 @@ def no_locale(c):
 
 @kind(vm=True)
 def clock_stepped_back(c):
-    f = c.file()
+    f = c.words()
     return f"date -s '@1000000000'; echo {c.text()} >>{f}; touch -r {c.file()} /tmp/r; tr a-y b-z <{f} >/tmp/new; cat /tmp/new >{f}"
 
 
 @kind(vm=True)
 def clock_stepped_back_to_the_sending(c):
-    f = c.file()
+    f = c.words()
     return f"t=$(stat -c %Y {f}); date -s \"@$t\"; touch -r {f} /tmp/ref; tr a-y b-z <{f} >/tmp/new; cat /tmp/new >{f}; touch -r /tmp/ref {f}; date -s \"@$(($(date +%s) + 60))\""
 
 
 @kind(vm=True)
 def clock_stepped_forward(c):
-    f = c.file()
+    f = c.words()
     return f"date -s '2040-01-01'; echo {c.text()} >>{f}; git add -A; tr a-y b-z <{f} >/tmp/new; cat /tmp/new >{f}"

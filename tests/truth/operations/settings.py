@@ -47,7 +47,7 @@ def setting_protect(c):
 
 @kind(2)
 def setting_stat(c):
-    f = c.file()
+    f = c.words()
     return (f"git config {c.pick('core.checkStat minimal', 'core.trustctime false', 'core.checkStat default')}; git status >/dev/null; "
             f"touch -r {f} /tmp/ref; tr a-y b-z <{f} >/tmp/new; cat /tmp/new >{f}; touch -r /tmp/ref {f}")
 
