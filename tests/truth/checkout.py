@@ -303,7 +303,9 @@ def script(seed, chosen):
             parts[TRAITS[name].stage] += TRAITS[name].make(random.Random(f"{seed}/{name}"))
     plain = "".join(put(name, content(rng)) for name in sorted(rng.sample(names.PLAIN, rng.randint(5, len(names.PLAIN)))))
     forced = "[ ! -f forced.o ] || git add -f forced.o\n"
-    commit = "git add -A 2>/dev/null; " + forced + "git commit -qm first\n"
+    # Mostly the files are older than git's index: what is as old git reads in any case.
+    old = "find . -path ./.git -prune -o -exec touch -h -d '2025-05-05 05:05:05' {} +\n" if rng.random() < 0.8 else ""
+    commit = old + "git add -A 2>/dev/null; " + forced + "git commit -qm first\n"
     return "exec 2>/dev/null\n" + create + plain + parts["tree"] + parts["settings"] + commit + then + parts["after"] + parts["last"]
 
 
