@@ -166,7 +166,8 @@ class Run:
             self.guest.record = record
         kept = lambda tree: {path: rest[0] for path, rest in tree.items()}  # noqa: E731
         untouched = all(judge.bytes_and_mode(path, before) == judge.bytes_and_mode(path, after) for path in {*before, *after})
-        second = judge.Second(sent, dict(self.host.sent), kept(before), kept(after), untouched, status, record, "--force" in source, (out + err)[-400:].decode(errors="replace"))
+        second = judge.Second(sent, dict(self.host.sent), kept(before), kept(after), untouched, status, record, "--force" in source, (out + err)[-400:].decode(errors="replace"),
+                              any(kind.startswith((*operations.BREAKS, "workspace-", "mount-")) for _, kind in self.plan.kinds))
         faults = judge.second_copy(second)
         return faults if faults or status != 0 else None
 

@@ -146,13 +146,18 @@ class Native:
 
     def look_at(self):
         """The workspace as the guest has it, with whatever it mounted there."""
+        return f"/proc/{self.process()}/root{WORKSPACE}"
+
+    def process(self):
+        """sshd itself, which is the first process of its namespace; 0 where it is gone."""
         with open(f"/proc/{self.sshd.pid}/task/{self.sshd.pid}/children") as file:
-            return f"/proc/{file.read().split()[0]}/root{WORKSPACE}"
+            return int((file.read().split() or ["0"])[0])
 
     def stop(self):
         """Ends sshd and, with its process namespace, all that its sessions left."""
         if self.sshd and self.sshd.poll() is None:
-            os.kill(self.sshd.pid, signal.SIGKILL)
+            # unshare(1) ends when that has, and that has when the kernel has ended all others of the namespace.
+            os.kill(self.process() or self.sshd.pid, signal.SIGKILL)
         if self.sshd:
             self.sshd.wait()
 

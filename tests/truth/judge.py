@@ -297,7 +297,7 @@ def bytes_and_mode(path, walked):
 
 class Second(NamedTuple):
     """A second copy: what was sent before and is sent now, the guest's tree before and after, whether everything of it is untouched,
-    git's own things included, and what banger said."""
+    git's own things included, what banger said, and whether the guest is so broken that it may refuse to touch anything."""
 
     old: dict
     new: dict
@@ -308,6 +308,7 @@ class Second(NamedTuple):
     record: dict
     forced: bool
     said: str
+    may_refuse: bool
 
 
 def second_copy(second):
@@ -342,6 +343,8 @@ def second_copy(second):
         faults = [Fault("touched", b"", f"the second copy failed, and changed the guest: {second.said}")]
     else:
         faults = []
+    if second.may_refuse and not named:
+        return faults
     if second.forced:
         return faults + [Fault("second-copy-failed", b"", second.said)]
     if error.get("code") == "conflict" and named:

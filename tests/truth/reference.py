@@ -39,8 +39,7 @@ class Guest(guest.Native):
         shutil.copy(os.path.join(host.home, ".gitconfig"), os.path.join(self.folder, "root"))
 
     def execute(self, script):
-        with open(f"/proc/{self.sshd.pid}/task/{self.sshd.pid}/children") as file:
-            pid = file.read().split()[0]
+        pid = str(self.process())
         root = f"/proc/{pid}/root"
         argv = ["nsenter", "--target", pid, "--mount", "--pid", f"--root={root}", f"--wd={root}{guest.WORKSPACE}", "env", "-i", "HOME=/root",
                 "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "sh", "-s"]

@@ -392,7 +392,7 @@ def git_read_only(c):
 
 @kind
 def git_grows_odd_things(c):
-    return f"mkfifo .git/fifo; mkdir -p .git/banger-sync; echo x >.git/banger-sync/go; ln -s / .git/root; echo {c.text()} >>{c.file()}"
+    return f"mkfifo .git/fifo; ln -s / .git/root; echo {c.text()} >>{c.file()}"
 
 
 @kind
