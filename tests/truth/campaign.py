@@ -24,6 +24,8 @@ from judge import Export, Fault
 # How the patch is taken, and how often: exec, then export; all in one; prepare, then exec with --patch; exec, then a second copy of
 # a checkout that changed as well (and with --force), then export.
 FORMS = {"export": 6, "run": 2, "exec": 2, "again": 1, "again-forced": 0.5}
+# The first seeds are those that every change is tried with: nothing that takes many seconds is among them.
+QUICK = 100
 # What a second copy does not compare: it says so, and replaces everything or nothing.
 NOT_AGAIN = {"submodule", "submodule-not-checked-out", "gitlink-without-gitmodules", "sparse-checkout", "shallow-clone", "partial-clone"}
 
@@ -36,11 +38,12 @@ class Plan(NamedTuple):
     kinds: tuple  # (place, kind): the place is part of what an operation's dice begin with
     untracked: bool
     form: str  # one of FORMS
+    limit: int = 0  # --max-patch-size, bytes; 0: as it is without
 
     def words(self):
         """The arguments that repeat it."""
         kinds = ",".join(f"{place}:{kind}" for place, kind in self.kinds)
-        return f"--seeds {self.seed} --host '{','.join(self.traits)}' --ops '{kinds}' --form {self.form}{' --untracked' if self.untracked else ''}"
+        return f"--seeds {self.seed} --host '{','.join(self.traits)}' --ops '{kinds}' --form {self.form}{' --untracked' if self.untracked else ''}{f' --limit {self.limit}' if self.limit else ''}"
 
 
 class Settings(NamedTuple):
@@ -65,24 +68,25 @@ class Outcome(NamedTuple):
     folder: str
 
 
-def plan_of(seed, only="", traits=None, kinds=None, form="", untracked=None, in_vm=False):
+def plan_of(seed, only="", traits=None, kinds=None, form="", untracked=None, in_vm=False, limit=None):
     """The case of a seed; `only` is a kind of operation, or a trait of the host's after "host:"."""
     rng = random.Random(f"plan/{seed}")
     chosen = checkout.choose(rng)
     plan_untracked, plan_form = rng.random() < 0.4, rng.choices(list(FORMS), list(FORMS.values()))[0]
     plan_form = form or plan_form
+    plan_limit = 60_000 if rng.random() < 0.08 and not only and not in_vm else 0
     if only:
         plan_untracked, plan_form = False, "export"
         chosen = [only[5:]] if only.startswith("host:") else list(operations.KINDS[only].needs)
         picked = [(0, "edit-append"), (1, "new-file"), (2, "mode-executable")] if only.startswith("host:") else [(0, only)]
     else:
-        picked = list(enumerate(operations.choose(rng, traits if traits is not None else chosen, in_vm)))
+        picked = list(enumerate(operations.choose(rng, traits if traits is not None else chosen, in_vm, seed > QUICK)))
         picked = [(place, kind) for place, kind in picked if not (in_vm and kind in vm.NOT_HERE)]
     if plan_form.startswith("again"):
         chosen = [name for name in chosen if name not in NOT_AGAIN]
         picked = [(place, kind) for place, kind in picked if not set(operations.KINDS[kind].needs) & NOT_AGAIN and not kind.startswith("race-")]
     return Plan(seed, tuple(chosen if traits is None else traits), tuple(picked if kinds is None else kinds),
-                plan_untracked if untracked is None else untracked, plan_form)
+                plan_untracked if untracked is None else untracked, plan_form, plan_limit if limit is None else limit)
 
 
 def same_as_sent(host, there):
@@ -122,7 +126,8 @@ class Run:
     def go(self):
         form = self.plan.form
         source = ["--repo", self.host.path, "--guest-path", guest.WORKSPACE, *(["--include-untracked"] if self.plan.untracked else [])]
-        products = ["--patch", "p.patch", "--record", "r.json"]
+        limit = ["--max-patch-size", str(self.plan.limit)] if self.plan.limit else []
+        products = ["--patch", "p.patch", "--record", "r.json", *limit]
         command = ["--", "sh", "-s"]
         script = os.fsencode(self.script)
         if form == "run":
@@ -147,7 +152,7 @@ class Run:
                 return faults
         quiet = not any(kind.startswith("race-") for _, kind in self.plan.kinds)
         before = disk.walk(self.guest.look_at(), details=True) if quiet else None
-        taken = self.guest.ws("export", "--output", "p.patch", "--record", "r.json")
+        taken = self.guest.ws("export", "--output", "p.patch", "--record", "r.json", *limit)
         faults = self.judge("export", taken)
         if quiet:
             faults += self.touched(before)
@@ -185,7 +190,7 @@ class Run:
         tree = disk.walk(self.guest.look_at())
         export = Export(verb, status, err.decode(errors="replace"), record, read("p.patch"))
         volatile = frozenset(path for one in self.operations for path in one.volatile)
-        return judge.judge(judge.Case(self.host, tree, export, volatile, self.folder))
+        return judge.judge(judge.Case(self.host, tree, export, volatile, self.folder, self.plan.limit))
 
 
 def run(settings, plan):

@@ -112,6 +112,16 @@ def attributes_below(rng):
     return "mkdir -p src; printf '*.c text eol=crlf\\n[attr]mine -diff -merge\\n*.h mine binary\\n' >src/.gitattributes; echo h >src/x.h\n"
 
 
+@trait("last", 0.5)
+def encoding_that_does_not_fit(rng):
+    return "printf '*.u16 text working-tree-encoding=UTF-16\\n*.u8 working-tree-encoding=NO-SUCH\\n' >>.gitattributes; printf 'no utf-16' >u.u16; printf x >u.u8; git add -N u.u16 u.u8; printf odd >a\n"
+
+
+@trait("last", 0.5)
+def filter_that_fails(rng):
+    return "printf '* filter=broken\\n' >>.gitattributes; git config filter.broken.clean false; git config filter.broken.required true; echo more >>a; echo more >>README.md\n"
+
+
 # --- settings, before the first commit
 
 @trait("settings")

@@ -92,7 +92,7 @@ class Case(NamedTuple):
     export: Export
     volatile: frozenset
     scratch: str
-    over: int = LARGEST_FILE
+    limit: int = 0  # the largest patch that was asked for; 0: as large as git takes
 
 
 def judge(case):
@@ -105,6 +105,10 @@ def judge(case):
     if export.patch is None or "result" not in (export.record or {}):
         return [Fault("export-failed", b"", f"status {export.status}: {export.said[-500:]}")]
     faults = status_faults(case, lost)
+    if case.limit and len(export.patch) > case.limit:
+        faults.append(Fault("too-large", b"", f"{len(export.patch)} bytes of at most {case.limit}"))
+    if bool(export.patch) and result.get("changed") is False:
+        faults.append(Fault("status", b"", "the record says that nothing changed"))
     applied, said = apply(case)
     if applied is None:
         return faults + [Fault("does-not-apply", b"", said[:500])]
@@ -168,9 +172,9 @@ class Ignored:
         if part.prefix not in self.skeletons:
             self.skeletons[part.prefix] = self.skeleton(part)
         place, git_dir, home = self.skeletons[part.prefix]
-        asked = b"".join(path[len(part.prefix):] + b"\0" for path in paths)
-        # A path that git cannot name cannot be ignored by it either.
-        asked = b"".join(p + b"\0" for p in asked.split(b"\0")[:-1] if len(p) <= LONGEST_PATH)
+        # A path that git cannot name cannot be ignored by it either. Behind `./` nothing is a pattern.
+        inner = (path[len(part.prefix):] for path in paths)
+        asked = b"".join(b"./" + path + b"\0" for path in inner if len(path) <= LONGEST_PATH - 2)
         for path in paths:
             if path.endswith(b"/"):
                 self.make_folder(place, path[len(part.prefix):])
@@ -178,7 +182,7 @@ class Ignored:
         status, out, said = sealed.git(home, place, *args, stdin=asked)
         if status not in (0, 1):
             raise RuntimeError(f"git check-ignore: {said.decode(errors='replace')}")
-        return {part.prefix + path for path in out.split(b"\0")[:-1]}
+        return {part.prefix + path.removeprefix(b"./") for path in out.split(b"\0")[:-1]}
 
     @staticmethod
     def make_folder(place, path):
@@ -286,7 +290,9 @@ def may_be_lost(case, path):
     like_git = any(part.lower() in [name.lower() for name in (*names.LIKE_GIT, b".git")] for part in parts)
     below = [other for other in case.guest if other.startswith(path + b"/")] if entry is None or entry.kind == "dir" else []
     too_long = len(path) > LONGEST_PATH or any(len(other) > LONGEST_PATH for other in below)
-    too_large = entry is not None and len(entry.data) > case.over
+    sizes = [len(one.data) for one in (entry, case.checkout.sent.get(path)) if one is not None]
+    # What a patch needs for a file is a matter of its encoding; next to the limit any file may be too much.
+    too_large = any(size > (case.limit or LARGEST_FILE) // 4 for size in sizes) or (case.limit and len(case.export.patch) > case.limit // 2)
     return in_submodule(case, path) or like_git or too_long or too_large or is_volatile(case, path) or any(link.startswith(path + b"/") for link in case.checkout.links)
 
 

@@ -28,20 +28,21 @@ BREAKS = ("git-", "config-", "head-broken", "objects-", "index-corrupt", "index-
 
 class Kind(NamedTuple):
     """How often it is chosen, whether it comes after all others (what would block or break those), the traits of a checkout
-    that it is about, and whether it needs a VM."""
+    that it is about, whether it needs a VM, and whether it takes many seconds."""
 
     make: object
     weight: float
     late: int
     needs: tuple
     vm: bool
+    heavy: bool
 
 
-def kind(weight=1.0, late=0, needs=(), vm=False):
+def kind(weight=1.0, late=0, needs=(), vm=False, heavy=False):
     def register(function):
         name = function.__name__.strip("_").replace("_", "-")
         assert name not in KINDS, name
-        KINDS[name] = Kind(function, weight, late, needs, vm)
+        KINDS[name] = Kind(function, weight, late, needs, vm, heavy)
         return function
     if callable(weight):
         function, weight = weight, 1.0
@@ -131,11 +132,11 @@ def make(name, seed, place, checkout):
     return Operation(name, script, tuple(choice.volatile))
 
 
-def choose(rng, traits, vm):
+def choose(rng, traits, vm, heavy):
     """The kinds of a sequence, in order."""
-    able = [name for name, one in KINDS.items() if (vm or not one.vm) and set(one.needs) <= set(traits)]
+    able = [name for name, one in KINDS.items() if (vm or not one.vm) and (heavy or not one.heavy) and set(one.needs) <= set(traits)]
     # What needs a trait that is there, which few have, is what the trait is for.
-    weights = [KINDS[name].weight * (6 if KINDS[name].needs else 1) for name in able]
+    weights = [KINDS[name].weight * (12 if KINDS[name].needs else 1) for name in able]
     chosen = rng.choices(able, weights, k=rng.randint(10, 40))
     broken = {name: 0.5 if name.startswith(BREAKS) and rng.random() < 0.8 else 0 for name in sorted(set(chosen))}
     return sorted(chosen, key=lambda name: KINDS[name].late or broken[name])

@@ -190,7 +190,7 @@ def sparse_file(c):
     return f"f={c.new()}; mk \"$f\"; truncate -s {c.pick('1M', '3M')} \"$f\"; printf end >>\"$f\""
 
 
-@kind(0.3)
+@kind(0.5)
 def big_file(c):
     return f"f={c.new()}; mk \"$f\"; head -c 2500000 /dev/urandom >\"$f\""
 
@@ -200,12 +200,12 @@ def big_text_file(c):
     return f"f={c.file()}; seq {c.rng.randrange(1000)} 60000 >\"$f\""
 
 
-@kind(0.3)
+@kind(0.6)
 def many_new_files(c):
     return "mkdir -p heap; cd heap && i=0; while [ $i -lt 1500 ]; do echo $i >f$i; i=$((i+1)); done"
 
 
-@kind(0.05)
+@kind(0.5, heavy=True)
 def very_many_new_files(c):
     return "mkdir -p crowd; cd crowd && seq 100000 | split -a 6 -l 1 -"
 
@@ -289,7 +289,7 @@ def remove(c):
     return f"rm -f {c.file()} {c.file()}"
 
 
-@kind(0.3)
+@kind(0.6)
 def remove_everything(c):
     return "find . -mindepth 1 -maxdepth 1 ! -name .git -exec rm -rf {} +"
 
