@@ -11,11 +11,13 @@ import sealed
 from operations import VOLATILE
 
 # The exit status where something is lost, by what took the patch.
-LOST_STATUS = {"export": 1, "exec": 125, "run": 125, "vm": 125}
+LOST_STATUS = {"export": 125, "exec": 125, "run": 125, "vm": 125}
 # git applies no larger one.
 LARGEST_FILE = 1023 << 20
 # The longest path that a program can name at once.
 LONGEST_PATH = 4095
+# From where on a record may cut a path off; what is cut ends in dots.
+CUT_FROM = 4000
 # Whether directories in which nothing is at all must be named.
 EMPTY_DIRECTORIES_ARE_TOLD = True
 
@@ -62,6 +64,12 @@ def seen(entry):
     return f"{entry.kind}{' (executable)' if entry.executable else ''} of {len(entry.data)} bytes {data!r}" if entry.kind in ("file", "link") else entry.kind
 
 
+def is_name_of(text, path):
+    """Whether a record's word for a path means `path`."""
+    begin = text.removesuffix("...")
+    return text in spellings(path) or (begin != text and len(begin) >= CUT_FROM and any(one.startswith(begin) for one in spellings(path)))
+
+
 def spellings(path):
     """How a record may write a path of any bytes."""
     text = path.decode("utf-8", "replace")
@@ -77,7 +85,7 @@ class Names:
         self.reasons = {item["path"].rstrip("/"): item.get("reason", "") for item in listed or []}
 
     def have(self, path):
-        return any(text in self.paths for text in spellings(path))
+        return any(text in self.paths for text in spellings(path)) or (len(path) > CUT_FROM and any(is_name_of(text, path) for text in self.paths))
 
     def cover(self, path):
         """Whether it, or a directory that it is in, is named."""
@@ -277,7 +285,7 @@ def needless(case, lost):
         reason = lost.reasons.get(text, "")
         if not reason:
             faults.append(Fault("lost-without-a-reason", os.fsencode(text), ""))
-        matching = [path for path in (*case.guest, *case.checkout.sent) if text in spellings(path)]
+        matching = [path for path in (*case.guest, *case.checkout.sent) if is_name_of(text, path)]
         if not any(may_be_lost(case, path) for path in matching or [os.fsencode(text)]):
             faults.append(Fault("needless-loss", os.fsencode(text), reason))
     return faults
