@@ -7,4 +7,5 @@ mod disk;
 mod image_build;
 mod import;
 mod netd;
+mod truth;
 mod ws;
