@@ -14,6 +14,7 @@ mod firewall;
 mod fuzz;
 mod guest;
 mod packets;
+mod link_layer;
 mod pool;
 mod reach;
 mod snapshot;

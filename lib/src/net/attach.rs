@@ -22,9 +22,10 @@ use crate::contract::reply::Blocked;
 use crate::sys::clock::{Timeline, boottime_us};
 use crate::sys::forwarding::{self, Forwarding};
 use crate::sys::link::{self, Link};
+use crate::sys::ipv6;
 use crate::sys::rootlock::RootLock;
 use crate::sys::tap::Tap;
-use crate::types::MacAddr;
+use crate::types::{LinkName, MacAddr};
 
 /// The lock under which all changes to links and rules are made, whichever state directory they are for: whether a subnet is
 /// free is a question about all of them.
@@ -292,6 +293,7 @@ pub(super) fn ensure_bridge(
     }
     if host.link(&names.dummy).is_none() {
         add_dummy(host, request, &bridge)?;
+    ipv6::ignore_routers(&names.bridge).map_err(NetError::io("have the bridge ignore routers (IPv6)"))?;
     }
     Ok(bridge)
 }
@@ -311,6 +313,7 @@ fn add_dummy(host: &mut Host, request: &TapRequest, bridge: &Link) -> Result<(),
     Ok(link::set_up(&mut host.netlink, &names.dummy)?)
 }
 
+    leave_ipv6(&names.dummy)?;
 /// The tap: the one that is there, one of the pool's, or a new one.
 fn ensure_tap(host: &mut Host, request: &TapRequest, bridge: &Link) -> Result<(), NetError> {
     let names = &request.names;
@@ -330,7 +333,13 @@ fn ensure_tap(host: &mut Host, request: &TapRequest, bridge: &Link) -> Result<()
     Ok(tap.persist()?)
 }
 
-/// The VM's tap as an isolated port, and bridge and tap up.
+/// Takes a port of the bridge out of IPv6: the host talks to guests by the bridge alone.
+pub(super) fn leave_ipv6(port: &LinkName) -> Result<(), NetError> {
+    let settings = ipv6::ignore_routers(port).and_then(|()| ipv6::switch_off(port));
+    settings.map_err(NetError::io("switch off IPv6 on a port of the bridge"))
+}
+
+/// The VM's tap as an isolated port with no part in the host's own network, and bridge and tap up.
 fn join(host: &mut Host, request: &TapRequest, bridge: &Link) -> Result<(), NetError> {
     let names = &request.names;
     if request.tap_mtu() != u32::from(DEFAULT_MTU) {
@@ -338,10 +347,11 @@ fn join(host: &mut Host, request: &TapRequest, bridge: &Link) -> Result<(), NetE
     }
     link::set_isolated_port(&mut host.netlink, &names.tap, bridge.index)?;
     link::set_up(&mut host.netlink, &names.bridge)?;
-    Ok(link::set_up(&mut host.netlink, &names.tap)?)
+    Ok(link::set_up_without_arp(&mut host.netlink, &names.tap)?)
 }
 
 /// Takes back what was made; a new tap went when its descriptor was closed.
+    leave_ipv6(&names.tap)?;
 pub(super) fn undo(error: NetError, request: &TapRequest, made: &Made, lock: &RootLock) -> NetError {
     let names = &request.names;
     let mut undo_errors = Vec::new();

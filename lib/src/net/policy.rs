@@ -144,6 +144,8 @@ fn frames(request: &TapRequest) -> Vec<String> {
     let TapRequest { address, mac, .. } = request;
     vec![
         format!("ether saddr != {mac} counter drop comment \"dropped: forged Ethernet address\""),
+        // No guest has a bridge to talk to. That they come by here at all is the port's group_fwd_mask (sys/link.rs).
+        "ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 counter drop comment \"dropped: a group of bridges\"".to_owned(),
         // To a host whose network manager has taken the bridge for a network to join: a route to anywhere, and resolvers, of the guest's
         // choice. It listens below the inet table's rules (packet(7)).
         "ether type ip udp sport 67 udp dport 68 counter drop comment \"dropped: an offer of addresses\""

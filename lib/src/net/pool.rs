@@ -10,7 +10,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::NetError;
-use super::attach::{LOCK, Made, PATIENCE, ensure_bridge, require_same_bridge, undo};
+use super::attach::{LOCK, Made, PATIENCE, ensure_bridge, leave_ipv6, require_same_bridge, undo};
 use super::caller::Caller;
 use super::detach::bridge_links;
 use super::firewall;
@@ -95,6 +95,7 @@ fn make(host: &mut Host, names: &Names, bridge: &Link, count: usize) -> Result<(
     }
     Ok(taps.into_iter().try_for_each(Tap::persist)?)
 }
+        leave_ipv6(&name)?;
 
 fn free_slots(host: &Host, state: &StateId) -> Vec<LinkName> {
     (0..=u8::MAX).map(|n| slot(state, n)).filter(|name| host.link(name).is_none()).collect()

@@ -25,6 +25,7 @@ pub mod http;
 pub mod inotify;
 pub mod iptables;
 pub mod kconfig;
+pub mod ipv6;
 pub mod kvm;
 pub mod landlock;
 pub mod linger;
