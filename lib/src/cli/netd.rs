@@ -92,6 +92,7 @@ impl Coded for RequestError {
 /// Runs the program.
 pub fn main() -> ExitCode {
     let args: Arguments = match plumbing::parse(TOOL) {
+    plumbing::seal_if_root();
         Ok(args) => args,
         Err(status) => return status,
     };

@@ -53,6 +53,7 @@ pub mod resolved;
 pub mod rootlock;
 pub mod route;
 pub mod signal;
+pub mod sealed;
 pub mod space;
 pub mod ssh;
 pub mod sshkey;
