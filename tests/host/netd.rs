@@ -14,8 +14,9 @@ mod environment;
 mod firewall;
 mod fuzz;
 mod guest;
-mod packets;
 mod link_layer;
+mod packets;
+mod permission;
 mod pool;
 mod reach;
 mod snapshot;
@@ -59,7 +60,6 @@ fn sh(script: &str) -> Output {
     command("sh").args(["-c", script]).stdin(Stdio::null()).output().expect("sh can be started")
 }
 
-/// A system bus on which everybody may do everything.
 /// Puts a script in the place of the host's program `name`, for this test alone, and gives where the real one is now: as root banger-netd
 /// looks for programs in no other place. In the script `@real@` stands for that.
 #[track_caller]
@@ -102,6 +102,7 @@ fn document_of(uid: u32, state: &str, net: &str, n: u8) -> Value {
     document
 }
 
+/// A system bus on which everybody may do everything.
 #[track_caller]
 fn system_bus() {
     const CONFIGURATION: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"

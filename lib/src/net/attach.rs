@@ -13,6 +13,7 @@ use super::caller::Caller;
 use super::error::UndoError;
 use super::firewall;
 use super::host::Host;
+use super::permit::Permit;
 use super::request::{Names, TapRequest};
 use super::rules::{self, Before, Tables};
 use super::{pool, publish};
@@ -21,8 +22,8 @@ use crate::contract::record::Net;
 use crate::contract::reply::Blocked;
 use crate::sys::clock::{Timeline, boottime_us};
 use crate::sys::forwarding::{self, Forwarding};
-use crate::sys::link::{self, Link};
 use crate::sys::ipv6;
+use crate::sys::link::{self, Link};
 use crate::sys::rootlock::RootLock;
 use crate::sys::tap::Tap;
 use crate::types::{LinkName, MacAddr};
@@ -67,6 +68,8 @@ pub fn attach(
 ) -> Result<Attached, NetError> {
     require_same_section(request, previous.as_ref())?;
     caller.require_net_admin()?;
+    let permit = Permit::of(caller)?;
+    permit.require_subnet(request)?;
     let lock = timeline.step("lock", || RootLock::acquire(LOCK, PATIENCE))?;
     let mut host = timeline.step("inspect", Host::read)?;
     require_same_bridge(&host, request)?;
@@ -87,6 +90,9 @@ pub fn attach(
             return Ok(Attached { net: section, changed: false, blocked: Vec::new() });
         }
     }
+    let bridges = usize::from(host.link(&request.names.bridge).is_none());
+    let taps = usize::from(host.link(&request.names.tap).is_none());
+    permit.require_room(&host, bridges, taps, Some(request).filter(|_| taps > 0))?;
     let mut made = Made::default();
     match make(&mut host, request, held.as_ref(), &mut made, timeline) {
         Ok(()) => Ok(Attached { net: section, changed: true, blocked: made.blocked }),
@@ -287,13 +293,13 @@ pub(super) fn ensure_bridge(
     if bridge.alias.is_none() {
         link::set_alias(&mut host.netlink, &names.bridge, &names.tag.to_string())?;
     }
+    ipv6::ignore_routers(&names.bridge).map_err(NetError::io("have the bridge ignore routers (IPv6)"))?;
     if host.addresses_of(&bridge).is_empty() {
         let (gateway, prefix_len) = (request.gateway, request.subnet.prefix_len());
         link::add_address(&mut host.netlink, &names.bridge, bridge.index, gateway, prefix_len)?;
     }
     if host.link(&names.dummy).is_none() {
         add_dummy(host, request, &bridge)?;
-    ipv6::ignore_routers(&names.bridge).map_err(NetError::io("have the bridge ignore routers (IPv6)"))?;
     }
     Ok(bridge)
 }
@@ -307,13 +313,13 @@ fn add_dummy(host: &mut Host, request: &TapRequest, bridge: &Link) -> Result<(),
         other => other?,
     }
     link::set_alias(&mut host.netlink, &names.dummy, &names.tag.to_string())?;
+    leave_ipv6(&names.dummy)?;
     // A bridge takes the smallest of its ports': this one is never that.
     link::set_mtu(&mut host.netlink, &names.dummy, (*MTU.end()).into())?;
     link::set_isolated_port(&mut host.netlink, &names.dummy, bridge.index)?;
     Ok(link::set_up(&mut host.netlink, &names.dummy)?)
 }
 
-    leave_ipv6(&names.dummy)?;
 /// The tap: the one that is there, one of the pool's, or a new one.
 fn ensure_tap(host: &mut Host, request: &TapRequest, bridge: &Link) -> Result<(), NetError> {
     let names = &request.names;
@@ -345,13 +351,13 @@ fn join(host: &mut Host, request: &TapRequest, bridge: &Link) -> Result<(), NetE
     if request.tap_mtu() != u32::from(DEFAULT_MTU) {
         link::set_mtu(&mut host.netlink, &names.tap, request.tap_mtu())?;
     }
+    leave_ipv6(&names.tap)?;
     link::set_isolated_port(&mut host.netlink, &names.tap, bridge.index)?;
     link::set_up(&mut host.netlink, &names.bridge)?;
     Ok(link::set_up_without_arp(&mut host.netlink, &names.tap)?)
 }
 
 /// Takes back what was made; a new tap went when its descriptor was closed.
-    leave_ipv6(&names.tap)?;
 pub(super) fn undo(error: NetError, request: &TapRequest, made: &Made, lock: &RootLock) -> NetError {
     let names = &request.names;
     let mut undo_errors = Vec::new();

@@ -12,13 +12,6 @@ use crate::sys::forwarding;
 use crate::sys::link::Link;
 use crate::types::{Cidr, LinkName, MacAddr, StateId, VmId, VmName};
 
-/// The private networks (RFC 1918): a subnet lies within one of them.
-const PRIVATE: [(Ipv4Addr, u8); 3] = [
-    (Ipv4Addr::new(10, 0, 0, 0), 8),
-    (Ipv4Addr::new(172, 16, 0, 0), 12),
-    (Ipv4Addr::new(192, 168, 0, 0), 16),
-];
-
 /// The most published ports of a VM.
 const MAX_PUBLISHED: usize = 64;
 
@@ -291,8 +284,7 @@ fn check_subnet(address: Ipv4Addr, prefix_len: u8, gateway: Ipv4Addr) -> Result<
         return invalid("vm.prefix_len", format!("{prefix_len} is not within 16 to 30"));
     }
     let subnet = Cidr::containing(gateway, prefix_len).expect("the length was checked");
-    let private = |(net, len)| Cidr::containing(net, len).is_some_and(|p| p.contains(gateway));
-    if !PRIVATE.into_iter().any(private) {
+    if !subnet.is_private() {
         return invalid("vm.gateway", format!("{gateway} is not a private address (RFC 1918)"));
     }
     for (field, host) in [("vm.gateway", gateway), ("vm.address", address)] {

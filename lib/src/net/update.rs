@@ -6,6 +6,7 @@ use super::attach::{Attached, LOCK, PATIENCE, require_same_bridge, switch_forwar
 use super::caller::Caller;
 use super::firewall;
 use super::host::Host;
+use super::permit::Permit;
 use super::request::TapRequest;
 use super::rules::{self, Before, Tables};
 use crate::contract::record::Net;
@@ -23,6 +24,7 @@ pub fn update(
     timeline: &mut Timeline,
 ) -> Result<Attached, NetError> {
     caller.require_net_admin()?;
+    Permit::of(caller)?.require_subnet(request)?;
     let section = request.section(previous.dns.clone());
     let names = &request.names;
     let changeable =

@@ -219,7 +219,9 @@ fn through_sudo_without_secure_path_no_program_of_the_callers_is_run() {
         }
         let ran = fs::read_to_string("/run/hostile/ran").unwrap_or_default();
         assert_eq!(ran, "", "programs of the caller's ran as root");
-        // For nobody but oneself.
+        // For nobody but oneself, and in no other network than the usual.
         assert_error(&sudo("attach", &document(2)), 5, "denied");
+        let elsewhere = document_of(NOBODY, super::STATE, "20.30", 2);
+        assert_error(&sudo("attach", &elsewhere), 5, "denied");
     });
 }
