@@ -74,8 +74,16 @@ fn the_policys_page_has_every_key_and_its_examples_are_policies() {
     for example in examples {
         HostPolicy::parse(example).unwrap_or_else(|e| panic!("{example}: {e}"));
     }
-    let HostPolicy { uids: None, subnets, networks, taps, published_ports, dm_snapshots, dm_size } =
-        HostPolicy::default()
+    let HostPolicy {
+        uids: None,
+        subnets,
+        networks,
+        taps,
+        published_ports,
+        connections,
+        dm_snapshots,
+        dm_size,
+    } = HostPolicy::default()
     else {
         panic!("the page says that by default nobody is left out")
     };
@@ -85,6 +93,8 @@ fn the_policys_page_has_every_key_and_its_examples_are_policies() {
         ("networks", networks),
         ("taps", taps),
         ("published_ports", published_ports),
+        ("connections", connections.all),
+        ("new_connections", connections.new),
         ("dm.snapshots", dm_snapshots),
     ] {
         let part = page.split(&format!("\n.B {key}\n")).nth(1).and_then(|rest| rest.split("\n.TP\n").next());

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::support::{self, assert_error, command, record, run};
 
 mod attacks;
+mod connections;
 mod crashes;
 mod cycles;
 mod dns;

@@ -24,10 +24,27 @@ pub struct HostPolicy {
     pub taps: u32,
     /// The most published ports, per user.
     pub published_ports: u32,
+    /// The most connections that the host keeps track of for a VM, root's included, and the most new ones in a second.
+    pub connections: ConnectionLimits,
     /// The most device-mapper roots, per user.
     pub dm_snapshots: u32,
     /// The largest device-mapper root.
     pub dm_size: Size,
+}
+
+/// How many connections a guest may open: each takes memory of the host's, and a place in a table that all share (nf_conntrack_max).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// At once.
+    pub all: u32,
+    /// In a second.
+    pub new: u32,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        Self { all: 4096, new: 1000 }
+    }
 }
 
 impl Default for HostPolicy {
@@ -39,6 +56,7 @@ impl Default for HostPolicy {
             networks: 16,
             taps: 64,
             published_ports: 256,
+            connections: ConnectionLimits::default(),
             dm_snapshots: 64,
             dm_size: Size::from_bytes(256 << 30),
         }
@@ -96,7 +114,11 @@ struct Key {
 const COUNT: RangeInclusive<u32> = 0..=65_536;
 const COUNT_ALLOWED: &str = "a whole number from 0 to 65536";
 
-const KEYS: [Key; 7] = [
+/// How many connections there may be.
+const LIMIT: RangeInclusive<u32> = 1..=1_000_000;
+const LIMIT_ALLOWED: &str = "a whole number from 1 to 1000000";
+
+const KEYS: [Key; 9] = [
     Key {
         name: "uids",
         allowed: "a list of user ids, such as [1000, 1001]",
@@ -126,6 +148,16 @@ const KEYS: [Key; 7] = [
         set: |policy, value| count(value).map(|n| policy.published_ports = n),
     },
     Key {
+        name: "connections",
+        allowed: LIMIT_ALLOWED,
+        set: |policy, value| limit(value).map(|n| policy.connections.all = n),
+    },
+    Key {
+        name: "new_connections",
+        allowed: LIMIT_ALLOWED,
+        set: |policy, value| limit(value).map(|n| policy.connections.new = n),
+    },
+    Key {
         name: "dm.snapshots",
         allowed: COUNT_ALLOWED,
         set: |policy, value| count(value).map(|n| policy.dm_snapshots = n),
@@ -144,6 +176,10 @@ fn number(value: &DeValue<'_>) -> Option<u32> {
 
 fn count(value: &DeValue<'_>) -> Option<u32> {
     number(value).filter(|n| COUNT.contains(n))
+}
+
+fn limit(value: &DeValue<'_>) -> Option<u32> {
+    number(value).filter(|n| LIMIT.contains(n))
 }
 
 fn list<T>(value: &DeValue<'_>, one: impl Fn(&DeValue<'_>) -> Option<T>) -> Option<Vec<T>> {
@@ -247,6 +283,8 @@ mod tests {
             "networks = true",
             "taps = '1'",
             "published_ports = 65537",
+            "connections = 0",
+            "new_connections = 1000001",
             "dm.snapshots = []",
             "dm.size = 5",
             "dm.size = '5'",

@@ -70,6 +70,7 @@ pub fn attach(
     caller.require_net_admin()?;
     let permit = Permit::of(caller)?;
     permit.require_subnet(request)?;
+    let request = &request.with(permit.connections());
     let lock = timeline.step("lock", || RootLock::acquire(LOCK, PATIENCE))?;
     let mut host = timeline.step("inspect", Host::read)?;
     require_same_bridge(&host, request)?;

@@ -6,7 +6,7 @@ use super::host::Host;
 use super::policy::PUBLISHED;
 use super::request::TapRequest;
 use super::tag::Tag;
-use crate::contract::host_policy::HostPolicy;
+use crate::contract::host_policy::{ConnectionLimits, HostPolicy};
 use crate::sys::host_policy;
 use crate::sys::nft;
 
@@ -27,6 +27,14 @@ impl Permit {
             return Err(NetError::NotPermitted { uid, what: "a network".to_owned(), allowed, key: "uids" });
         }
         Ok(Self(Some((uid, policy))))
+    }
+
+    /// How many connections a VM may open. Root's as well; where its own file is wrong root is not stopped by that.
+    pub fn connections(&self) -> ConnectionLimits {
+        match &self.0 {
+            Some((_, policy)) => policy.connections,
+            None => host_policy::read().unwrap_or_default().connections,
+        }
     }
 
     /// # Errors

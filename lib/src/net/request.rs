@@ -4,8 +4,9 @@ use std::net::Ipv4Addr;
 
 use super::NetError;
 use super::caller::Caller;
-use super::rules::published_chain;
+use super::rules::{limits_chain, published_chain};
 use super::tag::Tag;
+use crate::contract::host_policy::ConnectionLimits;
 use crate::contract::policy::{DEFAULT_MTU, Egress, EgressPolicy, MTU, Publish};
 use crate::contract::record::{Net, NetMode, Vm};
 use crate::sys::forwarding;
@@ -33,6 +34,8 @@ pub struct Names {
     pub tap: LinkName,
     /// The chain of the published ports.
     pub published: String,
+    /// The chain of what bounds its connections.
+    pub limits: String,
     /// Both nftables tables.
     pub table: String,
     /// What the links are tagged with.
@@ -58,6 +61,7 @@ impl Names {
             dummy: dummy_name(&vm.state_id),
             tap: vm.id.tap(),
             published: published_chain(&vm.id),
+            limits: limits_chain(&vm.id),
             table: vm.state_id.nft_table(),
             tag: Tag { state: vm.state_id.clone(), uid: vm.owner_uid },
         })
@@ -96,6 +100,8 @@ pub struct TapRequest {
     pub open_firewall: bool,
     /// The largest packet; `None`: [`DEFAULT_MTU`].
     pub mtu: Option<u16>,
+    /// How many connections it may open.
+    pub connections: ConnectionLimits,
 }
 
 fn invalid<T>(field: &'static str, reason: impl Into<String>) -> Result<T, NetError> {
@@ -129,7 +135,13 @@ impl TapRequest {
             publish: vm.publish.clone(),
             open_firewall: vm.open_firewall,
             mtu: vm.mtu,
+            connections: ConnectionLimits::default(),
         })
+    }
+
+    /// The same with other limits.
+    pub fn with(&self, connections: ConnectionLimits) -> Self {
+        Self { connections, ..self.clone() }
     }
 
     /// The largest packet of the tap, bytes.

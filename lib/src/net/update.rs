@@ -24,7 +24,9 @@ pub fn update(
     timeline: &mut Timeline,
 ) -> Result<Attached, NetError> {
     caller.require_net_admin()?;
-    Permit::of(caller)?.require_subnet(request)?;
+    let permit = Permit::of(caller)?;
+    permit.require_subnet(request)?;
+    let request = &request.with(permit.connections());
     let section = request.section(previous.dns.clone());
     let names = &request.names;
     let changeable =

@@ -6,6 +6,7 @@ pub mod bus;
 pub mod caller;
 pub mod child;
 pub mod clock;
+pub mod conntrack;
 pub mod cpio;
 pub mod datagram;
 pub mod deb;

@@ -11,12 +11,12 @@ use serde_json::json;
 use super::guest::{open_tap, wait_until_forwarding};
 use super::{STATE, document, ip, isolated, ok, sh, tap};
 
-const GUEST: Ipv4Addr = Ipv4Addr::new(10, 213, 7, 2);
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 213, 7, 1);
+pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 213, 7, 2);
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 213, 7, 1);
 /// An address of the host's on another link (TEST-NET-1).
 const LAN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
-const GUEST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
-const BRIDGE_MAC: [u8; 6] = [2, 0, 10, 213, 7, 1];
+pub const GUEST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+pub const BRIDGE_MAC: [u8; 6] = [2, 0, 10, 213, 7, 1];
 /// A VLAN without a number, which only has a priority: the kernel takes the tag off (IEEE 802.1Q).
 const PRIORITY_TAG: [u8; 4] = [0x81, 0, 0, 0];
 const PRIORITY_TAG_AD: [u8; 4] = [0x88, 0xa8, 0, 0];
@@ -40,12 +40,16 @@ fn checksum(parts: &[&[u8]]) -> [u8; 2] {
 }
 
 fn udp(port: u16, data: &[u8]) -> Vec<u8> {
-    let length = (8 + data.len()) as u16;
-    // A checksum of 0 is none, in IPv4.
-    [&5555u16.to_be_bytes()[..], &port.to_be_bytes(), &length.to_be_bytes(), &[0, 0], data].concat()
+    udp_from(5555, port, data)
 }
 
-fn ipv4(from: Ipv4Addr, to: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
+pub fn udp_from(from: u16, port: u16, data: &[u8]) -> Vec<u8> {
+    let length = (8 + data.len()) as u16;
+    // A checksum of 0 is none, in IPv4.
+    [&from.to_be_bytes()[..], &port.to_be_bytes(), &length.to_be_bytes(), &[0, 0], data].concat()
+}
+
+pub fn ipv4(from: Ipv4Addr, to: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
     let length = (20 + payload.len()) as u16;
     let mut head = [&[0x45, 0][..], &length.to_be_bytes(), &[0, 1, 0, 0, 64, 17, 0, 0]].concat();
     head.extend([from.octets(), to.octets()].concat());
@@ -79,10 +83,10 @@ fn arp_request(about: Ipv4Addr) -> Vec<u8> {
 }
 
 /// The guest's side of the tap.
-struct Wire(File);
+pub struct Wire(File);
 
 impl Wire {
-    fn send(&mut self, to: [u8; 6], from: [u8; 6], tags: &[[u8; 4]], kind: u16, payload: &[u8]) {
+    pub fn send(&mut self, to: [u8; 6], from: [u8; 6], tags: &[[u8; 4]], kind: u16, payload: &[u8]) {
         // The header of virtio-net in front of every frame, all zero.
         let frame = [&[0; 10][..], &to, &from, &tags.concat(), &kind.to_be_bytes(), payload].concat();
         self.0.write_all(&frame).expect("written");
@@ -132,7 +136,7 @@ fn host() -> Wire {
     wire()
 }
 
-fn wire() -> Wire {
+pub fn wire() -> Wire {
     use std::os::fd::AsFd;
     let wire = Wire(open_tap(&tap(2)));
     rustix::io::ioctl_fionbio(wire.0.as_fd(), true).expect("a setting");
