@@ -6,6 +6,8 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
 use serde_json::{Value, json};
 
 use super::snapshot::snapshot;
@@ -184,16 +186,12 @@ fn as_root_no_file_is_opened_that_the_caller_names() {
     });
 }
 
-/// Through sudo(8) itself, whose configuration leaves the caller's environment as it is.
-#[test]
-fn through_sudo_without_secure_path_no_program_of_the_callers_is_run() {
-    const NAME: &str = "netd::environment::through_sudo_without_secure_path_no_program_of_the_callers_is_run";
-    if !support::require("host", support::has("sudo"), "needs sudo") {
-        return;
-    }
-    isolated(NAME, || {
+/// sudo(8) itself, whose configuration leaves nobody's environment as it is.
+struct Sudo(String);
+
+impl Sudo {
+    fn new() -> Self {
         let dir = hostile();
-        let wanted = consenting(NOBODY);
         assert!(sh(&format!("install -m 755 {NETD} /run/banger-netd")).status.success());
         let rules = "Defaults !secure_path, !env_reset, !requiretty, setenv\n\
                      nobody ALL=(root) NOPASSWD: SETENV: /run/banger-netd\n";
@@ -202,26 +200,91 @@ fn through_sudo_without_secure_path_no_program_of_the_callers_is_run() {
         }
         etc("sudoers", rules);
         assert!(sh("chmod 440 /etc/sudoers && chown root:root /etc/sudoers").status.success());
-        let sudo = |verb: &str, input: &Value| -> Output {
-            let mut sudo = command(which::which_in("sudo", Some("/usr/bin:/bin"), "/").expect("sudo"));
-            mislead(&mut sudo, &dir).env("SUDO_UID", "0").uid(NOBODY).gid(NOBODY);
-            run(
-                sudo.args(["-n", "-E", "/run/banger-netd"]).args(verb.split(' ')),
-                input.to_string().as_bytes(),
-            )
-        };
-        let attached = sudo("attach", &wanted);
-        let said = String::from_utf8_lossy(&attached.stderr).into_owned();
-        assert!(attached.status.success(), "{said}");
-        for verb in ["status", "check", "pool fill 1", "pool drain", "detach"] {
-            let output = sudo(verb, &record(&attached));
-            assert!(output.status.success(), "{verb}: {}", String::from_utf8_lossy(&output.stderr));
-        }
+        Self(dir)
+    }
+
+    fn run(&self, verb: &str, input: &[u8]) -> Output {
+        let mut sudo = command(which::which_in("sudo", Some("/usr/bin:/bin"), "/").expect("sudo"));
+        mislead(&mut sudo, &self.0).env("SUDO_UID", "0").uid(NOBODY).gid(NOBODY);
+        run(sudo.args(["-n", "-E", "/run/banger-netd"]).args(verb.split(' ')), input)
+    }
+
+    #[track_caller]
+    fn assert_nothing_of_the_callers_ran(&self) {
         let ran = fs::read_to_string("/run/hostile/ran").unwrap_or_default();
         assert_eq!(ran, "", "programs of the caller's ran as root");
+    }
+}
+
+/// [`isolated`], where there is sudo.
+fn with_sudo(name: &str, body: impl FnOnce(Sudo)) {
+    if support::require("host", support::has("sudo"), "needs sudo") {
+        isolated(&format!("netd::environment::{name}"), || body(Sudo::new()));
+    }
+}
+
+#[test]
+fn through_sudo_without_secure_path_no_program_of_the_callers_is_run() {
+    with_sudo("through_sudo_without_secure_path_no_program_of_the_callers_is_run", |sudo| {
+        let attached = sudo.run("attach", consenting(NOBODY).to_string().as_bytes());
+        assert!(attached.status.success(), "{}", String::from_utf8_lossy(&attached.stderr));
+        for verb in ["status", "check", "pool fill 1", "pool drain", "detach"] {
+            let output = sudo.run(verb, record(&attached).to_string().as_bytes());
+            assert!(output.status.success(), "{verb}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        sudo.assert_nothing_of_the_callers_ran();
         // For nobody but oneself, and in no other network than the usual.
-        assert_error(&sudo("attach", &document(2)), 5, "denied");
-        let elsewhere = document_of(NOBODY, super::STATE, "20.30", 2);
-        assert_error(&sudo("attach", &elsewhere), 5, "denied");
+        assert_error(&sudo.run("attach", document(2).to_string().as_bytes()), 5, "denied");
+        let elsewhere = document_of(NOBODY, super::STATE, "20.30", 2).to_string();
+        assert_error(&sudo.run("attach", elsewhere.as_bytes()), 5, "denied");
+    });
+}
+
+/// Whatever a user asks for: what is others' stays, nothing of theirs runs, no descriptor of root's and no network outside of the range
+/// comes of it.
+#[test]
+fn through_sudo_mutated_records_change_nothing_of_others() {
+    with_sudo("through_sudo_mutated_records_change_nothing_of_others", |sudo| {
+        super::attacks::inhabited();
+        let mine = document_of(NOBODY, "33333333", "213.9", 2);
+        let before = snapshot();
+        let clean = json!({ "schema": "banger.vms/1", "state_id": "33333333", "items": [] }).to_string();
+        let strategy = proptest::collection::vec(super::fuzz::mutation(), 1..4);
+        let rng_seed = support::changes::rng_seed();
+        let config = Config {
+            cases: 200,
+            failure_persistence: None,
+            max_shrink_iters: 20,
+            rng_seed,
+            ..Config::default()
+        };
+        let verbs = ["attach", "detach", "check", "update", "status", "pool fill 2", "pool drain", "gc"];
+        let result = TestRunner::new(config).run(&(strategy, 0..verbs.len()), |(mutations, n)| {
+            let valid =
+                if verbs[n] == "gc" { serde_json::from_str(&clean).expect("JSON") } else { mine.clone() };
+            let input = super::fuzz::mutated(&valid, &mutations);
+            let output = sudo.run(verbs[n], &input);
+            let shown = format!(
+                "{} {}",
+                verbs[n],
+                String::from_utf8_lossy(&input).chars().take(3000).collect::<String>()
+            );
+            prop_assert!(matches!(output.status.code(), Some(0..=5)), "{:?} {shown}", output.status);
+            for (verb, input) in [("pool drain", &mine.to_string()), ("gc", &clean)] {
+                let output = sudo.run(verb, input.as_bytes());
+                prop_assert!(output.status.success(), "{verb} after {shown}: {}", record(&output));
+            }
+            // What became another state directory's or VM's of this user's is still this user's alone.
+            let owned = format!("banger:[0-9a-f]*:{NOBODY}");
+            let theirs = sh(&format!("ip -o link | grep -o '{owned}' | cut -d: -f2 | sort -u"));
+            for state in String::from_utf8_lossy(&theirs.stdout).lines() {
+                let list = json!({ "schema": "banger.vms/1", "state_id": state, "items": [] }).to_string();
+                prop_assert!(sudo.run("gc", list.as_bytes()).status.success(), "{shown}");
+            }
+            prop_assert!(snapshot() == before, "it changed something: {shown}");
+            Ok(())
+        });
+        result.unwrap_or_else(|error| panic!("{error}"));
+        sudo.assert_nothing_of_the_callers_ran();
     });
 }
