@@ -13,6 +13,7 @@ mod cycles;
 mod dns;
 mod environment;
 mod firewall;
+mod forwarding;
 mod fuzz;
 mod guest;
 mod link_layer;

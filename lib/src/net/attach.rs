@@ -15,13 +15,14 @@ use super::firewall;
 use super::host::Host;
 use super::permit::Permit;
 use super::request::{Names, TapRequest};
+use super::routing::Switch;
 use super::rules::{self, Before, Tables};
-use super::{pool, publish};
+use super::{pool, publish, routing};
 use crate::contract::policy::{DEFAULT_MTU, MTU};
 use crate::contract::record::Net;
 use crate::contract::reply::Blocked;
 use crate::sys::clock::{Timeline, boottime_us};
-use crate::sys::forwarding::{self, Forwarding};
+use crate::sys::forwarding;
 use crate::sys::ipv6;
 use crate::sys::link::{self, Link};
 use crate::sys::rootlock::RootLock;
@@ -165,9 +166,8 @@ fn require_same_mtu(tap: &Link, request: &TapRequest) -> Result<(), NetError> {
 
 /// What the network needs the host to route and the host does not, in words.
 pub(super) fn forwarding_differs(request: &TapRequest) -> Result<Vec<String>, NetError> {
-    let on = forwarding::ipv4_is_on().map_err(NetError::io("read whether IPv4 is forwarded"))?;
     let mut found = Vec::new();
-    if request.is_forwarded() && !on {
+    if request.is_forwarded() && !routing::is_on(&request.names.bridge)? {
         found.push("IPv4 forwarding is off".to_owned());
     }
     if request.peer && !routes_between(request)? {
@@ -193,13 +193,14 @@ fn make(
         (Some(_), None) => Before::Bridge,
         (Some(_), Some(tables)) => Before::Tap(tables),
     };
+    let switch = if request.is_forwarded() { Switch::of(host)? } else { Switch::default() };
     let mut rules = None;
     let bridge = if matches!(before, Before::Nothing) {
         // Whichever of the two fails: the other may have been done.
         made.bridge = true;
         // Side by side: most of what `nft` takes is its start, and nothing is up yet.
         std::thread::scope(|scope| {
-            let applied = scope.spawn(|| timed(|| rules::apply(request, before)));
+            let applied = scope.spawn(|| timed(|| rules::apply(request, before, &switch.rules)));
             let bridge = make_bridge(host, request, made, timeline);
             rules = Some(applied.join().expect("it does not panic"));
             bridge
@@ -208,10 +209,11 @@ fn make(
         make_bridge(host, request, made, timeline)
     };
     let bridge = bridge?;
-    let (applied, began, duration) = rules.unwrap_or_else(|| timed(|| rules::apply(request, before)));
+    let apply = || timed(|| rules::apply(request, before, &switch.rules));
+    let (applied, began, duration) = rules.unwrap_or_else(apply);
     timeline.note("nft", began, duration);
     applied?;
-    timeline.step("forwarding", || switch_forwarding_on(request))?;
+    timeline.step("forwarding", || switch_forwarding_on(request, &switch))?;
     made.blocked = timeline.step("firewalls", || firewall::answer(request))?;
     timeline.step("tap", || ensure_tap(host, request, &bridge))
 }
@@ -247,12 +249,10 @@ fn require_free_ports(host: &Host, request: &TapRequest) -> Result<(), NetError>
 }
 
 /// What the host is to route, once the rules are there.
-pub(super) fn switch_forwarding_on(request: &TapRequest) -> Result<(), NetError> {
+pub(super) fn switch_forwarding_on(request: &TapRequest, switch: &Switch) -> Result<(), NetError> {
     let bridge = &request.names.bridge;
     if request.is_forwarded() {
-        let switched = forwarding::switch_ipv4_on();
-        let (Forwarding::Identity | Forwarding::SwitchedOn) =
-            switched.map_err(NetError::io("switch IPv4 forwarding on"))?;
+        switch.turn(bridge)?;
     }
     if request.peer && !routes_between(request)? {
         forwarding::route_between_ports(bridge).map_err(NetError::io("have the bridge route between VMs"))?;

@@ -31,5 +31,6 @@ pub mod user;
 
 mod host;
 mod policy;
+mod routing;
 
 pub use error::NetError;

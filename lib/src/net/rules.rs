@@ -75,16 +75,16 @@ pub enum Before<'a> {
     Tap(&'a Tables),
 }
 
-/// Applies the skeleton and the VM's part, in one transaction, and drops what the tables held where not even the bridge was there.
+/// Applies the skeleton, the VM's part and what else there is to do `besides`, in one transaction, and drops what the tables held where not even the bridge was there.
 ///
 /// `nft` does not end before the kernel has let go of what it removed, which takes longer than all else that it does. So tables that
 /// mostly are not there are not dropped unless they are, and a skeleton that is whole is not written anew.
 ///
 /// # Errors
 /// `nft` refuses; [`NetError::AddressTaken`] or [`NetError::PortTaken`] where another VM has the address or a port.
-pub fn apply(request: &TapRequest, before: Before<'_>) -> Result<(), NetError> {
+pub fn apply(request: &TapRequest, before: Before<'_>, besides: &str) -> Result<(), NetError> {
     let table = &request.names.table;
-    let mut script = policy::script(request);
+    let mut script = besides.to_owned() + &policy::script(request);
     if matches!(before, Before::Bridge) && skeleton_is_whole(request)? {
         match apply_whole(table, &script) {
             Ok(()) => return Ok(()),

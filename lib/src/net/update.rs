@@ -8,6 +8,7 @@ use super::firewall;
 use super::host::Host;
 use super::permit::Permit;
 use super::request::TapRequest;
+use super::routing::Switch;
 use super::rules::{self, Before, Tables};
 use crate::contract::record::Net;
 use crate::sys::clock::Timeline;
@@ -49,10 +50,11 @@ pub fn update(
         return Err(NetError::Differs { object: format!("the tap {}", names.tap), what, found, wanted });
     }
     let changed = !tables.differences(request).is_empty();
-    if changed {
-        timeline.step("nft", || rules::apply(request, Before::Tap(&tables)))?;
+    let switch = if request.is_forwarded() { Switch::of(&host)? } else { Switch::default() };
+    if changed || !switch.rules.is_empty() {
+        timeline.step("nft", || rules::apply(request, Before::Tap(&tables), &switch.rules))?;
     }
-    timeline.step("forwarding", || switch_forwarding_on(request))?;
+    timeline.step("forwarding", || switch_forwarding_on(request, &switch))?;
     // What was shut in until now meets the host's other firewalls for the first time.
     let blocked = timeline.step("firewalls", || firewall::answer(request))?;
     Ok(Attached { net: section, changed, blocked })
