@@ -94,6 +94,9 @@
             # libssh2 stays the crate's own, which has the fix for CVE-2026-55200; only OpenSSL is the system's.
             OPENSSL_NO_VENDOR = "1";
             BANGER_GUEST_PREBUILT = lib.getExe' banger-guest "banger-guest";
+            # Where the programs that run as root for others look for programs, whatever PATH they are given: nft is the package's, what
+            # belongs to the host's firewalls and system bus is the host's.
+            BANGER_ROOT_PATH = "${lib.makeBinPath [ nftables ]}:/run/current-system/sw/bin:/usr/sbin:/usr/bin:/sbin:/bin";
           };
 
           # The tests want a checkout, namespaces and virtual machines: tests/run.
@@ -181,7 +184,8 @@
               type = lib.types.str;
               default = "banger";
               description = ''
-                The group whose members may run banger-netd and the verb dm of banger-disk as root, without a password.
+                The group whose members may run banger-netd and the verb dm of banger-disk as root, without a password. What they
+                may have of the host is what /etc/banger/netd.toml says: banger-netd.toml(5).
               '';
             };
             resolver.enable = lib.mkEnableOption "systemd as the keeper of the resolver of root's VMs, NAME.vm";
@@ -206,7 +210,11 @@
                     })
                     [
                       "banger-netd"
-                      "banger-disk dm *"
+                      # Nothing follows: the request comes on standard input.
+                      "banger-disk dm create"
+                      "banger-disk dm remove"
+                      "banger-disk dm status"
+                      "banger-disk dm gc"
                     ];
               }
             ];

@@ -3,17 +3,22 @@
 use std::io;
 use std::net::Ipv4Addr;
 
+use banger_lib::contract::host_policy::HostPolicy;
 use banger_lib::contract::record::NetMode;
 use banger_lib::contract::reply::{Check, CheckState};
 use banger_lib::contract::{Coded, ErrorCode};
+use banger_lib::net::claims::{Claim, Claims};
 use banger_lib::net::request::require_subnet;
 use banger_lib::state::db::Store;
-use banger_lib::sys::netlink::Netlink;
-use banger_lib::sys::{link, route};
+use banger_lib::sys::host_policy;
 use banger_lib::types::Cidr;
 use thiserror::Error;
 
 use crate::context::{Context, Result};
+
+/// The length of a subnet that nobody has asked for, and how many of a network are tried.
+const LENGTH: u8 = 24;
+const MOST_TRIED: u32 = 1024;
 
 /// The key under which the subnet is remembered.
 const KEY: &str = "subnet";
@@ -21,10 +26,10 @@ const KEY: &str = "subnet";
 /// Why there is no subnet to take addresses from.
 #[derive(Debug, Error)]
 pub enum SubnetError {
-    #[error("every /24 of 10.213.0.0/16, 172.29.0.0/16 and 192.168.0.0/16 overlaps a network of this host")]
-    None,
-    #[error("the subnet {subnet} overlaps {route} of the link {link:?}")]
-    Overlap { subnet: Cidr, route: Cidr, link: String },
+    #[error("every /{LENGTH} of {} overlaps a network of this host", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
+    None(Vec<Cidr>),
+    #[error("the subnet {subnet} overlaps {claim}")]
+    Overlap { subnet: Cidr, claim: Claim },
     #[error("the subnet {wanted} is wanted, and VMs of this state directory have addresses of {held}")]
     InUse { wanted: Cidr, held: Cidr },
     #[error("cannot read this host's routes and addresses")]
@@ -34,13 +39,15 @@ pub enum SubnetError {
 impl Coded for SubnetError {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::None | Self::Overlap { .. } | Self::InUse { .. } => ErrorCode::Conflict,
+            Self::None(_) | Self::Overlap { .. } | Self::InUse { .. } => ErrorCode::Conflict,
             Self::Networks(_) => ErrorCode::Failed,
         }
     }
     fn hint(&self) -> Option<String> {
         let text = match self {
-            Self::None => "name another with --subnet, or use --net user",
+            Self::None(_) => {
+                "name another with --subnet, have root allow users others (banger-netd.toml(5)), or use --net user"
+            }
             Self::Overlap { .. } => "name another subnet, or none: one that is free is found",
             Self::InUse { .. } => {
                 "leave --subnet, BANGER_SUBNET and the configuration's net.subnet out, or delete the VMs that have taps"
@@ -69,13 +76,15 @@ pub fn choose(store: &mut Store, wanted: Option<Cidr>) -> Result<Cidr> {
         }
         (_, Some(held)) if in_use => return Ok(held),
         (Some(wanted), _) => match networks.overlap(&wanted) {
-            Some((link, route)) => {
-                return Err(SubnetError::Overlap { subnet: wanted, route: *route, link: link.clone() }.into());
+            Some(claim) => {
+                return Err(SubnetError::Overlap { subnet: wanted, claim: claim.clone() }.into());
             }
             None => wanted,
         },
-        (None, Some(held)) if networks.overlap(&held).is_none() => return Ok(held),
-        (None, _) => networks.first_free(store.state_id().as_str()).ok_or(SubnetError::None)?,
+        (None, Some(held)) if networks.is_free(&held) => return Ok(held),
+        (None, _) => networks
+            .first_free(store.state_id().as_str())
+            .ok_or_else(|| SubnetError::None(networks.usual.clone()))?,
     };
     store.set_meta(KEY, &subnet.to_string())?;
     Ok(subnet)
@@ -89,39 +98,56 @@ fn in_use(store: &Store) -> Result<bool> {
     Ok(store.vms()?.iter().any(|row| row.vm.net_mode == NetMode::Tap))
 }
 
-/// The networks of the host but those of our own bridge: the name of the link and the network.
-struct Networks(Vec<(String, Cidr)>);
+/// What a subnet may be: within what root lets this user take, and nobody else's.
+struct Networks {
+    /// What is tried where none is named.
+    usual: Vec<Cidr>,
+    /// What may be named; `None`: anything.
+    allowed: Option<Vec<Cidr>>,
+    claims: Claims,
+}
 
 impl Networks {
-    /// Routes, and addresses too: a link that is down has no routes.
     fn read(store: &Store) -> io::Result<Self> {
-        let mut netlink = Netlink::open()?;
-        let links = link::list(&mut netlink)?;
-        let addresses = link::ipv4_addresses(&mut netlink)?;
-        let name = |index: u32| links.iter().find(|link| link.index == index).map(|link| link.name.clone());
-        let addressed = addresses
-            .into_iter()
-            .filter_map(|(index, address, len)| Some((name(index)?, Cidr::containing(address, len)?)));
-        let bridge = store.state_id().bridge();
-        let all = route::ipv4_routes()?.into_iter().chain(addressed);
-        Ok(Self(all.filter(|(link, _)| link != bridge.as_str()).collect()))
+        let claims = Claims::of_host(&store.state_id().bridge())?;
+        if rustix::process::geteuid().is_root() {
+            let last = Cidr::containing(Ipv4Addr::new(192, 168, 0, 0), 16);
+            let usual = HostPolicy::default().subnets.into_iter().chain(last).collect();
+            return Ok(Self { usual, allowed: None, claims });
+        }
+        // A file of root's that cannot be read here is banger-netd's to judge.
+        let allowed = host_policy::read().unwrap_or_default().subnets;
+        Ok(Self { usual: allowed.clone(), allowed: Some(allowed), claims })
     }
 
-    fn overlap(&self, subnet: &Cidr) -> Option<&(String, Cidr)> {
-        self.0.iter().find(|(_, network)| network.overlaps(subnet))
+    fn overlap(&self, subnet: &Cidr) -> Option<&Claim> {
+        self.claims.overlap(subnet, subnet.nth(1))
+    }
+
+    fn is_free(&self, subnet: &Cidr) -> bool {
+        let holds = |allowed: &Vec<Cidr>| allowed.iter().any(|network| network.holds(subnet));
+        self.allowed.as_ref().is_none_or(holds) && self.overlap(subnet).is_none()
     }
 
     /// State directories on one host begin at different subnets, so they seldom meet.
     fn first_free(&self, state_id: &str) -> Option<Cidr> {
-        let start = u8::from_str_radix(&state_id[..2], 16).unwrap_or(0);
-        let thirds = (0..=255).map(|n| start.wrapping_add(n));
-        let in_network = |[a, b]: [u8; 2]| thirds.clone().map(move |c| Ipv4Addr::new(a, b, c, 0));
-        let mut candidates = [[10, 213], [172, 29], [192, 168]]
-            .into_iter()
-            .flat_map(in_network)
-            .filter_map(|address| Cidr::containing(address, 24));
-        candidates.find(|subnet| self.overlap(subnet).is_none())
+        let start = u32::from_str_radix(&state_id[..2], 16).unwrap_or(0);
+        let mut candidates = self.usual.iter().flat_map(|network| parts(network, start));
+        candidates.find(|subnet| self.is_free(subnet))
     }
+}
+
+/// The parts of a network that are large enough for VMs and not larger, from the one with the number `start` on.
+fn parts(network: &Cidr, start: u32) -> impl Iterator<Item = Cidr> + use<> {
+    let network = *network;
+    let length = network.prefix_len().max(LENGTH);
+    let count = 1u32 << (length - network.prefix_len());
+    let nth = move |n: u32| {
+        let host_bits = 32 - u32::from(length);
+        let address = network.address().to_bits() | ((start.wrapping_add(n)) % count) << host_bits;
+        Cidr::containing(address.into(), length)
+    };
+    (0..count.min(MOST_TRIED)).filter_map(nth).filter(|subnet| require_subnet(*subnet).is_ok())
 }
 
 /// For `banger doctor`: whether the VMs' subnet is still theirs alone. `None` where there is none yet.
@@ -130,9 +156,9 @@ pub fn check(context: &Context) -> Result<Option<Check>> {
     let Some(subnet) = remembered(&store)? else { return Ok(None) };
     let networks = Networks::read(&store).map_err(SubnetError::Networks)?;
     let (state, detail) = match networks.overlap(&subnet) {
-        Some((link, route)) if in_use(&store)? => {
+        Some(claim) if in_use(&store)? => {
             let advice = "delete the VMs that have a tap: the next one gets another subnet";
-            (CheckState::Note, format!("{subnet} overlaps {route} of {link}; {advice}"))
+            (CheckState::Note, format!("{subnet} overlaps {} of {}; {advice}", claim.network, claim.holder))
         }
         _ => (CheckState::Ok, subnet.to_string()),
     };

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use banger_lib::contract::host_policy::{self, HostPolicy};
+
 use crate::{PROGRAMS, assert_file, read, root, support, with_block};
 
 fn pages() -> Vec<PathBuf> {
@@ -58,6 +60,47 @@ fn pages_have_their_sections() {
             assert!(there, "man/{name}.1 has no section {section}");
         }
     }
+}
+
+#[test]
+fn the_policys_page_has_every_key_and_its_examples_are_policies() {
+    let page = read(&root().join("man/banger-netd.toml.5"));
+    for key in host_policy::keys() {
+        assert!(page.contains(&format!("\n.TP\n.B {key}\n")), "no key {key}");
+    }
+    let examples: Vec<&str> =
+        page.split("\n.nf\n").skip(1).filter_map(|part| part.split("\n.fi").next()).collect();
+    assert_eq!(examples.len(), 2);
+    for example in examples {
+        HostPolicy::parse(example).unwrap_or_else(|e| panic!("{example}: {e}"));
+    }
+    let HostPolicy {
+        uids: None,
+        subnets,
+        networks,
+        taps,
+        published_ports,
+        connections,
+        dm_snapshots,
+        dm_size,
+    } = HostPolicy::default()
+    else {
+        panic!("the page says that by default nobody is left out")
+    };
+    let subnets: Vec<String> = subnets.iter().map(ToString::to_string).collect();
+    assert!(page.contains(&format!(".BR {} .", subnets.join(" \" and \" "))), "{subnets:?}");
+    for (key, default) in [
+        ("networks", networks),
+        ("taps", taps),
+        ("published_ports", published_ports),
+        ("connections", connections.all),
+        ("new_connections", connections.new),
+        ("dm.snapshots", dm_snapshots),
+    ] {
+        let part = page.split(&format!("\n.B {key}\n")).nth(1).and_then(|rest| rest.split("\n.TP\n").next());
+        assert!(part.is_some_and(|part| part.contains(&format!("Default: {default}."))), "{key}: {default}");
+    }
+    assert!(page.contains(&format!("Default: {dm_size}.")));
 }
 
 #[test]

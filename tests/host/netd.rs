@@ -7,13 +7,18 @@ use serde_json::{Value, json};
 use crate::support::{self, assert_error, command, record, run};
 
 mod attacks;
+mod connections;
 mod crashes;
 mod cycles;
 mod dns;
+mod environment;
 mod firewall;
+mod forwarding;
 mod fuzz;
 mod guest;
+mod link_layer;
 mod packets;
+mod permission;
 mod pool;
 mod reach;
 mod snapshot;
@@ -55,6 +60,48 @@ fn isolated(name: &str, body: impl FnOnce()) {
 
 fn sh(script: &str) -> Output {
     command("sh").args(["-c", script]).stdin(Stdio::null()).output().expect("sh can be started")
+}
+
+/// Puts a script in the place of the host's program `name`, for this test alone, and gives where the real one is now: as root banger-netd
+/// looks for programs in no other place. In the script `@real@` stands for that.
+#[track_caller]
+fn replace_program(name: &str, script: &str) -> String {
+    let usual = Some("/usr/sbin:/usr/bin:/sbin:/bin");
+    let place = which::which_in(name, usual, "/").unwrap_or_else(|e| panic!("{name}: {e}"));
+    let place = place.canonicalize().expect("it is there");
+    let (real, fake) = (format!("/run/real/{name}"), format!("/run/fake/{name}"));
+    let copy = format!("set -e; mkdir -p /run/real /run/fake; cp {} {real}", place.display());
+    assert!(sh(&copy).status.success());
+    std::fs::write(&fake, script.replace("@real@", &real)).expect("written");
+    let put = format!("set -e; chmod 755 {fake}; mount --bind {fake} {}", place.display());
+    assert!(sh(&put).status.success());
+    real
+}
+
+/// An /etc that is this test's alone, and `text` in the file of it. The directories are made.
+#[track_caller]
+fn etc(file: &str, text: &str) {
+    if sh("mountpoint -q /etc").status.code() != Some(0) {
+        let own = "set -e; mkdir -p /run/etc; cp -a /etc/. /run/etc; mount --bind /run/etc /etc; rm -rf /etc/banger";
+        assert!(sh(own).status.success());
+    }
+    let path = std::path::Path::new("/etc").join(file);
+    drop(std::fs::remove_file(&path));
+    std::fs::create_dir_all(path.parent().expect("a directory")).expect("made");
+    std::fs::write(&path, text).expect("written");
+}
+
+/// Runs a verb as root on behalf of the user `uid`, as sudo does.
+fn for_user(uid: u32, verb: &str, input: &Value) -> Output {
+    let mut command = command(NETD);
+    run(command.args(verb.split(' ')).env("SUDO_UID", uid.to_string()), input.to_string().as_bytes())
+}
+
+/// The record of the `n`-th VM of a state directory of the user `uid`, in the subnet `10.<net>.0/24`.
+fn document_of(uid: u32, state: &str, net: &str, n: u8) -> Value {
+    let mut document = document_in(state, net, n);
+    document["vm"]["owner_uid"] = json!(uid);
+    document
 }
 
 /// A system bus on which everybody may do everything.

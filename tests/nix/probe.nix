@@ -31,7 +31,10 @@ assert builtins.attrNames module.config.systemd.paths == [ "banger-netd@var-lib-
 assert
   map (command: command.command) rule.commands == [
     "${package}/bin/banger-netd"
-    "${package}/bin/banger-disk dm *"
+    "${package}/bin/banger-disk dm create"
+    "${package}/bin/banger-disk dm remove"
+    "${package}/bin/banger-disk dm status"
+    "${package}/bin/banger-disk dm gc"
   ];
 builtins.deepSeq
   [

@@ -53,6 +53,7 @@ impl Coded for DmEdgeError {
 
 /// Runs one of the verbs.
 pub(super) fn main(verb: &DmVerb) -> ExitCode {
+    plumbing::seal_if_root();
     let run =
         |verb: &str, input: &Input, work: &dyn Fn(&DmRequest, &Caller) -> Result<DmReply, DmVerbError>| {
             plumbing::value_verb(TOOL, verb, || {

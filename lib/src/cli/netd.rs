@@ -17,6 +17,7 @@ use crate::contract::{Coded, Document, ErrorCode, Fault};
 use crate::net::attach::Attached;
 use crate::net::caller::Caller;
 use crate::net::dns::{hook, resolvers};
+use crate::net::permit::Permit;
 use crate::net::request::{Names, TapRequest};
 use crate::net::{NetError, attach, check, detach, gc, pool, status, update, user};
 use crate::sys::clock::Timeline;
@@ -91,6 +92,7 @@ impl Coded for RequestError {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
+    plumbing::seal_if_root();
     let args: Arguments = match plumbing::parse(TOOL) {
         Ok(args) => args,
         Err(status) => return status,
@@ -212,7 +214,9 @@ fn hook_request(input: &Input) -> Result<StateId, Failure> {
 
 fn run_hook(input: &Input) -> Result<Value, Failure> {
     let state = hook_request(input)?;
-    let hooked = hook::hook(&state, &caller()?)?;
+    let caller = caller()?;
+    Permit::of(&caller)?;
+    let hooked = hook::hook(&state, &caller)?;
     for other in hooked.shared_with {
         let text =
             format!("{other} has names that end in .vm as well: of a name in both, either may be found");

@@ -16,9 +16,21 @@ use crate::contract::record::{MAX_RECORD_BYTES, VM_SCHEMA};
 use crate::contract::reply::{VERSION_SCHEMA, Version};
 use crate::contract::{Coded, Document, ErrorCode, ErrorRecord, Fault, error};
 use crate::sys::clock::Timeline;
+use crate::sys::sealed;
 
 /// The variable that says that `banger` runs this program: of an interruption it tells itself, once.
 pub const DISPATCHED_VARIABLE: &str = "BANGER_DISPATCHED";
+
+/// All of the environment that a program uses which runs as root, beside sudo's word on who called.
+const KEPT: [&str; 2] = ["SUDO_UID", DISPATCHED_VARIABLE];
+
+/// Makes a program that runs as root, on whoever's behalf, one that takes nothing from its environment: see [`sealed`]. First thing in
+/// `main`.
+pub(crate) fn seal_if_root() {
+    if rustix::process::geteuid().is_root() {
+        sealed::seal(&KEPT).expect("there is memory for three variables");
+    }
+}
 
 /// Whether `banger` runs this program.
 pub(crate) fn is_dispatched() -> bool {
@@ -46,6 +58,9 @@ pub enum InputError {
     /// A person sits at stdin.
     #[error("stdin is a terminal, and this verb reads a record from it")]
     Terminal,
+    /// A file is named to a program that runs as root, perhaps by somebody who could not open it.
+    #[error("as root this verb reads its record from stdin alone, and opens no file that it is told of")]
+    Privileged,
     /// Stdin or the file cannot be read.
     #[error("cannot read the record from {path:?}")]
     Read {
@@ -60,13 +75,17 @@ pub enum InputError {
 impl Coded for InputError {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::Terminal => ErrorCode::Usage,
+            Self::Terminal | Self::Privileged => ErrorCode::Usage,
             Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => ErrorCode::NotFound,
             Self::Read { .. } => ErrorCode::BadInput,
         }
     }
     fn hint(&self) -> Option<String> {
-        matches!(self, Self::Terminal).then(|| "pipe a record in, or give --input FILE".into())
+        match self {
+            Self::Terminal => Some("pipe a record in, or give --input FILE".into()),
+            Self::Privileged => Some("leave out --input, and have the shell open it: < FILE".into()),
+            Self::Read { .. } => None,
+        }
     }
 }
 
@@ -99,6 +118,8 @@ impl Input {
                 return Err(InputError::Terminal);
             }
             io::stdin().lock().take(MAX_RECORD_BYTES + 1).read_to_end(&mut bytes).map_err(error)?;
+        } else if sealed::is_sealed() {
+            return Err(InputError::Privileged);
         } else {
             let file = File::open(&self.input).map_err(error)?;
             file.take(MAX_RECORD_BYTES + 1).read_to_end(&mut bytes).map_err(error)?;

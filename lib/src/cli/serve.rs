@@ -17,6 +17,7 @@ use crate::net::caller::Caller;
 use crate::net::dns::PORT;
 use crate::net::dns::serve::{self, Begun, Order};
 use crate::net::dns::site::Site;
+use crate::net::permit::Permit;
 use crate::sys::exec::{Exec, ExecError};
 use crate::sys::{child, poll, process};
 
@@ -85,6 +86,7 @@ pub fn serve(tool: &'static str, args: &Serve, caller: Result<Caller, NetError>)
 fn foreground(tool: &str, args: &Serve, caller: Result<Caller, NetError>) -> Result<ExitCode, Failure> {
     process::set_name(tool);
     let caller = caller?;
+    Permit::of(&caller)?;
     // Only root can be somebody else for a moment, and only a user behind sudo is not root.
     let user = caller.uid().filter(|_| rustix::process::geteuid().is_root());
     let order = Order { names: args.names.clone(), upstream: args.upstream.clone() };

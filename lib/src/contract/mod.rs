@@ -2,7 +2,7 @@
 //!
 //! [`changes`] is how a guest tells what changed in a workspace, [`config`] what the file of preferences says, [`dm`] what the privileged verb for roots is asked, [`dns`] what the host's resolver is told, [`document`] what flows through a pipeline,
 //! [`record`] its sections, [`error`] what stands on stdout when a program fails, [`file_sync`] which files of the user
-//! travel, [`guest`] what host and guest say to each other,
+//! travel, [`guest`] what host and guest say to each other, [`host_policy`] what root lets others have,
 //! [`image`] what an image is, [`inside`] what a running VM uses, [`kernel`] what a kernel is, [`names`] which VMs the resolver knows,
 //! [`policy`] who reaches whom, [`reply`] what verbs without a record answer, [`resync`] what a second copy tells the guest, [`words`]
 //! how these two write lists. Nothing here
@@ -18,6 +18,7 @@ pub mod error;
 pub mod file_sync;
 pub mod frames;
 pub mod guest;
+pub mod host_policy;
 pub mod image;
 pub mod inside;
 pub mod kernel;

@@ -25,11 +25,13 @@ use rustix::io::Errno;
 
 use super::dm_error::DmVerbError;
 use crate::contract::dm::{DM_SCHEMA, DmReply, DmRequest};
+use crate::contract::host_policy::HostPolicy;
 use crate::sys::caller::Caller;
 use crate::sys::dm::{Control, DmError, Target};
+use crate::sys::host_policy;
 use crate::sys::loopdev::Loop;
 use crate::sys::rootlock::RootLock;
-use crate::types::{StateId, VmId};
+use crate::types::{Size, StateId, VmId};
 
 /// Where the nodes are.
 pub const NODES: &str = "/dev/banger";
@@ -97,6 +99,10 @@ pub fn create(request: &DmRequest, caller: &Caller) -> Result<DmReply, DmVerbErr
     let (Some(base), Some(cow), Some(size)) = (&request.base, &request.cow, request.size_bytes) else {
         return Err(DmVerbError::Incomplete);
     };
+    let policy = caller.uid().map(|_| host_policy::read()).transpose()?;
+    if let (Some(policy), Some(uid)) = (&policy, caller.uid()) {
+        require_permitted(policy, uid, size)?;
+    }
     let base_file = open_owned(base, owner, false)?;
     let cow_file = open_owned(cow, owner, true)?;
     let (base_size, cow_size) = (length(&base_file, base)?, length(&cow_file, cow)?);
@@ -112,6 +118,9 @@ pub fn create(request: &DmRequest, caller: &Caller) -> Result<DmReply, DmVerbErr
     if let Some(reply) = found(&control, &names, request, &cow_file, size)? {
         return Ok(reply);
     }
+    if let Some(policy) = &policy {
+        require_room(policy, &control, owner)?;
+    }
     match make(&control, &names, &base_file, &cow_file, size, owner) {
         Ok(()) => Ok(reply(&control, &names, true)?),
         Err(error) => {
@@ -120,6 +129,40 @@ pub fn create(request: &DmRequest, caller: &Caller) -> Result<DmReply, DmVerbErr
             Err(error)
         }
     }
+}
+
+/// # Errors
+/// Root does not let the user have such a root.
+fn require_permitted(policy: &HostPolicy, uid: u32, size: u64) -> Result<(), DmVerbError> {
+    if !policy.admits(uid) {
+        let (what, allowed) = ("a device-mapper root".to_owned(), "other users".to_owned());
+        return Err(DmVerbError::NotPermitted { uid, what, allowed, key: "uids" });
+    }
+    if size > policy.dm_size.bytes() {
+        let what = format!("a root of {}", Size::from_bytes(size));
+        return Err(DmVerbError::NotPermitted {
+            uid,
+            what,
+            allowed: policy.dm_size.to_string(),
+            key: "dm.size",
+        });
+    }
+    Ok(())
+}
+
+/// # Errors
+/// The user has as many roots as root lets them have.
+fn require_room(policy: &HostPolicy, control: &Control, uid: u32) -> Result<(), DmVerbError> {
+    let mut held = 0;
+    for name in control.names()?.iter().filter(|name| name.starts_with("bgd")) {
+        let theirs = |uuid: &str| uuid.starts_with("banger-d-") && uuid.ends_with(&format!("-{uid}"));
+        held += u32::from(control.state(name)?.is_some_and(|state| theirs(&state.uuid)));
+    }
+    if held < policy.dm_snapshots {
+        return Ok(());
+    }
+    let (what, allowed) = (format!("{} device-mapper roots", held + 1), policy.dm_snapshots.to_string());
+    Err(DmVerbError::NotPermitted { uid, what, allowed, key: "dm.snapshots" })
 }
 
 /// Opens a file by what it is, not by its name: no symbolic link anywhere, regular, its owner's alone. Looked at before it is opened

@@ -8,6 +8,7 @@ use thiserror::Error;
 use crate::contract::{Coded, ErrorCode, Fault};
 use crate::sys::dm::DmError;
 use crate::sys::exec::ExecError;
+use crate::sys::host_policy::{FILE, ReadPolicyError};
 use crate::sys::rootlock::RootLockError;
 
 /// A `dm` verb that failed. What it had made is gone again.
@@ -21,6 +22,21 @@ pub enum DmVerbError {
         /// Who asks.
         caller: u32,
     },
+    /// More than root lets this user have.
+    #[error("uid {uid} may not have {what}: {FILE} allows {allowed} ({key})")]
+    NotPermitted {
+        /// The user.
+        uid: u32,
+        /// What was asked for.
+        what: String,
+        /// What there may be.
+        allowed: String,
+        /// The key that says so, or says nothing and has this default.
+        key: &'static str,
+    },
+    /// What root allows cannot be told.
+    #[error(transparent)]
+    Policy(#[from] ReadPolicyError),
     /// A field is missing.
     #[error("the request lacks base, cow or size_bytes")]
     Incomplete,
@@ -99,7 +115,8 @@ impl Coded for DmVerbError {
     fn code(&self) -> ErrorCode {
         let os = |source: &io::Error| source.raw_os_error();
         match self {
-            Self::NotOwner { .. } | Self::Unfit { .. } => ErrorCode::Denied,
+            Self::NotOwner { .. } | Self::Unfit { .. } | Self::NotPermitted { .. } => ErrorCode::Denied,
+            Self::Policy(error) => error.code(),
             Self::Incomplete | Self::Size { .. } | Self::CowSize { .. } => ErrorCode::BadInput,
             Self::Open { source, .. } if source.kind() == io::ErrorKind::NotFound => ErrorCode::NotFound,
             Self::NoDeviceMapper(error) if error.source.kind() == io::ErrorKind::PermissionDenied => {
@@ -117,6 +134,10 @@ impl Coded for DmVerbError {
 
     fn hint(&self) -> Option<String> {
         match self {
+            Self::NotPermitted { key, .. } => {
+                Some(format!("use --disk overlay, or have root change {key} (banger-netd.toml(5))"))
+            }
+            Self::Policy(error) => error.hint(),
             Self::NoDeviceMapper(error) if error.source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("run it as root, or use --disk overlay".into())
             }

@@ -13,18 +13,21 @@ use super::caller::Caller;
 use super::error::UndoError;
 use super::firewall;
 use super::host::Host;
+use super::permit::Permit;
 use super::request::{Names, TapRequest};
+use super::routing::Switch;
 use super::rules::{self, Before, Tables};
-use super::{pool, publish};
+use super::{pool, publish, routing};
 use crate::contract::policy::{DEFAULT_MTU, MTU};
 use crate::contract::record::Net;
 use crate::contract::reply::Blocked;
 use crate::sys::clock::{Timeline, boottime_us};
-use crate::sys::forwarding::{self, Forwarding};
+use crate::sys::forwarding;
+use crate::sys::ipv6;
 use crate::sys::link::{self, Link};
 use crate::sys::rootlock::RootLock;
 use crate::sys::tap::Tap;
-use crate::types::MacAddr;
+use crate::types::{LinkName, MacAddr};
 
 /// The lock under which all changes to links and rules are made, whichever state directory they are for: whether a subnet is
 /// free is a question about all of them.
@@ -66,6 +69,9 @@ pub fn attach(
 ) -> Result<Attached, NetError> {
     require_same_section(request, previous.as_ref())?;
     caller.require_net_admin()?;
+    let permit = Permit::of(caller)?;
+    permit.require_subnet(request)?;
+    let request = &request.with(permit.connections());
     let lock = timeline.step("lock", || RootLock::acquire(LOCK, PATIENCE))?;
     let mut host = timeline.step("inspect", Host::read)?;
     require_same_bridge(&host, request)?;
@@ -86,6 +92,9 @@ pub fn attach(
             return Ok(Attached { net: section, changed: false, blocked: Vec::new() });
         }
     }
+    let bridges = usize::from(host.link(&request.names.bridge).is_none());
+    let taps = usize::from(host.link(&request.names.tap).is_none());
+    permit.require_room(&host, bridges, taps, Some(request).filter(|_| taps > 0))?;
     let mut made = Made::default();
     match make(&mut host, request, held.as_ref(), &mut made, timeline) {
         Ok(()) => Ok(Attached { net: section, changed: true, blocked: made.blocked }),
@@ -157,9 +166,8 @@ fn require_same_mtu(tap: &Link, request: &TapRequest) -> Result<(), NetError> {
 
 /// What the network needs the host to route and the host does not, in words.
 pub(super) fn forwarding_differs(request: &TapRequest) -> Result<Vec<String>, NetError> {
-    let on = forwarding::ipv4_is_on().map_err(NetError::io("read whether IPv4 is forwarded"))?;
     let mut found = Vec::new();
-    if request.is_forwarded() && !on {
+    if request.is_forwarded() && !routing::is_on(&request.names.bridge)? {
         found.push("IPv4 forwarding is off".to_owned());
     }
     if request.peer && !routes_between(request)? {
@@ -185,13 +193,14 @@ fn make(
         (Some(_), None) => Before::Bridge,
         (Some(_), Some(tables)) => Before::Tap(tables),
     };
+    let switch = if request.is_forwarded() { Switch::of(host)? } else { Switch::default() };
     let mut rules = None;
     let bridge = if matches!(before, Before::Nothing) {
         // Whichever of the two fails: the other may have been done.
         made.bridge = true;
         // Side by side: most of what `nft` takes is its start, and nothing is up yet.
         std::thread::scope(|scope| {
-            let applied = scope.spawn(|| timed(|| rules::apply(request, before)));
+            let applied = scope.spawn(|| timed(|| rules::apply(request, before, &switch.rules)));
             let bridge = make_bridge(host, request, made, timeline);
             rules = Some(applied.join().expect("it does not panic"));
             bridge
@@ -200,10 +209,11 @@ fn make(
         make_bridge(host, request, made, timeline)
     };
     let bridge = bridge?;
-    let (applied, began, duration) = rules.unwrap_or_else(|| timed(|| rules::apply(request, before)));
+    let apply = || timed(|| rules::apply(request, before, &switch.rules));
+    let (applied, began, duration) = rules.unwrap_or_else(apply);
     timeline.note("nft", began, duration);
     applied?;
-    timeline.step("forwarding", || switch_forwarding_on(request))?;
+    timeline.step("forwarding", || switch_forwarding_on(request, &switch))?;
     made.blocked = timeline.step("firewalls", || firewall::answer(request))?;
     timeline.step("tap", || ensure_tap(host, request, &bridge))
 }
@@ -239,12 +249,10 @@ fn require_free_ports(host: &Host, request: &TapRequest) -> Result<(), NetError>
 }
 
 /// What the host is to route, once the rules are there.
-pub(super) fn switch_forwarding_on(request: &TapRequest) -> Result<(), NetError> {
+pub(super) fn switch_forwarding_on(request: &TapRequest, switch: &Switch) -> Result<(), NetError> {
     let bridge = &request.names.bridge;
     if request.is_forwarded() {
-        let switched = forwarding::switch_ipv4_on();
-        let (Forwarding::Identity | Forwarding::SwitchedOn) =
-            switched.map_err(NetError::io("switch IPv4 forwarding on"))?;
+        switch.turn(bridge)?;
     }
     if request.peer && !routes_between(request)? {
         forwarding::route_between_ports(bridge).map_err(NetError::io("have the bridge route between VMs"))?;
@@ -286,6 +294,7 @@ pub(super) fn ensure_bridge(
     if bridge.alias.is_none() {
         link::set_alias(&mut host.netlink, &names.bridge, &names.tag.to_string())?;
     }
+    ipv6::ignore_routers(&names.bridge).map_err(NetError::io("have the bridge ignore routers (IPv6)"))?;
     if host.addresses_of(&bridge).is_empty() {
         let (gateway, prefix_len) = (request.gateway, request.subnet.prefix_len());
         link::add_address(&mut host.netlink, &names.bridge, bridge.index, gateway, prefix_len)?;
@@ -305,6 +314,7 @@ fn add_dummy(host: &mut Host, request: &TapRequest, bridge: &Link) -> Result<(),
         other => other?,
     }
     link::set_alias(&mut host.netlink, &names.dummy, &names.tag.to_string())?;
+    leave_ipv6(&names.dummy)?;
     // A bridge takes the smallest of its ports': this one is never that.
     link::set_mtu(&mut host.netlink, &names.dummy, (*MTU.end()).into())?;
     link::set_isolated_port(&mut host.netlink, &names.dummy, bridge.index)?;
@@ -330,15 +340,22 @@ fn ensure_tap(host: &mut Host, request: &TapRequest, bridge: &Link) -> Result<()
     Ok(tap.persist()?)
 }
 
-/// The VM's tap as an isolated port, and bridge and tap up.
+/// Takes a port of the bridge out of IPv6: the host talks to guests by the bridge alone.
+pub(super) fn leave_ipv6(port: &LinkName) -> Result<(), NetError> {
+    let settings = ipv6::ignore_routers(port).and_then(|()| ipv6::switch_off(port));
+    settings.map_err(NetError::io("switch off IPv6 on a port of the bridge"))
+}
+
+/// The VM's tap as an isolated port with no part in the host's own network, and bridge and tap up.
 fn join(host: &mut Host, request: &TapRequest, bridge: &Link) -> Result<(), NetError> {
     let names = &request.names;
     if request.tap_mtu() != u32::from(DEFAULT_MTU) {
         link::set_mtu(&mut host.netlink, &names.tap, request.tap_mtu())?;
     }
+    leave_ipv6(&names.tap)?;
     link::set_isolated_port(&mut host.netlink, &names.tap, bridge.index)?;
     link::set_up(&mut host.netlink, &names.bridge)?;
-    Ok(link::set_up(&mut host.netlink, &names.tap)?)
+    Ok(link::set_up_without_arp(&mut host.netlink, &names.tap)?)
 }
 
 /// Takes back what was made; a new tap went when its descriptor was closed.

@@ -8,6 +8,7 @@ use super::request::{Names, TapRequest};
 use super::rules::Tables;
 use super::user;
 use crate::contract::record::{Net, NetMode, Vm};
+use crate::sys::ipv6;
 
 /// Compares the record's network with the host. Nothing is changed.
 ///
@@ -66,6 +67,9 @@ pub(super) fn links_differ(host: &Host, request: &TapRequest) -> Result<Vec<Stri
             let wanted = (request.gateway, request.subnet.prefix_len());
             require(bridge.up, format!("the bridge {} is down", names.bridge));
             require(bridge.alias.is_some(), format!("the bridge {} has lost its tag", names.bridge));
+            let believes = ipv6::believes_routers(&names.bridge)
+                .map_err(NetError::io("read how the bridge takes part in IPv6"))?;
+            require(!believes, format!("the bridge {} heeds router advertisements (IPv6)", names.bridge));
             let addressed = host.addresses_of(bridge).contains(&wanted);
             require(
                 addressed,
@@ -79,6 +83,13 @@ pub(super) fn links_differ(host: &Host, request: &TapRequest) -> Result<Vec<Stri
             let port = tap.master.is_some() && tap.master == bridge.map(|b| b.index);
             require(port, format!("the tap {} is not a port of the bridge {}", names.tap, names.bridge));
             require(tap.isolated, format!("the tap {} is not isolated", names.tap));
+            require(
+                tap.all_bridged,
+                format!("the tap {} has frames that the bridge does not see", names.tap),
+            );
+            let on = ipv6::is_on(&names.tap).map_err(NetError::io("read whether the tap has IPv6"))?;
+            require(!on, format!("the tap {} has IPv6 switched on", names.tap));
+            require(!tap.arp, format!("the tap {} answers ARP", names.tap));
             let mtu = request.tap_mtu();
             require(
                 tap.mtu == mtu,

@@ -4,6 +4,8 @@
 //! started, `nft` included. Nobody finds links and rules any more when this is through; the kernel takes some 40 ms longer to let go of
 //! them, for which a process stays behind ([`crate::sys::linger`]).
 
+use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::NetError;
@@ -13,8 +15,10 @@ use super::firewall;
 use super::host::Host;
 use super::pool;
 use super::request::{Names, dummy_name};
-use super::rules::remove_guest;
+use super::rules::{self, remove_guest};
 use crate::sys::clock::Timeline;
+use crate::sys::conntrack;
+use crate::sys::linger;
 use crate::sys::link::{self, Link};
 use crate::sys::nf_tables::Removed;
 use crate::sys::rootlock::RootLock;
@@ -46,6 +50,8 @@ pub fn detach(names: &Names, caller: &Caller, timeline: &mut Timeline) -> Result
     let mut links = if others { Vec::new() } else { bridge_links(&host, &names.state, |l| names.own(l)) };
     links.extend(doomed);
     let any_links = tap.is_some() || !links.is_empty();
+    // The guest sends nothing any more. The kernel looks through the whole table, some 20 ms, for which a process stays behind.
+    let addresses = if any_links { rules::addresses_of(&names.table, &names.vm) } else { Ok(Vec::new()) };
     let rules = timeline.step("nft", || remove_rules(names, others, any_links));
     let removed = rules.as_ref().ok().and_then(Option::as_ref);
     let held: Vec<BorrowedFd<'_>> = [lock.as_fd()].into_iter().chain(removed.map(Removed::as_fd)).collect();
@@ -53,8 +59,22 @@ pub fn detach(names: &Names, caller: &Caller, timeline: &mut Timeline) -> Result
     if any_links || removed.is_some() {
         timeline.step("links", || link::delete_together(&mut host.netlink, &links, &host.links, &held))?;
     }
-    Ok(rules?.is_some() || any_links)
+    let any_rules = rules?.is_some();
+    forget_behind(&addresses?).map_err(NetError::io(FORGET))?;
+    Ok(any_rules || any_links)
 }
+
+/// Has a process that stays behind forget the connections of `addresses`, of which there is one at most.
+fn forget_behind(addresses: &[Ipv4Addr]) -> io::Result<()> {
+    if addresses.is_empty() {
+        return Ok(());
+    }
+    let behind = linger::leave_behind(|| drop(conntrack::forget(addresses)));
+    behind.or_else(|_| conntrack::forget(addresses).map(drop))
+}
+
+/// What is tried when a guest's connections are to go: they would keep their places for days, and its address may be another's next.
+pub(super) const FORGET: &str = "forget the guest's connections";
 
 /// The VM's rules, or both tables where no other VM is there; `None` where there were none, as far as `any_links` leaves that open: it
 /// says that there is something to remove in any case.

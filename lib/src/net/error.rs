@@ -6,9 +6,11 @@ use std::net::Ipv4Addr;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
+use super::claims::Claim;
 use crate::contract::policy::Publish;
 use crate::contract::{Coded, ErrorCode};
 use crate::sys::exec::ExecError;
+use crate::sys::host_policy::{FILE, ReadPolicyError};
 use crate::sys::link::LinkError;
 use crate::sys::nft::NftError;
 use crate::sys::rootlock::RootLockError;
@@ -43,15 +45,28 @@ pub enum NetError {
     #[error("no privilege to change the network (CAP_NET_ADMIN)")]
     Unprivileged,
     /// The subnet is somebody else's.
-    #[error("the subnet {subnet} overlaps {route} of the link {link:?}")]
+    #[error("the subnet {subnet} overlaps {claim}")]
     Overlap {
         /// The record's subnet.
         subnet: Cidr,
-        /// The route or network that is there.
-        route: Cidr,
         /// Whose it is.
-        link: String,
+        claim: Claim,
     },
+    /// More than root lets this user have.
+    #[error("uid {uid} may not have {what}: {FILE} allows {allowed} ({key})")]
+    NotPermitted {
+        /// The user.
+        uid: u32,
+        /// What was asked for.
+        what: String,
+        /// What there may be.
+        allowed: String,
+        /// The key that says so, or says nothing and has this default.
+        key: &'static str,
+    },
+    /// What root allows cannot be told.
+    #[error(transparent)]
+    Policy(#[from] ReadPolicyError),
     /// Something of ours is there, but not as the record has it.
     #[error("{object} is there and differs: {what} is {found}, the record says {wanted}")]
     Differs {
@@ -193,7 +208,8 @@ impl Coded for NetError {
         match self {
             Self::Invalid { .. } | Self::SudoUid(_) => ErrorCode::BadInput,
             Self::Unsupported(_) => ErrorCode::Unsupported,
-            Self::NotOwner { .. } | Self::Unprivileged => ErrorCode::Denied,
+            Self::NotOwner { .. } | Self::Unprivileged | Self::NotPermitted { .. } => ErrorCode::Denied,
+            Self::Policy(error) => error.code(),
             Self::Overlap { .. } | Self::Differs { .. } | Self::AddressTaken(_) => ErrorCode::Conflict,
             Self::Foreign { .. } | Self::Mismatch { .. } => ErrorCode::Conflict,
             Self::PortTaken { .. } => ErrorCode::InUse,
@@ -217,9 +233,10 @@ impl Coded for NetError {
     fn details(&self) -> Map<String, Value> {
         let value = match self {
             Self::Invalid { field, .. } => json!({ "field": field }),
-            Self::Overlap { subnet, route, link } => {
-                json!({ "subnet": subnet, "route": route, "link": link })
+            Self::Overlap { subnet, claim } => {
+                json!({ "subnet": subnet, "route": claim.network, "link": claim.holder.to_string() })
             }
+            Self::NotPermitted { key, allowed, .. } => json!({ "key": key, "allowed": allowed }),
             Self::Differs { object, what, found, wanted } => {
                 json!({ "object": object, "property": what, "found": found, "wanted": wanted })
             }
@@ -244,6 +261,17 @@ impl Coded for NetError {
             }
             Self::NotOwner { .. } => "only root may act for another user",
             Self::Overlap { .. } => "plan the VM in another subnet",
+            Self::NotPermitted { key: "subnets", allowed, .. } => {
+                return Some(format!(
+                    "plan the VM with a --subnet of {allowed}, or have root allow more (banger-netd.toml(5))"
+                ));
+            }
+            Self::NotPermitted { key, .. } => {
+                return Some(format!(
+                    "detach VMs that are not needed, or have root raise {key} (banger-netd.toml(5))"
+                ));
+            }
+            Self::Policy(error) => return error.hint(),
             Self::Differs { .. } => "run banger-netd detach first",
             Self::PortTaken { .. } => "publish another port of the host, or end what has it",
             Self::PortRefused { .. } => "publish a port from 1024 on, or run banger as root",

@@ -14,6 +14,7 @@ use crate::types::StateId;
 
 use super::NetError;
 use super::request::TapRequest;
+use super::routing;
 
 /// What the names of the chains begin with that note what is being opened, and what was.
 const OPENING: &str = "opening_";
@@ -341,7 +342,8 @@ pub(super) fn has_tables(state: &StateId) -> Result<bool, NetError> {
     Ok(chains()?.iter().any(|chain| chain.table == table))
 }
 
-/// Removes both tables of `state`, and before them what was opened for it in other firewalls.
+/// Removes both tables of `state`, and before them what was opened for it in other firewalls, and forwarding where it was switched on for
+/// bridges of banger's and this is the last.
 ///
 /// # Errors
 /// A firewall cannot be asked; then the tables stay, which say so. Or the kernel refuses.
@@ -354,7 +356,9 @@ pub(super) fn remove_tables(state: &StateId) -> Result<Removed, NetError> {
     for firewall in KNOWN.iter().filter(noted) {
         firewall.close(bridge.as_str(), &tag)?;
     }
-    let removed = nf_tables::remove_tables(&state.nft_table());
+    let own = state.nft_table();
+    let tables: Vec<&str> = [own.as_str()].into_iter().chain(routing::switch_off_after(state)?).collect();
+    let removed = nf_tables::remove_tables(&tables);
     removed.map_err(NetError::io("remove the nftables tables"))
 }
 

@@ -6,13 +6,14 @@ use std::os::fd::AsFd;
 use super::NetError;
 use super::attach::{LOCK, PATIENCE};
 use super::caller::Caller;
-use super::detach::bridge_links;
+use super::detach::{FORGET, bridge_links};
 use super::firewall;
 use super::host::Host;
 use super::pool;
 use super::request::dummy_name;
-use super::rules::{Tables, remove_guest};
+use super::rules::{self, Tables, remove_guest};
 use super::tag::Tag;
+use crate::sys::conntrack;
 use crate::sys::link::{self, Link};
 use crate::sys::rootlock::RootLock;
 use crate::types::{StateId, VmId};
@@ -107,11 +108,16 @@ fn collect_rules(state: &StateId, keep: &BTreeSet<VmId>, used: bool, collected: 
         Err(error) => return collected.errors.push(NetError::from(error)),
         Ok(tables) => tables,
     };
+    let dead: Vec<VmId> = tables.guests().into_iter().filter(|vm| !keep.contains(vm)).collect();
+    let addresses: Result<Vec<_>, _> = dead.iter().map(|vm| rules::addresses_of(&table, vm)).collect();
+    let forgotten =
+        addresses.and_then(|lists| conntrack::forget(&lists.concat()).map_err(NetError::io(FORGET)));
+    collected.errors.extend(forgotten.err());
     if !used && tables.exist() {
         let result = firewall::remove_tables(state).map(drop);
         return collected.note(format!("nftables tables {table}"), result);
     }
-    for vm in tables.guests().into_iter().filter(|vm| !keep.contains(vm)) {
+    for vm in dead {
         let result = remove_guest(&table, &vm).map(drop);
         collected.note(format!("rules of {} in {table}", vm.tap()), result);
     }

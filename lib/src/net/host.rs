@@ -1,14 +1,18 @@
 //! What is there now: links, their addresses, and whose they are.
 
 use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
 
 use super::NetError;
+use super::claims::{self, Claim, Claims};
 use super::request::{Names, TapRequest};
 use super::tag::Tag;
 use crate::sys::link::{self, Link};
 use crate::sys::netlink::Netlink;
-use crate::sys::route;
-use crate::types::{Cidr, LinkName};
+use crate::types::LinkName;
+
+/// How long the host's resolver may take to forget a bridge that is gone.
+const FORGETTING: Duration = Duration::from_secs(2);
 
 /// Links and addresses at one moment, and the socket to change them.
 #[derive(Debug)]
@@ -16,6 +20,19 @@ pub struct Host {
     pub netlink: Netlink,
     pub links: Vec<Link>,
     pub addresses: Vec<(u32, Ipv4Addr, u8)>,
+}
+
+/// A resolver of the host's at an address of which there is no link. systemd-resolved forgets the last bridge's own a moment after it is
+/// gone.
+fn foreign_resolver(address: Ipv4Addr) -> Option<Claim> {
+    let until = Instant::now() + FORGETTING;
+    loop {
+        let claim = claims::resolver_at(address)?;
+        if Instant::now() >= until {
+            return Some(claim);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 impl Host {
@@ -78,21 +95,24 @@ impl Host {
     }
 
     /// # Errors
-    /// A route or an address of another link than our bridge lies in the subnet, or holds it. A link that is down has
-    /// addresses and no routes; a route need not belong to an address.
-    pub fn require_free_subnet(&self, request: &TapRequest) -> Result<(), NetError> {
-        let routes = route::ipv4_routes().map_err(NetError::io("read the routes"))?;
-        let name_of = |index: u32| self.links.iter().find(|l| l.index == index).map(|l| l.name.clone());
-        let networks = self.addresses.iter().filter_map(|(index, address, prefix_len)| {
-            Some((name_of(*index)?, Cidr::containing(*address, *prefix_len)?))
-        });
-        let taken = routes
-            .into_iter()
-            .chain(networks)
-            .find(|(link, net)| link != request.names.bridge.as_str() && net.overlaps(&request.subnet));
+    /// A route, an address, a next hop, a neighbour or a resolver of the host's lies in the subnet, or holds it.
+    pub fn require_free_subnet(&mut self, request: &TapRequest) -> Result<(), NetError> {
+        let bridge = &request.names.bridge;
+        let claims = Claims::read(&mut self.netlink, &self.links, &self.addresses, bridge);
+        let claims = claims.map_err(NetError::io("read routes and neighbours"))?;
+        let mut taken = claims.overlap(&request.subnet, Some(request.gateway)).cloned();
+        if taken.is_none() && self.link(bridge).is_none() {
+            taken = foreign_resolver(request.gateway);
+        }
         match taken {
-            Some((link, route)) => Err(NetError::Overlap { subnet: request.subnet, route, link }),
+            Some(claim) => Err(NetError::Overlap { subnet: request.subnet, claim }),
             None => Ok(()),
         }
+    }
+
+    /// How many links of the kind `kind` the user has whose tag says so.
+    pub fn count_of(&self, uid: u32, kind: &str) -> usize {
+        let theirs = |link: &&Link| Tag::of(link).is_some_and(|tag| tag.uid == uid);
+        self.links.iter().filter(|link| link.kind.as_deref() == Some(kind)).filter(theirs).count()
     }
 }

@@ -11,12 +11,14 @@
 pub mod attach;
 pub mod caller;
 pub mod check;
+pub mod claims;
 pub mod detach;
 pub mod dns;
 pub mod error;
 pub mod firewall;
 pub mod gc;
 pub mod networkd;
+pub mod permit;
 pub mod pool;
 pub mod publish;
 pub mod rebuild;
@@ -29,5 +31,6 @@ pub mod user;
 
 mod host;
 mod policy;
+mod routing;
 
 pub use error::NetError;

@@ -6,6 +6,7 @@
 use std::fmt::Write;
 
 use super::request::{Names, TapRequest};
+use crate::contract::host_policy::ConnectionLimits;
 use crate::contract::policy::{EgressPolicy, Protocol, Publish};
 
 /// The map in each table that leads to the VMs' chains.
@@ -23,25 +24,36 @@ pub(super) const SETS: [&str; 4] = [AT_HOST, NAMES, PEERS, OPEN_PORTS];
 /// The maps that lead from published ports to the VMs' chains, the first by address as well.
 pub(super) const PUBLISHED: [&str; 2] = ["published_at", "published"];
 
+/// The map that leads to the chains in which VMs' connections are counted.
+pub(super) const LIMITED: &str = "limited";
+/// All maps of the inet table by which VMs' chains are reached, beside that of the guests.
+pub(super) const MAPS: [&str; 3] = [PUBLISHED[0], PUBLISHED[1], LIMITED];
+
 /// Labels of rules that refuse or drop.
 pub(super) const REFUSED_PEER: &str = "refused: other VMs";
 pub(super) const REFUSED_LINK_LOCAL: &str = "refused: link-local services";
 pub(super) const REFUSED_NAT: &str = "refused: nat is off";
 pub(super) const REFUSED_EGRESS: &str = "refused: egress";
+pub(super) const TOO_FAST: &str = "dropped: new connections too fast";
+pub(super) const TOO_MANY: &str = "dropped: too many connections";
 /// Labels of rules that let through.
 pub(super) const PEER: &str = "let through: peers";
 pub(super) const OPEN: &str = "let through: outside";
 pub(super) const ALLOWED: &str = "let through: ";
 pub(super) const PUBLISH: &str = "published: ";
 
+/// The expression that a kernel may lack (nft_connlimit): then only the rate is bounded.
+pub(super) const COUNTED: &str = "ct count";
+
 /// The VM's own part. Chains are flushed first: what a crash left of the same VM is replaced.
 pub(super) fn script(request: &TapRequest) -> String {
-    let Names { table, tap, published, .. } = &request.names;
+    let Names { table, tap, published, limits, .. } = &request.names;
     let address = request.address;
     let mut out = String::new();
     for (family, chain, rules) in [
         ("inet", tap.as_str(), reach(request)),
         ("inet", published.as_str(), translations(request)),
+        ("inet", limits.as_str(), connections(request)),
         ("bridge", tap.as_str(), frames(request)),
     ] {
         write!(out, "add chain {family} {table} {chain}\nflush chain {family} {table} {chain}\n")
@@ -61,6 +73,7 @@ pub(super) fn script(request: &TapRequest) -> String {
         element("inet", map, format!("{key} comment \"{}\" : jump {published}", request.name));
     }
     element("inet", GUESTS, format!("{address} : jump {tap}"));
+    element("inet", LIMITED, format!("{address} : jump {limits}"));
     element("bridge", GUESTS, format!("\"{tap}\" : jump {tap}"));
     out
 }
@@ -125,6 +138,15 @@ fn reach(request: &TapRequest) -> Vec<String> {
     rules
 }
 
+/// How many connections the guest may open. The first rule spares the kernel the counting of a flood.
+fn connections(request: &TapRequest) -> Vec<String> {
+    let ConnectionLimits { all, new } = request.connections;
+    vec![
+        format!("limit rate over {new}/second burst {new} packets counter drop comment \"{TOO_FAST}\""),
+        format!("{COUNTED} over {all} counter drop comment \"{TOO_MANY}\""),
+    ]
+}
+
 /// Where published ports lead, those of one address before those of all.
 fn translations(request: &TapRequest) -> Vec<String> {
     let (named, any): (Vec<_>, Vec<_>) = request.publish.iter().partition(|p| p.host_ip.is_some());
@@ -144,6 +166,8 @@ fn frames(request: &TapRequest) -> Vec<String> {
     let TapRequest { address, mac, .. } = request;
     vec![
         format!("ether saddr != {mac} counter drop comment \"dropped: forged Ethernet address\""),
+        // No guest has a bridge to talk to. That they come by here at all is the port's group_fwd_mask (sys/link.rs).
+        "ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 counter drop comment \"dropped: a group of bridges\"".to_owned(),
         // To a host whose network manager has taken the bridge for a network to join: a route to anywhere, and resolvers, of the guest's
         // choice. It listens below the inet table's rules (packet(7)).
         "ether type ip udp sport 67 udp dport 68 counter drop comment \"dropped: an offer of addresses\""

@@ -10,11 +10,12 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::NetError;
-use super::attach::{LOCK, Made, PATIENCE, ensure_bridge, require_same_bridge, undo};
+use super::attach::{LOCK, Made, PATIENCE, ensure_bridge, leave_ipv6, require_same_bridge, undo};
 use super::caller::Caller;
 use super::detach::bridge_links;
 use super::firewall;
 use super::host::Host;
+use super::permit::Permit;
 use super::request::{Names, TapRequest};
 use super::rules;
 use super::tag::Tag;
@@ -64,6 +65,8 @@ pub fn fill(
     timeline: &mut Timeline,
 ) -> Result<bool, NetError> {
     caller.require_net_admin()?;
+    let permit = Permit::of(caller)?;
+    permit.require_subnet(request)?;
     let names = &request.names;
     let lock = timeline.step("lock", || RootLock::acquire(LOCK, PATIENCE))?;
     let mut host = timeline.step("inspect", Host::read)?;
@@ -74,6 +77,8 @@ pub fn fill(
     if missing == 0 {
         return Ok(false);
     }
+    let bridges = usize::from(host.link(&names.bridge).is_none());
+    permit.require_room(&host, bridges, missing, None)?;
     let mut made = Made::default();
     let filled = (|| {
         let bridge = timeline.step("bridge", || ensure_bridge(&mut host, request, &mut made))?;
@@ -90,6 +95,7 @@ fn make(host: &mut Host, names: &Names, bridge: &Link, count: usize) -> Result<(
         let tap = Tap::create(&name, names.tag.uid)?;
         link::set_alias(&mut host.netlink, &name, &names.tag.to_string())?;
         link::set_group(&mut host.netlink, &name, GROUP)?;
+        leave_ipv6(&name)?;
         link::set_isolated_port(&mut host.netlink, &name, bridge.index)?;
         taps.push(tap);
     }

@@ -4,20 +4,14 @@ use std::net::Ipv4Addr;
 
 use super::NetError;
 use super::caller::Caller;
-use super::rules::published_chain;
+use super::rules::{limits_chain, published_chain};
 use super::tag::Tag;
+use crate::contract::host_policy::ConnectionLimits;
 use crate::contract::policy::{DEFAULT_MTU, Egress, EgressPolicy, MTU, Publish};
 use crate::contract::record::{Net, NetMode, Vm};
 use crate::sys::forwarding;
 use crate::sys::link::Link;
 use crate::types::{Cidr, LinkName, MacAddr, StateId, VmId, VmName};
-
-/// The private networks (RFC 1918): a subnet lies within one of them.
-const PRIVATE: [(Ipv4Addr, u8); 3] = [
-    (Ipv4Addr::new(10, 0, 0, 0), 8),
-    (Ipv4Addr::new(172, 16, 0, 0), 12),
-    (Ipv4Addr::new(192, 168, 0, 0), 16),
-];
 
 /// The most published ports of a VM.
 const MAX_PUBLISHED: usize = 64;
@@ -40,6 +34,8 @@ pub struct Names {
     pub tap: LinkName,
     /// The chain of the published ports.
     pub published: String,
+    /// The chain of what bounds its connections.
+    pub limits: String,
     /// Both nftables tables.
     pub table: String,
     /// What the links are tagged with.
@@ -65,6 +61,7 @@ impl Names {
             dummy: dummy_name(&vm.state_id),
             tap: vm.id.tap(),
             published: published_chain(&vm.id),
+            limits: limits_chain(&vm.id),
             table: vm.state_id.nft_table(),
             tag: Tag { state: vm.state_id.clone(), uid: vm.owner_uid },
         })
@@ -103,6 +100,8 @@ pub struct TapRequest {
     pub open_firewall: bool,
     /// The largest packet; `None`: [`DEFAULT_MTU`].
     pub mtu: Option<u16>,
+    /// How many connections it may open.
+    pub connections: ConnectionLimits,
 }
 
 fn invalid<T>(field: &'static str, reason: impl Into<String>) -> Result<T, NetError> {
@@ -136,7 +135,13 @@ impl TapRequest {
             publish: vm.publish.clone(),
             open_firewall: vm.open_firewall,
             mtu: vm.mtu,
+            connections: ConnectionLimits::default(),
         })
+    }
+
+    /// The same with other limits.
+    pub fn with(&self, connections: ConnectionLimits) -> Self {
+        Self { connections, ..self.clone() }
     }
 
     /// The largest packet of the tap, bytes.
@@ -291,8 +296,7 @@ fn check_subnet(address: Ipv4Addr, prefix_len: u8, gateway: Ipv4Addr) -> Result<
         return invalid("vm.prefix_len", format!("{prefix_len} is not within 16 to 30"));
     }
     let subnet = Cidr::containing(gateway, prefix_len).expect("the length was checked");
-    let private = |(net, len)| Cidr::containing(net, len).is_some_and(|p| p.contains(gateway));
-    if !PRIVATE.into_iter().any(private) {
+    if !subnet.is_private() {
         return invalid("vm.gateway", format!("{gateway} is not a private address (RFC 1918)"));
     }
     for (field, host) in [("vm.gateway", gateway), ("vm.address", address)] {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::Ipv4Addr;
 
-use super::policy::{self, GUESTS, PUBLISH, PUBLISHED, SETS};
+use super::policy::{self, COUNTED, GUESTS, LIMITED, MAPS, PUBLISH, PUBLISHED, SETS, TOO_MANY};
 use super::request::TapRequest;
 use super::{NetError, dns};
 use crate::sys::nf_tables::{self, Removal, Removed};
@@ -32,21 +32,36 @@ fn skeleton(request: &TapRequest) -> String {
 /// The chain that this kernel may be unable to fill, and the expression that it then lacks.
 const RESOLVER: (&str, &str) = ("resolver", "socket mark");
 
-/// Applies a script that has the skeleton in it, without what the kernel may lack if it does.
+/// Applies a script without what the kernel lacks of what it may lack.
 fn apply_whole(table: &str, script: &str) -> Result<(), NftError> {
-    match nft::apply(table, script) {
-        Err(error) if error.is_about(RESOLVER.1) => {
-            let rule = format!("add rule inet {table} {} ", RESOLVER.0);
-            let rest: String = script.split_inclusive('\n').filter(|line| !line.starts_with(&rule)).collect();
-            nft::apply(table, &rest)
+    let resolver = format!("add rule inet {table} {} ", RESOLVER.0);
+    let of_resolver = |line: &str| line.starts_with(&resolver);
+    let of_count = |line: &str| line.contains(&format!(" {COUNTED} "));
+    let mut script = script.to_owned();
+    loop {
+        let without = |left_out: &dyn Fn(&str) -> bool| -> String {
+            script.split_inclusive('\n').filter(|line| !left_out(line)).collect()
+        };
+        let rest = match nft::apply(table, &script) {
+            Err(error) if error.is_about(RESOLVER.1) => without(&of_resolver),
+            Err(error) if error.is_about(COUNTED) => without(&of_count),
+            other => return other,
+        };
+        if rest == script {
+            return nft::apply(table, &script);
         }
-        other => other,
+        script = rest;
     }
 }
 
 /// Whether a chain holds what it should, by its rules' labels.
 fn is_as_wanted(chain: &str, held: Option<&Vec<Option<String>>>, wanted: &Vec<Option<String>>) -> bool {
-    held.is_some_and(|held| held == wanted || chain == RESOLVER.0 && held.is_empty())
+    let counted = |label: &&Option<String>| label.as_deref() != Some(TOO_MANY);
+    held.is_some_and(|held| {
+        held == wanted
+            || chain == RESOLVER.0 && held.is_empty()
+            || held.iter().eq(wanted.iter().filter(counted))
+    })
 }
 
 /// What of a network was there before its rules are applied.
@@ -60,18 +75,18 @@ pub enum Before<'a> {
     Tap(&'a Tables),
 }
 
-/// Applies the skeleton and the VM's part, in one transaction, and drops what the tables held where not even the bridge was there.
+/// Applies the skeleton, the VM's part and what else there is to do `besides`, in one transaction, and drops what the tables held where not even the bridge was there.
 ///
 /// `nft` does not end before the kernel has let go of what it removed, which takes longer than all else that it does. So tables that
 /// mostly are not there are not dropped unless they are, and a skeleton that is whole is not written anew.
 ///
 /// # Errors
 /// `nft` refuses; [`NetError::AddressTaken`] or [`NetError::PortTaken`] where another VM has the address or a port.
-pub fn apply(request: &TapRequest, before: Before<'_>) -> Result<(), NetError> {
+pub fn apply(request: &TapRequest, before: Before<'_>, besides: &str) -> Result<(), NetError> {
     let table = &request.names.table;
-    let mut script = policy::script(request);
+    let mut script = besides.to_owned() + &policy::script(request);
     if matches!(before, Before::Bridge) && skeleton_is_whole(request)? {
-        match nft::apply(table, &script) {
+        match apply_whole(table, &script) {
             Ok(()) => return Ok(()),
             Err(error) if error.is_existing() => return Err(whose(request).unwrap_or_else(|| error.into())),
             // A set or a map may be missing.
@@ -216,7 +231,8 @@ impl Tables {
     /// The VMs that have a chain in one of them.
     pub fn guests(&self) -> Vec<VmId> {
         let chains = FAMILIES.iter().flat_map(|family| self.table(family).chains());
-        let id = |name: &str| name.strip_prefix("bgt").or(name.strip_prefix("bgp"))?.parse().ok();
+        let id =
+            |name: &str| ["bgt", "bgp", "bgl"].iter().find_map(|kind| name.strip_prefix(kind))?.parse().ok();
         let mut ids: Vec<VmId> = chains.filter_map(id).collect();
         ids.sort();
         ids.dedup();
@@ -236,13 +252,13 @@ impl Tables {
     /// The script that removes what [`remove_guest`] does, in front of what comes instead. `address` is the VM's, which the map of guests
     /// may not tell any more.
     fn removal_of(&self, table: &str, vm: &VmId, address: Option<Ipv4Addr>) -> String {
-        let (tap, published) = (vm.tap(), published_chain(vm));
-        let (tap, published) = (tap.as_str(), published.as_str());
+        let chains = chains_of(vm);
+        let is_own = |name: &str| chains.iter().any(|chain| chain == name);
         let mut script = String::new();
         let mut delete = |family: &str, set: &str, key: String| {
             writeln!(script, "delete element {family} {table} {set} {{ {key} }}").expect("to a string");
         };
-        let leads = |element: &&Element<'_>| [Some(tap), Some(published)].contains(&element.target);
+        let leads = |element: &&Element<'_>| element.target.is_some_and(is_own);
         let guests = self.inet.elements(GUESTS);
         let mut addresses: Vec<String> = guests.iter().filter(leads).map(Element::key).collect();
         addresses.iter().for_each(|key| delete("inet", GUESTS, key.clone()));
@@ -253,13 +269,13 @@ impl Tables {
             let own = elements.iter().filter(|e| e.key.first().is_some_and(|key| addresses.contains(key)));
             own.for_each(|e| delete("inet", set, e.key()));
         }
-        for map in PUBLISHED {
+        for map in MAPS {
             self.inet.elements(map).iter().filter(leads).for_each(|e| delete("inet", map, e.key()));
         }
         let taps = self.bridge.elements(GUESTS);
         taps.iter().filter(leads).for_each(|e| delete("bridge", GUESTS, format!("\"{}\"", e.key())));
         for family in FAMILIES {
-            for chain in self.table(family).chains().filter(|chain| [tap, published].contains(chain)) {
+            for chain in self.table(family).chains().filter(|chain| is_own(chain)) {
                 writeln!(script, "flush chain {family} {table} {chain}").expect("to a string");
                 writeln!(script, "delete chain {family} {table} {chain}").expect("to a string");
             }
@@ -338,6 +354,7 @@ impl Tables {
         };
         let (tap, published) = (names.tap.as_str(), names.published.as_str());
         lead(&self.inet, GUESTS, request.address.to_string(), tap);
+        lead(&self.inet, LIMITED, request.address.to_string(), &names.limits);
         lead(&self.bridge, GUESTS, tap.to_owned(), tap);
         for publish in &request.publish {
             let (map, key) = policy::published_key(publish);
@@ -364,8 +381,8 @@ impl Tables {
 /// # Errors
 /// The kernel refuses, or shows no rules.
 pub fn remove_guest(table: &str, vm: &VmId) -> Result<Option<Removed>, NetError> {
-    let (tap, published) = (vm.tap(), published_chain(vm));
-    let own = |name: &str| [tap.as_str(), published.as_str()].contains(&name);
+    let chains = chains_of(vm);
+    let own = |name: &str| chains.iter().any(|chain| chain == name);
     let removals = (|| {
         let mut removals = Vec::new();
         let mut addresses: Vec<Vec<u8>> = Vec::new();
@@ -377,7 +394,7 @@ pub fn remove_guest(table: &str, vm: &VmId) -> Result<Option<Removed>, NetError>
                 }
             }
         }
-        for map in PUBLISHED {
+        for map in MAPS {
             let elements = nf_tables::elements("inet", table, map)?.into_iter();
             let leads = elements.filter(|e| e.target.as_deref().is_some_and(own));
             removals.extend(leads.map(|e| Removal::Element("inet", map, e.key)));
@@ -402,6 +419,28 @@ pub fn remove_guest(table: &str, vm: &VmId) -> Result<Option<Removed>, NetError>
 /// The chain of a VM's published ports.
 pub(super) fn published_chain(vm: &VmId) -> String {
     format!("bgp{vm}")
+}
+
+/// The chain of what bounds a VM's connections.
+pub(super) fn limits_chain(vm: &VmId) -> String {
+    format!("bgl{vm}")
+}
+
+/// All chains of a VM, in whichever table.
+fn chains_of(vm: &VmId) -> [String; 3] {
+    [vm.tap().to_string(), published_chain(vm), limits_chain(vm)]
+}
+
+/// The addresses that lead to the VM's chains.
+///
+/// # Errors
+/// The kernel shows no rules.
+pub fn addresses_of(table: &str, vm: &VmId) -> Result<Vec<Ipv4Addr>, NetError> {
+    let elements =
+        nf_tables::elements("inet", table, GUESTS).map_err(NetError::io("read the VM's address"))?;
+    let tap = vm.tap();
+    let own = elements.into_iter().filter(|e| e.target.as_deref() == Some(tap.as_str()));
+    Ok(own.filter_map(|e| Some(<[u8; 4]>::try_from(e.key).ok()?.into())).collect())
 }
 
 /// The rules that a script adds to each chain, by their comments: `add rule <family> <table> <chain> … comment "<label>"`.

@@ -55,9 +55,12 @@ fn counts(request: &TapRequest, caller: &Caller) -> Result<Vec<RuleCount>, NetEr
     }
     let tables = Tables::read(&names.table)?;
     let mut counts = Vec::new();
-    for (family, chain) in
-        [("inet", names.published.as_str()), ("inet", names.tap.as_str()), ("bridge", names.tap.as_str())]
-    {
+    for (family, chain) in [
+        ("inet", names.published.as_str()),
+        ("inet", names.tap.as_str()),
+        ("inet", names.limits.as_str()),
+        ("bridge", names.tap.as_str()),
+    ] {
         counts.extend(tables.rules(family, chain).iter().filter_map(|rule| {
             let (label, counter) = (rule.comment?, rule.counter?);
             Some(RuleCount { rule: label.to_owned(), packets: counter.packets, bytes: counter.bytes })

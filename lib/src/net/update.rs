@@ -6,7 +6,9 @@ use super::attach::{Attached, LOCK, PATIENCE, require_same_bridge, switch_forwar
 use super::caller::Caller;
 use super::firewall;
 use super::host::Host;
+use super::permit::Permit;
 use super::request::TapRequest;
+use super::routing::Switch;
 use super::rules::{self, Before, Tables};
 use crate::contract::record::Net;
 use crate::sys::clock::Timeline;
@@ -23,6 +25,9 @@ pub fn update(
     timeline: &mut Timeline,
 ) -> Result<Attached, NetError> {
     caller.require_net_admin()?;
+    let permit = Permit::of(caller)?;
+    permit.require_subnet(request)?;
+    let request = &request.with(permit.connections());
     let section = request.section(previous.dns.clone());
     let names = &request.names;
     let changeable =
@@ -45,10 +50,11 @@ pub fn update(
         return Err(NetError::Differs { object: format!("the tap {}", names.tap), what, found, wanted });
     }
     let changed = !tables.differences(request).is_empty();
-    if changed {
-        timeline.step("nft", || rules::apply(request, Before::Tap(&tables)))?;
+    let switch = if request.is_forwarded() { Switch::of(&host)? } else { Switch::default() };
+    if changed || !switch.rules.is_empty() {
+        timeline.step("nft", || rules::apply(request, Before::Tap(&tables), &switch.rules))?;
     }
-    timeline.step("forwarding", || switch_forwarding_on(request))?;
+    timeline.step("forwarding", || switch_forwarding_on(request, &switch))?;
     // What was shut in until now meets the host's other firewalls for the first time.
     let blocked = timeline.step("firewalls", || firewall::answer(request))?;
     Ok(Attached { net: section, changed, blocked })

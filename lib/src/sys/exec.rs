@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+use super::sealed::{self, Untrusted};
 use super::signal;
 use crate::contract::error::escape_controls;
 
@@ -26,6 +27,15 @@ pub enum ExecError {
     /// It is not installed.
     #[error("{0} is not installed or not in PATH")]
     NotFound(String),
+    /// Others than root could have made it what it is.
+    #[error("{program} is not run as root")]
+    Untrusted {
+        /// The program.
+        program: String,
+        /// Why not.
+        #[source]
+        source: Untrusted,
+    },
     /// It could not be started.
     #[error("cannot start {program}")]
     Spawn {
@@ -193,8 +203,14 @@ impl Exec {
     /// # Errors
     /// [`ExecError::NotFound`].
     pub fn command(&self) -> Result<Command, ExecError> {
-        let program = self.program.to_string_lossy();
-        let path = find_program(&self.program).ok_or_else(|| ExecError::NotFound(program.into_owned()))?;
+        let program = self.program.to_string_lossy().into_owned();
+        let path = if sealed::is_sealed() && !is_path(&self.program) {
+            let untrusted = |source| ExecError::Untrusted { program: program.clone(), source };
+            sealed::program(&self.program).map_err(untrusted)?
+        } else {
+            find_program(&self.program)
+        };
+        let path = path.ok_or(ExecError::NotFound(program))?;
         #[expect(clippy::disallowed_methods, reason = "this is the one place")]
         let mut command = Command::new(path);
         command.arg0(&self.program).args(&self.args).env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
@@ -385,6 +401,11 @@ impl Drop for Running {
             drop(program.child.wait());
         }
     }
+}
+
+/// Whether `program` says where it is.
+fn is_path(program: &OsStr) -> bool {
+    Path::new(program).components().nth(1).is_some()
 }
 
 /// Where `program` is: itself if it is a path, else the first hit in PATH, then in the directories that hold system tools

@@ -6,16 +6,10 @@ use crate::types::LinkName;
 
 const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 
-/// Whether it was on already or had to be switched on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Forwarding {
-    /// It was on.
-    Identity,
-    /// It was off.
-    SwitchedOn,
-}
+/// What stands for links that are yet to come, in place of a link's name.
+pub const LATER_LINKS: &str = "default";
 
-/// Whether it is on in this network namespace.
+/// Whether it is on for the whole network namespace: whoever wants to be a router switches it on like this.
 ///
 /// # Errors
 /// The file cannot be read.
@@ -23,16 +17,24 @@ pub fn ipv4_is_on() -> io::Result<bool> {
     Ok(std::fs::read_to_string(IP_FORWARD)?.trim() != "0")
 }
 
-/// Switches it on. Nothing switches it off again: who else relies on it by then cannot be known.
+/// Whether what comes in by the link `name` is forwarded; `false` where there is no such link.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn is_from(name: &str) -> io::Result<bool> {
+    is_on(name, "forwarding")
+}
+
+/// Has what comes in by the link `name` forwarded, or not. A link that is gone is no error.
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn switch_ipv4_on() -> io::Result<Forwarding> {
-    if ipv4_is_on()? {
-        return Ok(Forwarding::Identity);
+pub fn set_from(name: &str, on: bool) -> io::Result<()> {
+    match std::fs::write(format!("/proc/sys/net/ipv4/conf/{name}/forwarding"), if on { "1\n" } else { "0\n" })
+    {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
     }
-    std::fs::write(IP_FORWARD, "1\n")?;
-    Ok(Forwarding::SwitchedOn)
 }
 
 /// Has the link answer ARP for every address behind it, itself included, so that what its isolated ports send each other passes through
@@ -50,7 +52,7 @@ pub fn route_between_ports(link: &LinkName) -> io::Result<()> {
 /// # Errors
 /// The file cannot be read.
 pub fn routes_between_ports(link: &LinkName) -> io::Result<bool> {
-    is_on(link, "proxy_arp_pvlan")
+    is_on(link.as_str(), "proxy_arp_pvlan")
 }
 
 /// Has packets from and to 127.0.0.0/8 routed through the link (route_localnet). Rules must drop those that come in by it.
@@ -66,7 +68,7 @@ pub fn route_loopback(link: &LinkName) -> io::Result<()> {
 /// # Errors
 /// The file cannot be read.
 pub fn routes_loopback(link: &LinkName) -> io::Result<bool> {
-    is_on(link, "route_localnet")
+    is_on(link.as_str(), "route_localnet")
 }
 
 /// The first port on which anybody may listen.
@@ -78,7 +80,7 @@ pub fn first_unprivileged_port() -> io::Result<u16> {
     text.trim().parse().map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
 }
 
-fn is_on(link: &LinkName, setting: &str) -> io::Result<bool> {
+fn is_on(link: &str, setting: &str) -> io::Result<bool> {
     match std::fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{link}/{setting}")) {
         Ok(text) => Ok(text.trim() != "0"),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),

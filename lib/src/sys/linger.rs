@@ -36,6 +36,26 @@ pub fn stay_behind(held: &[BorrowedFd<'_>], request: Option<(BorrowedFd<'_>, &[u
     }
 }
 
+/// Forks a process that does `work` with no descriptor of this one's, and ends; nobody learns how. Only for a process with one thread: in
+/// the fork it is the only one, and `work` may want what another held.
+///
+/// # Errors
+/// As fork(2): then nothing is done.
+pub fn leave_behind(work: impl FnOnce()) -> io::Result<()> {
+    // SAFETY: with one thread nothing is held by another, so the child can do what the parent could.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            // Where that cannot be, whoever reads what this process wrote waits for the fork as well.
+            let _closed = close_all_but(&[]);
+            drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)));
+            // SAFETY: as in `linger`.
+            unsafe { libc::_exit(0) }
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Linger {
     /// What the answer was; empty where the process has ended, or could not even begin, without one. Waits for either.
     ///
@@ -118,6 +138,23 @@ mod tests {
         assert_eq!(unrelated.read(&mut question).unwrap(), 0);
         ours.send(b"answer").unwrap();
         assert_eq!(linger.answer().unwrap(), b"answer");
+    }
+
+    #[test]
+    fn what_is_left_behind_works_and_holds_nothing() {
+        // Tests have threads; this work allocates nothing and so needs none of theirs.
+        let (mut unrelated, open) = io::pipe().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = std::ffi::CString::new(dir.path().join("done").to_str().unwrap()).unwrap();
+        // SAFETY: the path is a string that outlives the call.
+        leave_behind(|| assert_eq!(unsafe { libc::mkdir(path.as_ptr(), 0o700) }, 0)).unwrap();
+        drop(open);
+        assert_eq!(unrelated.read(&mut [0; 1]).unwrap(), 0);
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while !dir.path().join("done").exists() && std::time::Instant::now() < until {
+            std::thread::yield_now();
+        }
+        assert!(dir.path().join("done").exists());
     }
 
     #[test]

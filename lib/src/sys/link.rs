@@ -15,6 +15,9 @@ use crate::types::{LinkName, MacAddr};
 
 // linux/if_link.h and linux/if_tun.h; libc has only some of them.
 const IFLA_BRPORT_ISOLATED: u16 = 33;
+const IFLA_BRPORT_GROUP_FWD_MASK: u16 = 31;
+/// All reserved groups of IEEE 802.1D, 01:80:c2:00:00:00 to 0f, a bit each, but that of PAUSE (01), which a bridge drops in any case.
+const GROUPS: u16 = 0xfffd;
 const IFLA_TUN_OWNER: u16 = 1;
 const IFLA_GROUP: u16 = 27;
 const IFLA_PROP_LIST: u16 = 52;
@@ -83,8 +86,12 @@ pub struct Link {
     pub mtu: u32,
     /// Whether it is administratively up.
     pub up: bool,
+    /// Whether the host asks for neighbours on it and answers those that ask (ARP).
+    pub arp: bool,
     /// Whether it is a bridge's port that reaches no other isolated port.
     pub isolated: bool,
+    /// Whether it is a bridge's port whose every frame is the bridge's to judge: see [`set_isolated_port`].
+    pub all_bridged: bool,
     /// The user who may open it; taps only.
     pub tun_owner: Option<u32>,
 }
@@ -100,7 +107,8 @@ fn ifinfo(index: u32, flags: i32, change: i32) -> Body {
 
 fn parse(payload: &[u8]) -> Option<Link> {
     let index = u32_of(payload.get(4..8)?)?;
-    let up = u32_of(payload.get(8..12)?)? & libc::IFF_UP as u32 != 0;
+    let flags = u32_of(payload.get(8..12)?)?;
+    let has = |flag: i32| flags & flag as u32 != 0;
     let mut link = Link {
         index,
         name: String::new(),
@@ -110,8 +118,10 @@ fn parse(payload: &[u8]) -> Option<Link> {
         master: None,
         group: 0,
         mtu: 0,
-        up,
+        up: has(libc::IFF_UP),
+        arp: !has(libc::IFF_NOARP),
         isolated: false,
+        all_bridged: false,
         tun_owner: None,
     };
     for (kind, value) in attributes(payload.get(16..)?) {
@@ -140,8 +150,11 @@ fn parse_info(link: &mut Link, info: &[u8]) {
         link.tun_owner = data.find(|(kind, _)| *kind == IFLA_TUN_OWNER).and_then(|(_, v)| u32_of(v));
     }
     if find(IFLA_INFO_SLAVE_KIND).map(text_of).as_deref() == Some("bridge") {
-        let mut data = attributes(find(IFLA_INFO_SLAVE_DATA).unwrap_or_default());
-        link.isolated = data.any(|(kind, value)| kind == IFLA_BRPORT_ISOLATED && value == [1]);
+        let data = find(IFLA_INFO_SLAVE_DATA).unwrap_or_default();
+        let is =
+            |wanted: u16, value: &[u8]| attributes(data).any(|(kind, held)| kind == wanted && held == value);
+        link.isolated = is(IFLA_BRPORT_ISOLATED, &[1]);
+        link.all_bridged = is(IFLA_BRPORT_GROUP_FWD_MASK, &GROUPS.to_ne_bytes());
     }
 }
 
@@ -309,14 +322,19 @@ pub fn rename(netlink: &mut Netlink, link: &Link, name: &LinkName) -> Result<(),
 /// Makes a link a port of the bridge with the number `bridge`, isolated: it reaches the bridge's own address and no
 /// other isolated port.
 ///
+/// Frames to the groups that bridges keep to themselves (IEEE 802.1D) are bridged like all others. Otherwise the kernel gives them to the
+/// host as if the port were no bridge's, of whatever protocol and past the bridge's rules, and learns their source address
+/// (br_handle_frame() in net/bridge/br_input.c).
+///
 /// # Errors
 /// The kernel refuses.
 pub fn set_isolated_port(netlink: &mut Netlink, name: &LinkName, bridge: u32) -> Result<(), LinkError> {
     let body = named(name, 0, 0).attr(libc::IFLA_MASTER, &bridge.to_ne_bytes());
     change(netlink, "add to its bridge", name.as_str(), libc::RTM_SETLINK, 0, &body)?;
     let body = named(name, 0, 0).nested(libc::IFLA_LINKINFO, |info| {
-        info.text(IFLA_INFO_SLAVE_KIND, "bridge")
-            .nested(IFLA_INFO_SLAVE_DATA, |data| data.attr(IFLA_BRPORT_ISOLATED, &[1]))
+        info.text(IFLA_INFO_SLAVE_KIND, "bridge").nested(IFLA_INFO_SLAVE_DATA, |data| {
+            data.attr(IFLA_BRPORT_ISOLATED, &[1]).attr(IFLA_BRPORT_GROUP_FWD_MASK, &GROUPS.to_ne_bytes())
+        })
     });
     // RTM_NEWLINK, as iproute2 does for slave data: RTM_SETLINK ignores it.
     change(netlink, "isolate", name.as_str(), libc::RTM_NEWLINK, 0, &body)
@@ -329,6 +347,15 @@ pub fn set_isolated_port(netlink: &mut Netlink, name: &LinkName, bridge: u32) ->
 pub fn set_up(netlink: &mut Netlink, name: &LinkName) -> Result<(), LinkError> {
     let body = named(name, libc::IFF_UP, libc::IFF_UP);
     change(netlink, "set up", name.as_str(), libc::RTM_SETLINK, 0, &body)
+}
+
+/// Sets a link up on which the host itself has no neighbours: it neither asks for them nor answers (ARP).
+///
+/// # Errors
+/// The kernel refuses.
+pub fn set_up_without_arp(netlink: &mut Netlink, name: &LinkName) -> Result<(), LinkError> {
+    let flags = libc::IFF_UP | libc::IFF_NOARP;
+    change(netlink, "set up", name.as_str(), libc::RTM_SETLINK, 0, &named(name, flags, flags))
 }
 
 /// Sets a link down: no frame passes it any more. One that is gone is no error.

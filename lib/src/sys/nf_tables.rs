@@ -85,17 +85,19 @@ impl AsFd for Removed {
     }
 }
 
-/// Removes the tables named `name` of the families `inet` and `bridge`, each with all that is in it, in one transaction; those that are
+/// Removes the tables of these names and the families `inet` and `bridge`, each with all that is in it, in one transaction; those that are
 /// not there are no error.
 ///
 /// # Errors
 /// The kernel refuses.
-pub fn remove_tables(name: &str) -> io::Result<Removed> {
+pub fn remove_tables(names: &[&str]) -> io::Result<Removed> {
     let mut netlink = Netlink::open_netfilter()?;
     // Adding a table that exists is no error and deleting one that does not is, so: both.
-    let requests: Vec<_> = [libc::NFPROTO_INET, libc::NFPROTO_BRIDGE]
-        .into_iter()
-        .flat_map(|family| {
+    let families = [libc::NFPROTO_INET, libc::NFPROTO_BRIDGE];
+    let requests: Vec<_> = names
+        .iter()
+        .flat_map(|name| families.map(|family| (name, family)))
+        .flat_map(|(name, family)| {
             let body = Body::new(&[family as u8, 0, 0, 0]).text(TABLE_NAME, name);
             [(NEW_TABLE, libc::NLM_F_CREATE, body.clone()), (DEL_TABLE, 0, body)]
         })

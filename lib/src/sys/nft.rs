@@ -66,6 +66,7 @@ impl Coded for NftError {
     fn code(&self) -> ErrorCode {
         match &self.source {
             NftCause::Exec(ExecError::NotFound(_)) => ErrorCode::Unsupported,
+            NftCause::Exec(ExecError::Untrusted { .. }) => ErrorCode::Denied,
             _ if self.stderr().contains("Operation not permitted") => ErrorCode::Denied,
             _ if self.is_existing() => ErrorCode::Conflict,
             // The kernel lacks an expression, a chain type or nf_tables itself.
@@ -75,6 +76,9 @@ impl Coded for NftError {
     }
 
     fn hint(&self) -> Option<String> {
+        if let NftCause::Exec(ExecError::Untrusted { source, .. }) = &self.source {
+            return Some(source.remedy());
+        }
         (self.code() == ErrorCode::Unsupported).then(|| "banger doctor says what the host lacks".into())
     }
 }

@@ -22,6 +22,13 @@ pub struct Cidr {
     prefix_len: u8,
 }
 
+/// The private networks (RFC 1918).
+const PRIVATE: [Cidr; 3] = [
+    Cidr { address: Ipv4Addr::new(10, 0, 0, 0), prefix_len: 8 },
+    Cidr { address: Ipv4Addr::new(172, 16, 0, 0), prefix_len: 12 },
+    Cidr { address: Ipv4Addr::new(192, 168, 0, 0), prefix_len: 16 },
+];
+
 impl Cidr {
     /// The network that holds `address`; bits beyond `prefix_len` are cleared. `None` where `prefix_len` is over 32.
     pub fn containing(address: Ipv4Addr, prefix_len: u8) -> Option<Self> {
@@ -46,6 +53,16 @@ impl Cidr {
     /// Whether `address` lies in the network.
     pub fn contains(&self, address: Ipv4Addr) -> bool {
         Self::containing(address, self.prefix_len) == Some(*self)
+    }
+
+    /// Whether `other` lies in the network, or is it.
+    pub fn holds(&self, other: &Self) -> bool {
+        self.prefix_len <= other.prefix_len && self.contains(other.address)
+    }
+
+    /// Whether it lies in one of the private networks (RFC 1918).
+    pub fn is_private(&self) -> bool {
+        PRIVATE.iter().any(|private| private.holds(self))
     }
 
     /// Whether the two networks share an address.

@@ -259,9 +259,9 @@ pub const KEYS: [Key; 28] = [
     },
     Key {
         name: "net.subnet",
-        help: "The private network that the state directory's taps are in. Where none is named, a /24 of 10.213.0.0/16, 172.29.0.0/16 or \
-               192.168.0.0/16 that overlaps no route and no address of the host is taken and kept; while no VM has one of its \
-               addresses it gives way to a network that comes later.",
+        help: "The private network that the state directory's taps are in. Where none is named, a /24 of 10.213.0.0/16 or \
+               172.29.0.0/16 (what banger-netd.toml(5) allows; for root 192.168.0.0/16, too) in which nothing of the host's lies is \
+               taken and kept; while no VM has one of its addresses it gives way to a network that comes later.",
         allowed: "a private network from /16 to /30, such as \"10.50.0.0/24\"",
         otherwise: "a /24 that is free",
         variable: Some("BANGER_SUBNET"),

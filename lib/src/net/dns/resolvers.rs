@@ -33,6 +33,11 @@ pub fn of_host(file: &Path) -> Vec<IpAddr> {
     list
 }
 
+/// All IPv4 resolvers in `file`, however many, that another host has; none where it cannot be read.
+pub fn ipv4_in(file: &Path) -> Vec<Ipv4Addr> {
+    ipv4(&read(file)).filter(is_reachable).collect()
+}
+
 fn read(file: &Path) -> String {
     let mut bytes = Vec::new();
     if let Ok(file) = std::fs::File::open(file) {
@@ -58,11 +63,14 @@ fn parse(text: &str) -> Vec<IpAddr> {
 
 /// Those of [`parse`] that a guest can reach.
 fn reachable(text: &str) -> Vec<Ipv4Addr> {
-    let v4 = |address| match address {
+    ipv4(text).filter(is_reachable).take(MAX_RESOLVERS).collect()
+}
+
+fn ipv4(text: &str) -> impl Iterator<Item = Ipv4Addr> {
+    parse(text).into_iter().filter_map(|address| match address {
         IpAddr::V4(v4) => Some(v4),
         IpAddr::V6(_) => None,
-    };
-    parse(text).into_iter().filter_map(v4).filter(is_reachable).take(MAX_RESOLVERS).collect()
+    })
 }
 
 /// Whether the address means the same in a guest as on the host, and the rules let it through.

@@ -1,19 +1,16 @@
 //! Questions about the rest of the world: passed on, believed only when they fit, and never waited for without end.
 
 use std::collections::HashMap;
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, UdpSocket};
-use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{A, Names, SILENCE, WAIT, ask, ask_for, assert_well, code, item, question, servers, wire};
 use crate::netd::guest::{Namespace, boot};
-use crate::netd::{NETD, document, isolated, ok, sh, tap};
-use crate::support::{command, record, run};
+use crate::netd::{document, isolated, ok, replace_program, tap};
 
 /// How long one of the host's resolvers is waited for (lib/src/net/dns/upstream.rs).
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -292,27 +289,16 @@ fn a_guest_that_may_not_go_out_asks_for_names_of_vms_and_no_others() {
 #[test]
 fn without_nft_socket_all_works_but_that() {
     isolated("netd::dns::forward::without_nft_socket_all_works_but_that", || {
-        let nft = which::which_in("nft", Some("/usr/sbin:/sbin:/usr/bin"), "/").expect("nft is there");
-        let fake = format!(
-            "#!/bin/sh\n[ \"$1\" = -f ] || exec {nft} \"$@\"\nscript=$(cat)\ncase $script in *'socket mark'*)\n\
+        replace_program(
+            "nft",
+            "#!/bin/sh\n[ \"$1\" = -f ] || exec @real@ \"$@\"\nscript=$(cat)\ncase $script in *'socket mark'*)\n\
              echo '/dev/stdin:1:1-9: Error: Could not process rule: No such file or directory' >&2\n\
-             printf '%s\\n' \"$script\" | grep 'socket mark' >&2; exit 1;;\nesac\nprintf '%s\\n' \"$script\" | {nft} -f -\n",
-            nft = nft.display()
+             printf '%s\\n' \"$script\" | grep 'socket mark' >&2; exit 1;;\nesac\nprintf '%s\\n' \"$script\" | @real@ -f -\n",
         );
-        sh("mkdir /run/bin");
-        fs::write("/run/bin/nft", fake).expect("written");
-        fs::set_permissions("/run/bin/nft", fs::Permissions::from_mode(0o755)).expect("executable");
-        let netd = |verb: &str, input: &Value| {
-            let path = format!("/run/bin:{}", std::env::var("PATH").expect("a path"));
-            let output =
-                run(command(NETD).args(verb.split(' ')).env("PATH", path), input.to_string().as_bytes());
-            assert!(output.status.success(), "{verb}: {}", record(&output));
-            record(&output)
-        };
-        let attached = netd("attach", &document(2));
-        assert_eq!(netd("attach", &attached)["result"]["changed"], false);
-        netd("check", &attached);
-        netd("attach", &document(3));
+        let attached = ok("attach", &document(2));
+        assert_eq!(ok("attach", &attached)["result"]["changed"], false);
+        ok("check", &attached);
+        ok("attach", &document(3));
         let names = Names::new(&[2]);
         names.serve(&[]);
         let guest = boot(&tap(2), 2);
@@ -320,8 +306,8 @@ fn without_nft_socket_all_works_but_that() {
         assert!(own().is_ok_and(|answer| answer.ends_with(&[10, 213, 7, 2])));
         let mut shut = attached.clone();
         shut["vm"]["egress"] = json!({ "policy": "none", "allow": [] });
-        let shut = netd("update", &shut);
+        let shut = ok("update", &shut);
         guest.run(|| ask_for(&question("dev2.vm", A), SILENCE)).expect_err("the resolver is not known");
-        netd("check", &shut);
+        ok("check", &shut);
     });
 }

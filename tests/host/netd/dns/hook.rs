@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{Names, dig, eventually, servers};
-use crate::netd::{NETD, STATE, document, document_in, gc, ip, isolated, ok, sh};
+use crate::netd::{NETD, STATE, document, document_in, gc, ip, isolated, ok, replace_program, sh};
 use crate::support::{self, assert_error, command, record, run};
 
 const DIRECTORY: &str = "/etc/NetworkManager/dnsmasq.d";
@@ -23,6 +23,10 @@ impl Bus {
     /// Only `services` run.
     fn new(services: &[&str]) -> Self {
         let bus = Self(tempfile::tempdir().expect("a temporary directory"));
+        let fake = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fakes/bus/busctl");
+        let world = bus.0.path().display();
+        let script = format!("#!/bin/sh\nBANGER_FAKE_BUS={world} exec bash {} \"$@\"\n", fake.display());
+        replace_program("busctl", &script);
         bus.set("services", &services.join("\n"));
         bus.set("mode", "dnsmasq");
         let etc = "mkdir -p /run/dbus /run/etc && touch /run/dbus/system_bus_socket && cp -a /etc/. /run/etc && mount --bind /run/etc /etc
@@ -51,25 +55,16 @@ impl Bus {
         told
     }
 
-    /// A program with this bus.
-    fn on(&self, program: impl AsRef<std::ffi::OsStr>) -> std::process::Command {
-        let fakes = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fakes/bus");
-        let path = std::env::var("PATH").expect("there is a PATH");
-        let mut command = command(program);
-        command.env("PATH", format!("{}:{path}", fakes.display())).env("BANGER_FAKE_BUS", self.0.path());
-        command
-    }
-
     /// Has the dnsmasq forget what it remembers.
     fn flush(&self) {
         let options =
             ["--system", "--json=short", "--auto-start=no", "--timeout=10", "call", NETWORK_MANAGER];
         let call = ["/org/freedesktop/NetworkManager", NETWORK_MANAGER, "Reload", "u", "4"];
-        assert!(run(self.on("busctl").args(options).args(call), b"").status.success());
+        assert!(run(command("busctl").args(options).args(call), b"").status.success());
     }
 
     fn netd(&self, verb: &str, input: &str) -> Output {
-        run(self.on(NETD).arg(verb), input.as_bytes())
+        run(command(NETD).arg(verb), input.as_bytes())
     }
 
     #[track_caller]
@@ -122,7 +117,7 @@ fn a_request_is_a_state_id_of_the_callers_and_nothing_else() {
         theirs["vm"]["owner_uid"] = json!(61000);
         ok("attach", &theirs);
         for verb in ["hook", "unhook"] {
-            let stranger = run(bus.on(NETD).arg(verb).env("SUDO_UID", "61001"), request(STATE).as_bytes());
+            let stranger = run(command(NETD).arg(verb).env("SUDO_UID", "61001"), request(STATE).as_bytes());
             assert_error(&stranger, 5, "denied");
         }
         // A bridge of the right name without a VM, or that is none.
@@ -177,7 +172,7 @@ fn networkmanagers_dnsmasq_resolves_names_until_the_last_vm_goes() {
         let list =
             |state: &str| json!({ "schema": "banger.vms/1", "state_id": state, "items": [] }).to_string();
         assert!(bus.netd("gc", &list("ffffffff")).status.success());
-        let stranger = run(bus.on(NETD).arg("gc").env("SUDO_UID", "61001"), list(STATE).as_bytes());
+        let stranger = run(command(NETD).arg("gc").env("SUDO_UID", "61001"), list(STATE).as_bytes());
         assert_error(&stranger, 5, "denied");
         assert!(file().exists(), "another's");
         let collected = record(&bus.netd("gc", &list(STATE)));
@@ -241,7 +236,7 @@ fn what_is_killed_on_the_way_is_finished_or_taken_back() {
                 bus.ok(if verb == "hook" { "unhook" } else { "hook" });
                 let inject = format!("inject={call}:signal=KILL:when={when}");
                 let strace = ["-qq", "-o", "/dev/null", "-e", &inject, NETD, verb];
-                let killed = run(bus.on("strace").args(strace), request(STATE).as_bytes());
+                let killed = run(command("strace").args(strace), request(STATE).as_bytes());
                 if killed.status.success() {
                     break;
                 }
@@ -249,7 +244,7 @@ fn what_is_killed_on_the_way_is_finished_or_taken_back() {
                 bus.ok("hook");
                 assert!(knows(), "{verb} killed at {call} {when}, and hook");
                 let strace = ["-qq", "-o", "/dev/null", "-e", &inject, NETD, verb];
-                run(bus.on("strace").args(strace), request(STATE).as_bytes());
+                run(command("strace").args(strace), request(STATE).as_bytes());
                 bus.ok("unhook");
                 assert!(!knows() && files().is_empty(), "{verb} killed at {call} {when}, and unhook");
             }
@@ -340,15 +335,14 @@ fn systemd_resolved_that_refuses_one_setting_keeps_none() {
 }
 
 /// `banger` with a state directory in which VMs can be planned, beside that bus.
-struct Dispatcher<'b> {
-    bus: &'b Bus,
+struct Dispatcher {
     state: TempDir,
 }
 
-impl Dispatcher<'_> {
+impl Dispatcher {
     fn run(&self, args: &[&str]) -> Output {
         let banger = env!("CARGO_BIN_EXE_banger");
-        run(self.bus.on(banger).args(args).arg("--json").env("BANGER_STATE_DIR", self.state.path()), b"")
+        run(command(banger).args(args).arg("--json").env("BANGER_STATE_DIR", self.state.path()), b"")
     }
 
     #[track_caller]
@@ -379,7 +373,7 @@ fn a_choice_is_followed_told_and_mended() {
             return;
         }
         let bus = Bus::new(&[]);
-        let banger = Dispatcher { bus: &bus, state: support::state_with_fake_image() };
+        let banger = Dispatcher { state: support::state_with_fake_image() };
         // Nobody who can be told: what to do is said, and nothing is remembered.
         let error = assert_error(&banger.run(&["dns", "enable"]), 5, "unsupported");
         assert!(error["error"]["hint"].as_str().is_some_and(|hint| hint.contains("vm")), "{error}");
