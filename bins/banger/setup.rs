@@ -1,16 +1,19 @@
 //! `--setup`: installs what this host lacks, through its own package manager. Giving the option is the consent.
 
+mod patience;
+
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal};
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use banger_lib::contract::{Coded, ErrorCode};
 use banger_lib::sys::exec::{Exec, ExecError, find_program};
+use banger_lib::sys::package_lock::{self, PackageLock};
 use thiserror::Error;
 
-use crate::context::{Context, Result};
+use crate::context::{Context, ContextError, Result};
+use patience::Patience;
 
 /// How long an installation may take.
 const DEADLINE: Duration = Duration::from_secs(1800);
@@ -104,6 +107,7 @@ struct Manager {
     column: usize,
     refresh: Option<&'static [&'static str]>,
     install: &'static [&'static str],
+    locks: &'static [PackageLock<'static>],
 }
 
 const MANAGERS: [Manager; 4] = [
@@ -112,10 +116,29 @@ const MANAGERS: [Manager; 4] = [
         column: 0,
         refresh: Some(&["update", "-q"]),
         install: &["install", "-y", "-q", "--no-install-recommends"],
+        locks: package_lock::APT,
     },
-    Manager { program: "dnf", column: 1, refresh: None, install: &["install", "-y", "-q"] },
-    Manager { program: "pacman", column: 2, refresh: None, install: &["-Sy", "--needed", "--noconfirm"] },
-    Manager { program: "zypper", column: 3, refresh: None, install: &["--non-interactive", "install"] },
+    Manager {
+        program: "dnf",
+        column: 1,
+        refresh: None,
+        install: &["install", "-y", "-q"],
+        locks: package_lock::DNF,
+    },
+    Manager {
+        program: "pacman",
+        column: 2,
+        refresh: None,
+        install: &["-Sy", "--needed", "--noconfirm"],
+        locks: package_lock::PACMAN,
+    },
+    Manager {
+        program: "zypper",
+        column: 3,
+        refresh: None,
+        install: &["--non-interactive", "install"],
+        locks: package_lock::ZYPPER,
+    },
 ];
 
 /// Why nothing was installed.
@@ -131,6 +154,8 @@ pub enum SetupError {
     NeedsRoot(String),
     #[error("installing {0} failed")]
     Install(String, #[source] ExecError),
+    #[error("waited {waited_s} s for {holder}")]
+    Locked { holder: String, pid: Option<i32>, waited_s: u64 },
     #[error("{0} is still not there after the installation")]
     StillMissing(String),
 }
@@ -140,12 +165,17 @@ impl Coded for SetupError {
         match self {
             Self::NoManager(_) | Self::NoPackage(..) => ErrorCode::Unsupported,
             Self::NeedsRoot(_) => ErrorCode::Denied,
+            Self::Locked { .. } => ErrorCode::Busy,
             Self::Install(..) | Self::StillMissing(_) => ErrorCode::Failed,
         }
     }
     fn hint(&self) -> Option<String> {
         match self {
             Self::NeedsRoot(command) => Some(format!("have somebody run: {command}")),
+            Self::Locked { pid: Some(pid), .. } => {
+                Some(format!("see what it does with ps -fp {pid}, and try again when it has ended"))
+            }
+            Self::Locked { .. } => Some("try again when it has ended".into()),
             _ => Some("install them by hand and try again; banger doctor lists them".into()),
         }
     }
@@ -193,17 +223,30 @@ pub fn install(context: &Context, besides: &[Needed]) -> Result<()> {
     }
     let root = Root::find(manager, &packages)?;
     context.say(format!("installing {} with {}", packages.join(" "), manager.program));
-    let failed = |error| SetupError::Install(packages.join(" "), error);
-    if let Some(refresh) = manager.refresh {
-        root.run(manager.program, refresh).map_err(failed)?;
+    let say = |line| context.say(line);
+    let pause = |time| match context.interrupts()?.pause(time) {
+        Some(signal) => Err(ContextError::Interrupted(signal).into()),
+        None => Ok(()),
+    };
+    let mut patience = Patience::new(manager.locks, &say, &pause);
+    patience.wait_for_locks()?;
+    while let Err(failed) = root.attempt(context, manager, &packages) {
+        if !patience.wants_another_try(&failed.complaints)? {
+            return Err(SetupError::Install(packages.join(" "), failed.error).into());
+        }
+        patience.wait_for_locks()?;
     }
-    warn_of_removals(context, manager, &packages);
-    let words: Vec<&str> = manager.install.iter().chain(&packages).copied().collect();
-    root.run(manager.program, &words).map_err(failed)?;
     match missing.iter().find(|needed| needed.required && !needed.is_there()) {
         Some(needed) => Err(SetupError::StillMissing(needed.program.into()).into()),
         None => Ok(()),
     }
+}
+
+/// An attempt at installing that failed.
+struct Attempt {
+    error: ExecError,
+    /// All that the package manager complained of, lines joined by "; ".
+    complaints: String,
 }
 
 /// apt removes what conflicts with a new package; nobody should learn that afterwards.
@@ -225,7 +268,7 @@ fn warn_of_removals(context: &Context, manager: &Manager, packages: &[&str]) {
 enum Root {
     Already,
     Sudo,
-    /// sudo will ask for a password on the terminal.
+    /// sudo will ask for a password, on the terminal itself.
     SudoAsks,
 }
 
@@ -246,22 +289,49 @@ impl Root {
         Err(SetupError::NeedsRoot(refresh + &sudo(&[manager.install, packages].concat())))
     }
 
-    fn run(&self, program: &str, words: &[&str]) -> std::result::Result<(), ExecError> {
-        // The variable keeps debconf from asking; env(1) carries it through sudo.
-        let quiet = ["env", "DEBIAN_FRONTEND=noninteractive", program];
+    /// Refreshes what the package manager knows of the archive and installs `packages`.
+    fn attempt(
+        &self,
+        context: &Context,
+        manager: &Manager,
+        packages: &[&str],
+    ) -> std::result::Result<(), Attempt> {
+        // `apt-get update` succeeds without a network, too; what it then warns of tells why a package is not to be found.
+        let mut complaints = String::new();
+        if let Some(refresh) = manager.refresh {
+            self.run(manager.program, refresh, &mut complaints)?;
+        }
+        warn_of_removals(context, manager, packages);
+        let words: Vec<&str> = manager.install.iter().chain(packages).copied().collect();
+        self.run(manager.program, &words, &mut complaints)
+    }
+
+    fn run(
+        &self,
+        program: &str,
+        words: &[&str],
+        complaints: &mut String,
+    ) -> std::result::Result<(), Attempt> {
+        // The variables keep debconf from asking and the messages in English; env(1) carries them through sudo.
+        let quiet = ["env", "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C.UTF-8", program];
         let exec = match self {
             Self::Already => Exec::new("env").args(&quiet[1..]),
             Self::Sudo => Exec::new("sudo").arg("-n").args(quiet),
             Self::SudoAsks => Exec::new("sudo").args(quiet),
         };
-        let exec = exec.args(words).deadline(DEADLINE);
-        if !matches!(self, Self::SudoAsks) {
-            return exec.run().map(drop);
-        }
-        let spawn = |source| ExecError::Spawn { program: "sudo".into(), source };
-        let status = exec.command()?.stdin(Stdio::inherit()).stdout(io::stderr()).status().map_err(spawn)?;
-        let argv = format!("sudo {program} {}", words.join(" "));
-        if status.success() { Ok(()) } else { Err(ExecError::Status { argv, status, stderr: String::new() }) }
+        let error = match exec.args(words).deadline(DEADLINE).output() {
+            Ok(output) => {
+                complaints.push_str(&output.stderr);
+                complaints.push_str("; ");
+                if output.status.success() {
+                    return Ok(());
+                }
+                let argv = format!("{program} {}", words.join(" "));
+                ExecError::Status { argv, status: output.status, stderr: output.stderr }
+            }
+            Err(error) => error,
+        };
+        Err(Attempt { error, complaints: std::mem::take(complaints) })
     }
 }
 

@@ -43,6 +43,7 @@ pub mod network_manager;
 pub mod networkd;
 pub mod nf_tables;
 pub mod nft;
+pub mod package_lock;
 pub mod poll;
 pub mod privilege;
 pub mod process;
