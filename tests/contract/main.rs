@@ -10,6 +10,7 @@ mod config;
 mod disk;
 mod file_sync;
 mod firecracker;
+mod half_made;
 mod import;
 mod inside;
 mod kernel;
