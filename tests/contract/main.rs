@@ -25,5 +25,6 @@ mod setup;
 mod state;
 mod stdout;
 mod sudo;
+mod surroundings;
 mod vmm;
 mod ws;
