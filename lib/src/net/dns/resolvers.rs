@@ -33,6 +33,11 @@ pub fn of_host(file: &Path) -> Vec<IpAddr> {
     list
 }
 
+/// Whether `file` names a resolver, whatever its address.
+pub fn names_any(file: &Path) -> bool {
+    read(file).lines().any(|line| line.split_ascii_whitespace().next() == Some("nameserver"))
+}
+
 fn read(file: &Path) -> String {
     let mut bytes = Vec::new();
     if let Ok(file) = std::fs::File::open(file) {
