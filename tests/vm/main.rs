@@ -29,4 +29,5 @@ mod registry;
 mod resync;
 mod review;
 mod sequences;
+mod surroundings;
 mod unprivileged;
