@@ -1,6 +1,7 @@
 //! What every verb needs: the state directory, how to talk to people, what to do about Ctrl-C.
 
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -99,6 +100,12 @@ impl Context {
             drop(self.interrupts.set(caught));
         }
         Ok(self.interrupts.get().expect("it was just set"))
+    }
+
+    /// Whether this is root, with a state directory of its own: its VMs are root's, whoever became root to make them.
+    pub fn is_roots_own(&self) -> bool {
+        let owner = std::fs::metadata(self.state.root()).map(|metadata| metadata.uid());
+        rustix::process::geteuid().is_root() && owner.is_ok_and(|uid| uid == 0)
     }
 
     /// One line for people, on stderr, control characters escaped.

@@ -1,8 +1,9 @@
 //! A VM's life: create, start, stop, delete, and the undoing of what failed half-way.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use banger_lib::cli::Failure;
 use banger_lib::contract::config::Config;
@@ -10,7 +11,7 @@ use banger_lib::contract::record::{NetMode, Vm};
 use banger_lib::contract::reply::Collected;
 use banger_lib::contract::{Coded, Document, ErrorCode};
 use banger_lib::disk::seed;
-use banger_lib::state::db::{Store, VmRow};
+use banger_lib::state::db::{Life, Store, VmRow};
 use banger_lib::state::dir::VmDir;
 use banger_lib::state::handles::Handles;
 use banger_lib::state::lock::{VmLock, is_alive};
@@ -22,7 +23,10 @@ use crate::context::{self, Context, Result};
 use crate::plan::Wanted;
 use crate::progress::Progress;
 use crate::stage::Stage;
-use crate::{config, dns, image, plan, timings, vmm};
+use crate::{config, dns, gc, image, plan, timings, vmm};
+
+/// How long programs of a VM that is gone may write into its directory.
+const WRITERS_END: Duration = Duration::from_secs(10);
 
 /// What stands in the way of a lifecycle verb.
 #[derive(Debug, Error)]
@@ -188,17 +192,39 @@ pub fn run_delete(context: &Context, store: &mut Store, row: &VmRow, lock: &VmLo
     let dir = PathBuf::from(&row.vm.paths.dir);
     if dir.exists() {
         run_stop(context, row, lock, true)?;
-    } else if row.vm.net_mode == NetMode::Tap {
+    } else {
+        end_without_files(context, row, lock)?;
+    }
+    if !dir.exists() && row.vm.net_mode == NetMode::Tap {
         detach_network(&row.vm).steadfast().run_record(context, &document(row), lock)?;
         dns::refresh(context, &row.vm);
     }
     let remove = |source| LifecycleError::Remove { vm: row.vm.name.to_string(), path: dir.clone(), source };
-    match std::fs::remove_dir_all(&dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(remove(error).into()),
-        _ => {}
-    }
+    // If this program is killed from here on, the next command that makes or starts a VM deletes the rest.
+    store.set_life(&row.vm.id, Life { creating: true, ..row.life })?;
+    remove_directory(&dir).map_err(remove)?;
     store.remove(&row.vm.id)?;
     Ok(lock.remove_files(&context.state, &row.vm.id).map_err(remove)?)
+}
+
+/// Ends what still runs of a VM whose directory is gone, whichever VMM it is.
+fn end_without_files(context: &Context, row: &VmRow, lock: &VmLock) -> Result<()> {
+    Stage::new("banger-qemu", "kill").steadfast().run_record(context, &document(row), lock).map(drop)
+}
+
+/// Removes the directory of a VM whose programs may not have ended yet: banger-ws outlives a `banger` that was killed, and writes what
+/// became of its command. One that is not there is no error.
+fn remove_directory(dir: &Path) -> io::Result<()> {
+    let until = Instant::now() + WRITERS_END;
+    loop {
+        match std::fs::remove_dir_all(dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            result => return result,
+        }
+    }
 }
 
 pub fn create(context: &Context, args: &Plan) -> Result<ExitCode> {
@@ -206,6 +232,7 @@ pub fn create(context: &Context, args: &Plan) -> Result<ExitCode> {
         return Ok(context::print(&format!("banger vm plan {}\n", args.name)));
     }
     let mut store = Store::open(&context.state)?;
+    gc::sweep(context, &mut store)?;
     let wanted = Wanted::lasting(context, &args.name, &args.spec);
     plan::check(context, &mut store, &wanted)?;
     image::ensure(context, &wanted.config.image)?;
@@ -217,7 +244,7 @@ pub fn create(context: &Context, args: &Plan) -> Result<ExitCode> {
 }
 
 pub fn start(context: &Context, args: &Start) -> Result<ExitCode> {
-    let (_, row) = find(context, &args.vm)?;
+    let (mut store, row) = find(context, &args.vm)?;
     if context.explain {
         let choice = vmm::choose(&context.config, &row.vm)?;
         let stages = start_stages(&context.config, &row.vm, choice.program)?.map(|(stage, _)| stage.shown());
@@ -227,10 +254,18 @@ pub fn start(context: &Context, args: &Start) -> Result<ExitCode> {
             stages.join(" | ")
         )));
     }
+    gc::sweep(context, &mut store)?;
     let lock = VmLock::acquire(&context.state, &row.vm.id, "banger vm start")?;
+    // It may have been deleted until now.
+    let row = store.vm(row.vm.id.as_str())?;
     if runs(&row.vm) {
         return finish_start(context, args, &document(&row), false);
     }
+    if !Path::new(&row.vm.paths.dir).exists() {
+        end_without_files(context, &row, &lock)?;
+    }
+    // Whoever made the VM may have been killed before it had them.
+    plan::make_files(&context.state, &row.vm)?;
     seed::heal(&context.state, &row.vm.image)?;
     let mut fresh = Document::new(&row.vm);
     fresh.set_workspace(document(&row).workspace()?.as_ref());

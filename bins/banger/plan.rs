@@ -274,10 +274,16 @@ fn default_vcpus() -> u8 {
     std::thread::available_parallelism().map_or(1, |n| n.get().min(2) as u8)
 }
 
-/// The VM's directory with the guest's host key, and the key with which this state directory logs in.
-fn make_files(state: &StateDir, vm: &Vm) -> Result<()> {
+/// Makes what a VM has before its first start, where it is missing: its directory with the guest's host key, and the key with which this
+/// state directory logs in.
+pub fn make_files(state: &StateDir, vm: &Vm) -> Result<()> {
     let path = PathBuf::from(&vm.paths.dir);
-    DirBuilder::new().mode(0o700).create(&path).map_err(|source| PlanError::Directory { path, source })?;
+    match DirBuilder::new().mode(0o700).create(&path) {
+        Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(PlanError::Directory { path, source }.into());
+        }
+        _ => {}
+    }
     let dir = VmDir::at(&vm.paths.dir);
     let host_key = sshkey::ensure(&dir.host_key(), vm.name.as_str())?;
     let line = format!("{} {host_key}\n", host_key_alias(&vm.id));

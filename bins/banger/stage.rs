@@ -196,6 +196,11 @@ impl Stage {
         progress: Option<(Channel, &Progress)>,
     ) -> Result<Value> {
         let mut command = self.command()?;
+        // A shell that sudo made has this for good. What root does there with its own VMs is not done for whoever called sudo; git, which
+        // banger-ws runs, trusts that user's checkouts by it.
+        if self.program != "banger-ws" && context.is_roots_own() {
+            command.env_remove("SUDO_UID");
+        }
         if let Some(lock) = lock.filter(|_| !self.through_sudo()) {
             fd::hand_down(&mut command, lock, LOCK_FD_VARIABLE);
         }

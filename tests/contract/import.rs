@@ -1,5 +1,6 @@
 //! `banger-disk image import` without privilege: what hostile archives come to, and what is told of sound ones.
 
+mod archives;
 mod limits;
 
 use std::fs;
@@ -39,9 +40,9 @@ impl World {
         run(&mut import, stdin)
     }
 
-    /// Imports a tar of a root filesystem from stdin.
+    /// Imports a tar of a root filesystem from stdin, also one that has nothing of a root filesystem.
     fn tar(&self, bytes: &[u8], more: &[&str]) -> Output {
-        self.import(&[&["-", "new"], more].concat(), bytes)
+        self.import(&[&["-", "new", "--format", "tar"], more].concat(), bytes)
     }
 
     /// Asserts that nothing came of an import.
@@ -82,25 +83,21 @@ fn hostile() -> Vec<(Vec<u8>, &'static str, &'static str)> {
         t().put(h, b"").end()
     };
     vec![
-        (t().file("/etc/passwd", b"x").end(), "/etc/passwd", "absolute"),
         (t().file("../up", b"x").end(), "../up", "\"..\""),
         (t().file("a/../../up", b"x").end(), "a/../../up", "\"..\""),
-        (t().symlink("out", "../../..").file("out/x", b"").end(), "out/x", "out of the image"),
         (t().symlink("a", "b").symlink("b", "a").file("a/x", b"").end(), "a/x", "too many symbolic links"),
         (t().hard_link("shadow", "../../etc/shadow").end(), "shadow", "\"..\""),
-        (t().hard_link("shadow", "/etc/shadow").end(), "shadow", "absolute"),
-        (t().symlink("o", "..").hard_link("l", "o/etc/shadow").end(), "entry \"l\"", "out of the image"),
+        (t().hard_link("shadow", "/etc/shadow").end(), "shadow", "no such file"),
+        (t().symlink("o", "..").hard_link("l", "o/etc/shadow").end(), "entry \"l\"", "no such file"),
         (t().hard_link("l", "nothing").end(), "entry \"l\"", "no such file"),
         (t().directory("d").hard_link("l", "d").end(), "entry \"l\"", "directory"),
         (t().file("f", b"").file("f/x", b"").end(), "f/x", "not a directory"),
-        (t().file("twice", b"1").file("twice", b"2").end(), "twice", "twice"),
-        (t().file("d/f", b"1").symlink("d", "/").end(), "entry \"d\"", "twice"),
         (t().symlink(".", "x").end(), "entry \".\"", "root"),
         (t().put(header(b"", b'0', 0), b"").end(), "entry \"\"", "no path"),
         (t().pax(&[("path", &long("n", 256))]).file("x", b"").end(), "nnnn", "255"),
         (t().pax(&[("path", &long("a/", 40_000))]).directory("x").end(), "a/a/", "64 KiB"),
         (t().pax(&[("path", b"nu\0l")]).file("x", b"").end(), "nu", "NUL"),
-        (t().pax(&[("path", b"/\x1b[2J\n")]).file("x", b"").end(), "[2J", "absolute"),
+        (t().pax(&[("path", b"../\x1b[2J\n")]).file("x", b"").end(), "[2J", "\"..\""),
         (t().pax(&[("uid", b"4294967296")]).file("owned", b"").end(), "owned", "4294967296"),
         (t().pax(&[("size", b"-1")]).file("sized", b"").end(), "sized", "not a number"),
         (t().pax(&[("mtime", b"noon")]).file("timed", b"").end(), "timed", "not a number"),
@@ -260,7 +257,7 @@ fn an_archive_of_images_comes_through_a_pipe_as_well() {
     // What it is may be told, and counts.
     let image = record(&world.import(&["-", "files", "--format", "tar"], &archive));
     assert_eq!((&image["digest"], &image["distribution"]), (&Value::Null, &json!("unknown")), "{image}");
-    assert_error(&world.import(&["-", "new", "--format", "docker"], &tar), 3, "not-found");
+    assert_error(&world.import(&["-", "new", "--format", "docker"], &tar), 2, "bad-input");
     assert_error(&world.import(&["-", "new", "--format", "ext4"], b""), 2, "usage");
     assert_error(&world.import(&["-", "new"], &archive[..archive.len() / 2]), 2, "bad-input");
     let error = assert_error(&world.import(&["-", "new", "--max-unpacked=4096"], &archive), 2, "bad-input");
@@ -322,7 +319,7 @@ fn layouts_that_are_not_sound_are_refused() {
     check("a changed manifest", 2, "bad-input", "digest", &[], &|digest| {
         fs::write(blobs.join(digest), "{}").unwrap()
     });
-    check("no index", 3, "not-found", "manifest.json", &[], &|_| {
+    check("no index", 2, "bad-input", "expected index.json", &[], &|_| {
         fs::remove_file(dir.join("index.json")).unwrap()
     });
     check("a broken index", 2, "bad-input", "index.json", &[], &|_| index("{".into()));

@@ -122,6 +122,31 @@ fn an_error_record_is_passed_on_unchanged_and_silently() {
 }
 
 #[test]
+fn an_error_record_that_is_not_valid_is_told_as_the_failure_that_it_is() {
+    let table = [
+        json!({"schema": "banger.error/1", "error": {"code": "failed", "message": "the tap burst"}}),
+        json!({"schema": "banger.error/1", "error": {"code": "of-tomorrow", "message": "the tap burst", "retry": false,
+            "tool": "banger-netd", "verb": "attach"}}),
+        json!({"schema": "banger.error/1", "error": null, "message": "the tap burst"}),
+        json!({"schema": "banger.error/1"}),
+    ];
+    for (program, verb) in STAGES {
+        for record in &table {
+            let output = run(command(program).arg(verb), record.to_string().as_bytes());
+            let error = assert_error(&output, 2, "bad-input");
+            let message = error["error"]["message"].as_str().unwrap();
+            assert!(message.starts_with("the program before this one failed"), "{program} {verb}: {error}");
+            assert_eq!(
+                message.contains("the tap burst"),
+                record["error"]["message"].is_string(),
+                "{program} {verb}: {error}"
+            );
+            assert!(!error.to_string().contains("banger.vm/1"), "{program} {verb}: {error}");
+        }
+    }
+}
+
+#[test]
 fn a_verb_that_is_not_given_is_missed() {
     for (program, _) in STAGES {
         let output = run(&mut command(program), b"");

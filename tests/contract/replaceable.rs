@@ -3,8 +3,8 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::Output;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
 use serde_json::Value;
 
@@ -41,7 +41,7 @@ fn assert_stage(program: &str, record: &Value, path: &Path, arguments: &[&str]) 
     assert_eq!(held.lines().filter(|line| line.starts_with("ok: ")).count(), 8, "{held}");
 }
 
-fn said(output: &Output) -> String {
+pub fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
@@ -95,25 +95,54 @@ fn what_lies_is_no_vmm_stage() {
     }
 }
 
-#[test]
-fn banger_works_with_a_stage_in_shell() {
-    if !has_tools() {
-        return;
+/// banger with a state directory and an image that does not boot, whose VMs are processes of a stage in shell.
+pub struct ShellWorld {
+    pub bench: Bench,
+    bin: PathBuf,
+}
+
+impl ShellWorld {
+    /// `None` where the tools of the stage are missing.
+    pub fn new() -> Option<Self> {
+        if !has_tools() {
+            return None;
+        }
+        let bench = Bench::new();
+        // banger's own programs are those beside it.
+        let bin = bench.temp.path().join("bin");
+        fs::create_dir(&bin).unwrap();
+        support::link_programs(&bin, &["banger", "banger-netd", "banger-disk", "banger-fc", "banger-ws"]);
+        fs::copy(SHELL, bin.join("banger-qemu")).unwrap();
+        fs::set_permissions(bin.join("banger-qemu"), fs::Permissions::from_mode(0o755)).unwrap();
+        Some(Self { bench, bin })
     }
-    let bench = Bench::new();
-    // banger's own programs are those beside it.
-    let bin = bench.temp.path().join("bin");
-    fs::create_dir(&bin).unwrap();
-    support::link_programs(&bin, &["banger", "banger-netd", "banger-disk", "banger-fc", "banger-ws"]);
-    fs::copy(SHELL, bin.join("banger-qemu")).unwrap();
-    fs::set_permissions(bin.join("banger-qemu"), fs::Permissions::from_mode(0o755)).unwrap();
-    let banger = |arguments: &[&str]| {
-        let mut banger = support::command(bin.join("banger"));
-        banger.args(arguments).env("BANGER_STATE_DIR", bench.state()).env("HOME", bench.state());
-        let output = support::run(banger.env_remove("BANGER_LOCK_FD"), b"");
+
+    /// `banger` with `arguments`.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut banger = support::command(self.bin.join("banger"));
+        banger.args(arguments).env("BANGER_STATE_DIR", self.bench.state()).env("HOME", self.bench.state());
+        banger.env_remove("BANGER_LOCK_FD").env_remove("SUDO_UID");
+        banger
+    }
+
+    /// Runs it.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        support::run(&mut self.command(arguments), b"")
+    }
+
+    /// Runs it; it must succeed.
+    #[track_caller]
+    pub fn ok(&self, arguments: &[&str]) -> Output {
+        let output = self.run(arguments);
         assert!(output.status.success(), "{arguments:?}: {}", said(&output));
         output
-    };
+    }
+}
+
+#[test]
+fn banger_works_with_a_stage_in_shell() {
+    let Some(world) = ShellWorld::new() else { return };
+    let (bench, banger) = (&world.bench, |arguments: &[&str]| world.ok(arguments));
     let shown = || support::record(&banger(&["vm", "show", "dev1", "--json"]))["vmm"].clone();
     banger(&["vm", "create", "dev1", "--net", "user", "--vmm", "qemu"]);
     banger(&["vm", "start", "dev1"]);

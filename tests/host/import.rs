@@ -7,6 +7,9 @@ mod layers;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
+use banger_lib::sys::digest::sha256;
+use serde_json::json;
+
 use crate::support::disk::{DISK, names};
 use crate::support::tree::{self, Scan};
 use crate::support::{self, archive, command, record, run, state_with_fake_image};
@@ -88,6 +91,8 @@ fn every_kind_of_file_comes_through_a_tar() {
     let Some(world) = World::new() else { return };
     let source = world.path("source");
     tree::make_every_kind(&source);
+    // By this it is known for a root filesystem.
+    std::fs::create_dir(source.join("usr")).unwrap();
     let expected = tree::scan(&source);
     for (name, options) in [
         ("posix", &["--format=posix"][..]),
@@ -166,6 +171,79 @@ fn the_same_image_comes_as_directory_and_as_archives() {
     must(command("skopeo").args(["--insecure-policy", "copy", &from, &to]));
     for (name, file) in [("tar", tar.clone()), ("gzip", world.path("layout.tar.gz")), ("docker", docker)] {
         assert_same(tree::mounted(&world.import(&file, name), tree::scan), expected.clone(), name);
+    }
+}
+
+/// Archives for `docker load` as their makers write them, and layers that only look odd: what comes of them is what skopeo and umoci
+/// make of the same.
+#[test]
+fn archives_of_all_makers_become_what_skopeo_and_umoci_make_of_them() {
+    let Some(world) = World::new() else { return };
+    if !support::require("host", support::has("skopeo"), "archives of docker are judged by skopeo") {
+        return;
+    }
+    let lower = archive::Tar::default()
+        .directory("/nix")
+        .file("/nix/store/a/run", b"absolute")
+        .file("./dotted//file", b"dotted")
+        .directory("d")
+        .file("d/lower", b"1");
+    let upper = archive::Tar::default()
+        .hard_link("/linked", "/nix/store/a/run")
+        .symlink("up", "../../../nix/store")
+        .file("up/through", b"a link above the root")
+        .file("twice", b"first")
+        .file("twice", b"second")
+        .file("d/.wh.lower", b"");
+    let layers = [lower.end(), upper.end()];
+    let digests: Vec<String> = layers.iter().map(|tar| format!("sha256:{}", sha256(tar))).collect();
+    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let config = json!({ "os": "linux", "architecture": arch, "config": {}, "rootfs": { "type": "layers", "diff_ids": digests } });
+    let config = config.to_string();
+    let hex = sha256(config.as_bytes());
+    let packed: Vec<Vec<u8>> = layers.iter().map(|tar| archive::packed("gzip", tar)).collect();
+    let made = |config_name: &str,
+                names: [String; 2],
+                files: &[(String, &[u8])],
+                links: &[(&str, String)],
+                order: &str| {
+        let manifest = json!([{ "Config": config_name, "RepoTags": ["t:1"], "Layers": names }]).to_string();
+        let add = |tar: archive::Tar, part| match part {
+            'c' => tar.file(config_name, config.as_bytes()),
+            'm' => tar.file("manifest.json", manifest.as_bytes()),
+            'l' => links.iter().fold(tar, |tar, (name, to)| tar.symlink(name, to)),
+            _ => files.iter().fold(tar, |tar, (name, bytes)| tar.file(name, bytes)),
+        };
+        order.chars().fold(archive::Tar::default(), add).end()
+    };
+    let named = |end: &str, bytes: &[Vec<u8>]| [0, 1].map(|at: usize| format!("{}{end}", sha256(&bytes[at])));
+    let zipped: Vec<(String, &[u8])> =
+        named(".tar.gz", &packed).into_iter().zip(packed.iter().map(Vec::as_slice)).collect();
+    let plain: Vec<(String, &[u8])> =
+        named(".tar", &layers).into_iter().zip(layers.iter().map(Vec::as_slice)).collect();
+    let linked = ["aa/layer.tar", "bb/layer.tar"];
+    let links: Vec<(&str, String)> =
+        linked.into_iter().zip(plain.iter().map(|(name, _)| format!("../{name}"))).collect();
+    let archives = [
+        ("crane", made(&format!("sha256:{hex}"), named(".tar.gz", &packed), &zipped, &[], "cfm")),
+        ("jib", made("config.json", named(".tar.gz", &packed), &zipped, &[], "fcm")),
+        ("podman", made(&format!("{hex}.json"), linked.map(str::to_owned), &plain, &links, "lfcm")),
+        ("manifest-first", made(&format!("{hex}.json"), named(".tar", &layers), &plain, &[], "mfc")),
+    ];
+    for (maker, bytes) in archives {
+        let (file, oci) = (world.path("archive.tar"), world.path("converted"));
+        std::fs::write(&file, bytes).unwrap();
+        let (from, to) =
+            (format!("docker-archive:{}", file.display()), format!("oci:{}:test", oci.display()));
+        must(command("skopeo").args(["--insecure-policy", "copy", "-q", &from, &to]));
+        let mut expected = world.umoci(&oci, "test");
+        let mut found = tree::mounted(&world.import(&file, maker), tree::scan);
+        // Directories that only stand in paths have no times of their own.
+        for scan in [&mut found, &mut expected] {
+            tree::forget(scan, &["time", "nanos"]);
+        }
+        assert_same(found, expected, maker);
+        must(command("rm").arg("-r").arg(&oci));
     }
 }
 

@@ -29,5 +29,6 @@ mod registry;
 mod resync;
 mod review;
 mod sequences;
+mod surroundings;
 mod truth;
 mod unprivileged;

@@ -22,7 +22,7 @@ use crate::types::{ImageName, KernelName, Size};
 /// What `image import` takes; `banger image import` takes the same.
 #[derive(Debug, Clone, Args)]
 pub struct ImportSpec {
-    /// An OCI image layout (directory or tar), an archive of "docker save", a tar of a root filesystem ("-": a tar from stdin; gzip,
+    /// An OCI image layout (directory or tar), an archive for "docker load", a tar of a root filesystem ("-": a tar from stdin; gzip,
     /// zstd and xz are unpacked), or an ext4 file
     #[arg(value_name = "SOURCE")]
     pub source: PathBuf,
@@ -75,7 +75,7 @@ pub enum FormatChoice {
     Auto,
     /// An OCI image layout: a directory or a tar
     Oci,
-    /// What "docker save" or "podman save" writes
+    /// An archive for "docker load"
     Docker,
     /// A tar of a root filesystem
     Tar,

@@ -136,7 +136,13 @@ fn caller() -> Result<Caller, NetError> {
 fn run_attach(document: &mut Document, timeline: &mut Timeline) -> Result<bool, Failure> {
     let (vm, previous, caller) = (document.vm()?, document.net()?, caller()?);
     let (net, changed) = match vm.net_mode {
-        NetMode::User => timeline.step("port", || user::attach(&vm, &caller, previous))?,
+        NetMode::User => {
+            let attached = timeline.step("port", || user::attach(&vm, &caller, previous))?;
+            if attached.is_deaf {
+                plumbing::warn(TOOL, &deaf(&vm.name));
+            }
+            (attached.net, attached.changed)
+        }
         NetMode::Tap => {
             let request = TapRequest::new(&vm, &caller)?;
             let files = [resolvers::RESOLV_CONF, resolvers::RESOLVED_UPSTREAM].map(Path::new);
@@ -147,6 +153,15 @@ fn run_attach(document: &mut Document, timeline: &mut Timeline) -> Result<bool, 
     };
     document.set_net(Some(&net));
     Ok(changed)
+}
+
+/// What is said where the host may resolve names that the guest cannot.
+fn deaf(vm: &VmName) -> String {
+    format!(
+        "VM {vm} will resolve no names: no resolver in {} has an IPv4 address and answers, and user networking reaches no others; \
+         name one there, or give the VM a tap (--net tap)",
+        resolvers::RESOLV_CONF
+    )
 }
 
 /// The section and whether anything changed, once people know who stands in the way.
@@ -182,7 +197,10 @@ fn run_detach(document: &mut Document, timeline: &mut Timeline) -> Result<bool, 
 fn run_update(document: &mut Document, timeline: &mut Timeline) -> Result<bool, Failure> {
     let (vm, previous, caller) = (document.vm()?, document.required_net()?, caller()?);
     let (net, changed) = match vm.net_mode {
-        NetMode::User => user::attach(&vm, &caller, Some(previous))?,
+        NetMode::User => {
+            let attached = user::attach(&vm, &caller, Some(previous))?;
+            (attached.net, attached.changed)
+        }
         NetMode::Tap => {
             let request = TapRequest::new(&vm, &caller)?;
             warned(&vm.name, update::update(&request, &caller, &previous, timeline)?)

@@ -17,6 +17,7 @@ use crate::contract::reply::{VERSION_SCHEMA, Version};
 use crate::contract::{Coded, Document, ErrorCode, ErrorRecord, Fault, error};
 use crate::sys::clock::Timeline;
 use crate::sys::sealed;
+use crate::sys::signal;
 
 /// The variable that says that `banger` runs this program: of an interruption it tells itself, once.
 pub const DISPATCHED_VARIABLE: &str = "BANGER_DISPATCHED";
@@ -70,6 +71,22 @@ pub enum InputError {
         #[source]
         source: io::Error,
     },
+    /// The stage before this one failed, and did not say how in the form that it should.
+    #[error("the program before this one failed, and what it says of that is no valid error record{}", said(.message))]
+    ErrorRecord {
+        /// Its message, where there is one.
+        message: Option<String>,
+        /// What is wrong with the record.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// What a program says of its failure, cut, for people.
+fn said(message: &Option<String>) -> String {
+    message
+        .as_ref()
+        .map_or_else(String::new, |text| format!(" ({:?})", text.chars().take(300).collect::<String>()))
 }
 
 impl Coded for InputError {
@@ -77,13 +94,16 @@ impl Coded for InputError {
         match self {
             Self::Terminal | Self::Privileged => ErrorCode::Usage,
             Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => ErrorCode::NotFound,
-            Self::Read { .. } => ErrorCode::BadInput,
+            Self::Read { .. } | Self::ErrorRecord { .. } => ErrorCode::BadInput,
         }
     }
     fn hint(&self) -> Option<String> {
         match self {
             Self::Terminal => Some("pipe a record in, or give --input FILE".into()),
             Self::Privileged => Some("leave out --input, and have the shell open it: < FILE".into()),
+            Self::ErrorRecord { .. } => {
+                Some("mend that failure first; its own words are above, on stderr".into())
+            }
             Self::Read { .. } => None,
         }
     }
@@ -130,7 +150,7 @@ impl Input {
     /// The bytes of the input. The error record of a failed stage before this one becomes this verb's failure.
     pub fn bytes(&self) -> Result<Vec<u8>, Failure> {
         let bytes = self.read()?;
-        match passed_on(&bytes) {
+        match passed_on(&bytes)? {
             Some(fault) => Err(Failure::Passed(Box::new(fault))),
             None => Ok(bytes),
         }
@@ -143,10 +163,14 @@ impl Input {
 }
 
 /// The fault in `bytes` where they are an error record.
-fn passed_on(bytes: &[u8]) -> Option<Fault> {
-    let value: Value = serde_json::from_slice(bytes).ok()?;
-    let is_error = value.get("schema")?.as_str()? == error::ERROR_SCHEMA;
-    is_error.then(|| serde_json::from_value::<ErrorRecord>(value).ok()).flatten().map(|record| record.error)
+fn passed_on(bytes: &[u8]) -> Result<Option<Fault>, InputError> {
+    let Ok(value) = serde_json::from_slice::<Value>(bytes) else { return Ok(None) };
+    if value.get("schema").and_then(Value::as_str) != Some(error::ERROR_SCHEMA) {
+        return Ok(None);
+    }
+    let message = value["error"]["message"].as_str().map(str::to_owned);
+    let record: Result<ErrorRecord, _> = serde_json::from_value(value);
+    record.map(|record| Some(record.error)).map_err(|source| InputError::ErrorRecord { message, source })
 }
 
 /// Parses the arguments of `tool`; `Err` is how to exit when there is nothing to run: help, version, wrong arguments.
@@ -171,6 +195,8 @@ pub enum NothingToRun {
 
 /// Parses the arguments, and prints help, version or what `--generate` names where they ask for it.
 pub fn try_parse<A: Parser>() -> Result<A, NothingToRun> {
+    // Here every program begins.
+    signal::survive_file_limit();
     if let Some(asked) = generate::requested::<A>(std::env::args_os()) {
         return Err(asked.map_or_else(NothingToRun::Wrong, |text| NothingToRun::Printed(print(&text))));
     }

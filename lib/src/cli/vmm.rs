@@ -299,7 +299,7 @@ fn run_stop(
     let dir = VmDir::at(&vm.paths.dir);
     let accel = recorded.as_ref().map_or(Accel::Tcg, |vmm| vmm.accel);
     let manner = deadlines.map_or(Manner::Kill, |given| Manner::Ask(given.for_accel(accel)));
-    let changed = if dir.path().exists() {
+    let changed = if dir.path().exists() || stop::runs_without_files(&dir) {
         let lock = vm_lock(&vm, &format!("{tool} {verb}"))?;
         timeline.step(verb, || stop::stop(&dir, vm.name.as_str(), manner, &lock))?
     } else {

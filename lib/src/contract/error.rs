@@ -114,16 +114,22 @@ impl Fault {
     pub fn new(error: &dyn Coded, tool: &str, verb: &str) -> Self {
         let mut causes = Vec::new();
         let mut next = error.source();
+        let mut is_too_large = false;
         while let Some(cause) = next {
             causes.push(cause.to_string());
+            let kind = cause.downcast_ref().map(std::io::Error::kind);
+            is_too_large |= kind == Some(std::io::ErrorKind::FileTooLarge);
             next = cause.source();
         }
+        // Whatever was written: it is the shell that forbids it.
+        let limit =
+            || is_too_large.then(|| "ulimit -f keeps this shell's files that small: raise it".to_owned());
         Self {
             code: error.code(),
             message: error.to_string(),
             details: error.details(),
             causes,
-            hint: error.hint(),
+            hint: error.hint().or_else(limit),
             retry: error.code().retry(),
             tool: tool.to_owned(),
             verb: verb.to_owned(),

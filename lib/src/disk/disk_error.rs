@@ -236,7 +236,9 @@ impl Coded for DiskError {
                 "make the image again; if it was built, with: {}",
                 super::image::build_command(image)
             )),
-            Self::VmFile { .. } => Some("banger vm plan makes it; delete the VM and plan it again".into()),
+            Self::VmFile { vm, .. } => {
+                Some(format!("banger vm start {vm} makes it where the command that made the VM was killed"))
+            }
             Self::Backend { .. } => Some("use auto, which takes what this host can do".into()),
             Self::OtherBackend { .. } => Some("ask for that one or for auto, or delete the VM".into()),
             Self::Differs { .. } => Some("run banger-disk detach first".into()),

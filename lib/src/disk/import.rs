@@ -8,13 +8,16 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::build::{self, BuildError, Progress};
 use super::flatten::{FlattenError, Flattener, Limits, Meaning};
 use super::image::{self, Image, ImageError};
 use super::kernel::{self, Kernel, KernelError};
-use super::oci::{self, OciImage, Select, Store};
-use super::{arch, boot_set, delete, rootfs, sniff};
+use super::oci::{self, OciError, OciImage, Part, Select, Store};
+use super::sniff::{self, Found};
+use super::spool::{Spool, SpoolFull};
+use super::{arch, boot_set, delete, rootfs};
 use crate::contract::image::{IMAGE_SCHEMA, ImageFile, Manifest, RunConfig};
 use crate::contract::kernel::KernelManifest;
 use crate::contract::record::Init;
@@ -24,13 +27,11 @@ use crate::sys::decompress::{self, Compression};
 use crate::sys::digest::Digesting;
 use crate::sys::ext4::{self, Shape, Writer};
 use crate::sys::pump::{Pump, Stopped};
+use crate::sys::tar::{Archive, TarError};
 use crate::sys::{clock, memory, random, reflink};
 use crate::types::{ImageName, KernelName, VmName};
 
 pub use super::import_error::ImportError;
-
-/// In an unfinished image: an archive of images, uncompressed.
-const SPOOL: &str = "archive";
 
 /// Room in the root filesystem for a VM that writes it without growing it, bytes.
 const SPARE_BYTES: u64 = 16 << 20;
@@ -244,20 +245,32 @@ impl Work<'_> {
             Source::Layout(dir) => self.oci(&Store::Directory(dir), progress),
             Source::Stream(input, format) => self.stream(input, Path::new("stdin"), format, progress),
             Source::Registered(path) => self.registered(&path),
-            Source::File(path, format) => {
-                let read = |source| ImportError::Source { path: path.clone(), source };
-                let mut file = oci::open_file(&path).map_err(read)?;
-                let format = format.map_or_else(|| sniff::file(&path), Ok).map_err(read)?;
-                match format {
-                    Format::Ext4 => self.ext4(&path, &file, progress),
-                    Format::Archive if compression(&mut file).map_err(read)? == Compression::None => {
-                        self.oci(&Store::archive(file, &path)?, progress)
-                    }
-                    Format::Archive | Format::Tar => {
-                        self.stream(Box::new(file), &path, Some(format), progress)
-                    }
-                }
+            Source::File(path, format) => self.file(&path, format, progress),
+        }
+    }
+
+    /// A file, whose kind is found out without a `format`.
+    fn file(&self, path: &Path, format: Option<Format>, progress: Progress) -> Result<Facts, ImportError> {
+        let read = |source| ImportError::Source { path: path.to_owned(), source };
+        let mut file = oci::open_file(path).map_err(read)?;
+        if format == Some(Format::Ext4) || format.is_none() && ext4::uuid(path).is_ok() {
+            return self.ext4(path, &file, progress);
+        }
+        if compression(&mut file).map_err(read)? != Compression::None {
+            return self.stream(Box::new(file), path, format, progress);
+        }
+        let is_root = match format {
+            Some(format) => format == Format::Tar,
+            None => {
+                let whole = Part::whole(Arc::new(file.try_clone().map_err(read)?)).map_err(read)?;
+                let found =
+                    sniff::archive(&mut Archive::new(whole), |archive| archive.seek_over(Part::pass_over));
+                is_root(found.map_err(|source| archive_error(path, source))?, path)?
             }
+        };
+        match is_root {
+            true => self.stream(Box::new(file), path, Some(Format::Tar), progress),
+            false => self.oci(&Store::archive(file, path)?, progress),
         }
     }
 
@@ -309,30 +322,28 @@ impl Work<'_> {
     ) -> Result<Facts, ImportError> {
         let pump = Pump::start(|| decompress::open(input), || (), self.interrupted);
         let mut pump = pump.map_err(|source| ImportError::Thread { source })?;
-        if format.unwrap_or_else(|| sniff::archive(pump.peek())) == Format::Archive {
-            progress("archive", "unpacking the archive");
-            return self.oci(&Store::archive(self.spooled(pump, place)?, place)?, progress);
+        if format == Some(Format::Tar) {
+            return self.root_filesystem(&mut pump, progress);
         }
-        progress("layers", "unpacking the root filesystem");
-        let mut flattener = self.flattener()?;
-        flattener.layer(&mut pump, Meaning::Files)?;
-        self.finish(flattener, progress)
+        let wrong = |source| stream_error(place, source);
+        let limit = self.request.limits.unpacked_bytes;
+        let mut spool = Spool::new(&mut pump, self.dir, limit).map_err(wrong)?;
+        progress("archive", "reading the archive");
+        if format.is_none() {
+            let found = sniff::archive(&mut Archive::new(&mut spool), |_| ());
+            if is_root(found.map_err(|source| archive_error(place, source))?, place)? {
+                return self.root_filesystem(&mut spool.again().map_err(wrong)?, progress);
+            }
+        }
+        self.oci(&Store::archive(spool.whole().map_err(wrong)?, place)?, progress)
     }
 
-    /// An archive of images in a file that nobody else sees: only there a member is found without reading what is before it.
-    fn spooled(&self, archive: impl Read, place: &Path) -> Result<File, ImportError> {
-        let wrong = |source: io::Error| match Stopped::of(&source) {
-            Some(signal) => ImportError::Flatten(FlattenError::Interrupted(signal)),
-            None => ImportError::Source { path: place.to_owned(), source },
-        };
-        let limit = self.request.limits.unpacked_bytes;
-        let mut spool = ext4::create_file(&self.dir.join(SPOOL)).map_err(wrong)?;
-        let unpacked = io::copy(&mut archive.take(limit + 1), &mut spool).map_err(wrong)?;
-        fs::remove_file(self.dir.join(SPOOL)).map_err(wrong)?;
-        if unpacked > limit {
-            return Err(FlattenError::Unpacked { limit_bytes: limit }.into());
-        }
-        Ok(spool)
+    /// A tar of a root filesystem.
+    fn root_filesystem(&self, tar: &mut dyn Read, progress: Progress) -> Result<Facts, ImportError> {
+        progress("layers", "unpacking the root filesystem");
+        let mut flattener = self.flattener()?;
+        flattener.layer(tar, Meaning::Files)?;
+        self.finish(flattener, progress)
     }
 
     fn flattener(&self) -> Result<Flattener, ImportError> {
@@ -435,6 +446,36 @@ impl Work<'_> {
         }
         let upper = self.seed(image::UPPER_SEED)?;
         self.finish_seed(upper, "banger-upper")
+    }
+}
+
+/// Whether what was found in the archive at `path` is a root filesystem; else it is images.
+fn is_root(found: Found, path: &Path) -> Result<bool, ImportError> {
+    match found {
+        Found::RootFilesystem => Ok(true),
+        Found::Images => Ok(false),
+        Found::Unknown(names) => Err(ImportError::Unrecognized { path: path.to_owned(), names }),
+    }
+}
+
+/// Why the archive at `path` cannot be read.
+fn archive_error(path: &Path, error: TarError) -> ImportError {
+    match error {
+        TarError::Read { source, .. }
+            if Stopped::of(&source).is_some() || SpoolFull::of(&source).is_some() =>
+        {
+            stream_error(path, source)
+        }
+        source => OciError::Archive { path: path.to_owned(), source }.into(),
+    }
+}
+
+/// Why the stream `path` cannot be read, or not be kept.
+fn stream_error(path: &Path, source: io::Error) -> ImportError {
+    match (Stopped::of(&source), SpoolFull::of(&source)) {
+        (Some(signal), _) => FlattenError::Interrupted(signal).into(),
+        (None, Some(SpoolFull { limit_bytes })) => FlattenError::Unpacked { limit_bytes }.into(),
+        (None, None) => ImportError::Source { path: path.to_owned(), source },
     }
 }
 

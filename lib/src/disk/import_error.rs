@@ -39,6 +39,17 @@ pub enum ImportError {
         #[source]
         source: io::Error,
     },
+    /// It is nothing that an image can be made of.
+    #[error(
+        "{path:?} is neither an image nor a root filesystem: it has {}; expected index.json (an OCI image layout), manifest.json \
+         (what docker save writes), or directories such as bin, etc and usr", listed(.names)
+    )]
+    Unrecognized {
+        /// Which file.
+        path: PathBuf,
+        /// Some of the names at its top.
+        names: Vec<String>,
+    },
     /// An image's files.
     #[error("cannot import the image")]
     Oci(#[from] OciError),
@@ -74,6 +85,14 @@ pub enum ImportError {
     },
 }
 
+/// Names for people.
+fn listed(names: &[String]) -> String {
+    if names.is_empty() {
+        return "no entries".into();
+    }
+    names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
+}
+
 impl Coded for ImportError {
     fn code(&self) -> ErrorCode {
         match self {
@@ -85,7 +104,7 @@ impl Coded for ImportError {
             Self::Source { source, .. } if StreamError::of(source).is_some() => ErrorCode::BadInput,
             Self::Oci(error) => error.code(),
             Self::Flatten(error) => error.code(),
-            Self::Ext4(_) => ErrorCode::BadInput,
+            Self::Ext4(_) | Self::Unrecognized { .. } => ErrorCode::BadInput,
             Self::Changed { .. } => ErrorCode::Conflict,
             Self::Source { .. } | Self::Layer { .. } | Self::Thread { .. } => ErrorCode::Failed,
         }
@@ -103,6 +122,9 @@ impl Coded for ImportError {
                 Some(format!("register it again after: banger image delete {name}"))
             }
             Self::Flatten(error) => error.hint(),
+            Self::Unrecognized { .. } => {
+                Some("if it is a root filesystem nevertheless, say so with --format tar".into())
+            }
             Self::Source { source, .. } => StreamError::of(source).and_then(StreamError::hint),
             _ => None,
         }

@@ -39,6 +39,7 @@ mod kernel_options;
 mod module_index;
 mod rootfs;
 mod sniff;
+mod spool;
 mod volumes;
 
 pub use disk_error::DiskError;

@@ -6,30 +6,32 @@ mod error;
 mod listed;
 mod platform;
 mod run;
+mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde::Deserialize;
 
 use crate::contract::image::RunConfig;
 use crate::sys::digest::sha256;
-use crate::sys::tar::{self, Kind, TarError, shown};
+use crate::sys::tar::shown;
 
 pub use error::OciError;
 pub use listed::Listed;
 pub use platform::Platform;
+pub use store::Store;
+pub(super) use store::{Part, open_file};
 
-/// The largest index, manifest or configuration (registries take manifests of 4 MiB).
-const MAX_JSON_BYTES: u64 = 4 << 20;
 /// An index in an index in an index.
 const MAX_DEPTH: u32 = 3;
-/// Members of an archive that is no root filesystem.
-const MAX_MEMBERS: usize = 10_000;
+
+/// Where an image layout begins, and an archive for `docker load`.
+pub(super) const INDEX: &str = "index.json";
+pub(super) const DOCKER_MANIFEST: &str = "manifest.json";
+
+/// Media types of an image's configuration; an artifact, such as a signature, has another.
+const CONFIG_TYPES: [&str; 2] =
+    ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
 
 /// Which image of several.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,8 +100,7 @@ impl Config {
 
 #[derive(Debug, Default, Deserialize)]
 struct RootFs {
-    #[serde(default)]
-    diff_ids: Listed<String>,
+    diff_ids: Option<Listed<String>>,
 }
 
 #[derive(Deserialize)]
@@ -108,7 +109,8 @@ struct DockerImage {
     config: String,
     #[serde(default)]
     repo_tags: Option<Listed<String>>,
-    layers: Listed<String>,
+    // An image without layers may say null.
+    layers: Option<Listed<String>>,
 }
 
 /// A layer by its file.
@@ -139,129 +141,23 @@ pub struct OciImage {
     pub notes: Vec<String>,
 }
 
-/// Files by name: a directory, or a tar that is not compressed.
-#[derive(Debug, Clone)]
-pub enum Store {
-    /// A directory.
-    Directory(PathBuf),
-    /// A tar: where in it each member is, and how long.
-    Archive(Arc<File>, BTreeMap<String, (u64, u64)>),
-}
-
-/// A part of a file.
-struct Part {
-    file: Arc<File>,
-    at: u64,
-    left: u64,
-}
-
-impl Read for Part {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let room = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        let count = self.file.read_at(&mut buffer[..room], self.at)?;
-        (self.at, self.left) = (self.at + count as u64, self.left - count as u64);
-        Ok(count)
-    }
-}
-
 impl Store {
-    /// The members of the uncompressed tar `file`, which is at `path`.
-    ///
-    /// # Errors
-    /// [`OciError::Archive`].
-    pub fn archive(file: File, path: &Path) -> Result<Self, OciError> {
-        let file = Arc::new(file);
-        let wrong = |source| OciError::Archive { path: path.to_owned(), source };
-        let read = |source| OciError::Read { what: format!("{path:?}"), source };
-        let length = file.metadata().map_err(read)?.len();
-        let mut members = BTreeMap::new();
-        let whole = Part { file: file.clone(), at: 0, left: length };
-        let mut archive = tar::Archive::new(whole);
-        while let Some(entry) = archive.next_entry().map_err(wrong)? {
-            let at = archive.input().at;
-            // A layer that two images share is a link in docker's older archives.
-            let place = match entry.kind {
-                // A sparse one is not here as it is: whoever packs images with holes packs no image.
-                Kind::Regular if entry.regions == [(0, entry.size)] => (at, entry.size),
-                Kind::Symlink | Kind::HardLink => match members.get(&resolved(&entry)) {
-                    Some(place) => *place,
-                    None => continue,
-                },
-                _ => continue,
-            };
-            let end = place.0.checked_add(place.1).filter(|end| *end <= length);
-            end.ok_or_else(|| wrong(TarError::Truncated { after: shown(&entry.path) }))?;
-            // Only this program's own reading moves: what is passed over is not read.
-            archive.seek_over(|part, count| {
-                part.at += count;
-                part.left = part.left.saturating_sub(count);
-            });
-            let name = String::from_utf8_lossy(&entry.path).into_owned();
-            members.insert(name.trim_start_matches("./").to_owned(), place);
-            if members.len() > MAX_MEMBERS {
-                let problem = format!("has more than {MAX_MEMBERS} members and is no image");
-                return Err(OciError::Invalid { what: format!("{path:?}"), problem });
-            }
-        }
-        Ok(Self::Archive(file, members))
-    }
-
-    /// Whether there is a file `name`.
-    pub fn has(&self, name: &str) -> bool {
-        match self {
-            Self::Directory(dir) => dir.join(name).is_file(),
-            Self::Archive(_, members) => members.contains_key(name),
-        }
-    }
-
-    /// Opens the file `name`.
-    ///
-    /// # Errors
-    /// [`OciError::Read`].
-    pub fn open(&self, name: &str) -> Result<Box<dyn Read + Send>, OciError> {
-        let opened = match self {
-            Self::Directory(dir) => open_file(&dir.join(name)).map(|file| Box::new(file) as Box<_>),
-            Self::Archive(file, members) => match members.get(name) {
-                Some((at, left)) => Ok(Box::new(Part { file: file.clone(), at: *at, left: *left }) as Box<_>),
-                None => Err(io::ErrorKind::NotFound.into()),
-            },
-        };
-        opened.map_err(|source| OciError::Read { what: shown(name.as_bytes()), source })
-    }
-
-    fn bytes(&self, name: &str) -> Result<Vec<u8>, OciError> {
-        let mut bytes = Vec::new();
-        let read = self.open(name)?.take(MAX_JSON_BYTES + 1).read_to_end(&mut bytes);
-        read.map_err(|source| OciError::Read { what: shown(name.as_bytes()), source })?;
-        if bytes.len() as u64 > MAX_JSON_BYTES {
-            let problem = format!("is larger than {MAX_JSON_BYTES} bytes");
-            return Err(OciError::Invalid { what: shown(name.as_bytes()), problem });
-        }
-        Ok(bytes)
-    }
-
-    fn json<T: for<'a> Deserialize<'a>>(&self, name: &str) -> Result<T, OciError> {
-        parse(name, &self.bytes(name)?)
-    }
-
-    /// A JSON file by its digest, which is checked.
-    fn blob<T: for<'a> Deserialize<'a>>(&self, digest: &str) -> Result<T, OciError> {
-        let path = blob_path(digest)?;
-        let bytes = self.bytes(&path)?;
-        check_digest(&path, &sha256(&bytes), digest)?;
-        parse(&path, &bytes)
-    }
-
     /// The image that `select` says.
     ///
     /// # Errors
     /// [`OciError`].
     pub fn image(&self, select: &Select) -> Result<OciImage, OciError> {
-        if self.has("index.json") { self.oci(select) } else { self.docker(select) }
+        match (self.has(INDEX), self.has(DOCKER_MANIFEST)) {
+            (false, false) => Err(OciError::NoImage),
+            // Archives of Docker 25 and newer are both, and then the layout says more.
+            (true, false) => self.oci(select),
+            (true, true) if self.has("oci-layout") => self.oci(select),
+            (_, true) => self.docker(select),
+        }
     }
 
     fn oci(&self, select: &Select) -> Result<OciImage, OciError> {
-        let index: Index = self.json("index.json")?;
+        let index: Index = self.json(INDEX)?;
         let mut search = Search::new(&select.platform);
         // By its digest an image is found also where no index names it.
         if let Some(digest) =
@@ -290,9 +186,14 @@ impl Store {
         }
     }
 
-    /// Looks through the manifests that `descriptors` lead to, each once.
+    /// Looks through the manifests that `descriptors` lead to, each once. An index is one image for several platforms: of those that fit in
+    /// it the first counts, as others choose. At the top there are different images.
     fn expand(&self, descriptors: &[Descriptor], search: &mut Search, depth: u32) -> Result<(), OciError> {
+        let fitting = search.fitting.len();
         for descriptor in descriptors {
+            if depth > 0 && search.fitting.len() > fitting {
+                break;
+            }
             if !search.seen.insert(descriptor.digest.clone()) {
                 continue;
             }
@@ -300,6 +201,11 @@ impl Store {
                 what: format!("the manifest {}", shown(descriptor.digest.as_bytes())),
                 problem: problem.to_owned(),
             };
+            // Docker writes the index of all platforms and the files of one.
+            if (depth > 0 || search.is_elsewhere(descriptor)) && !self.has(&blob_path(&descriptor.digest)?) {
+                search.others.push(format!("{}, whose files are missing", descriptor.shown_with_platform()));
+                continue;
+            }
             let Document { manifests, config, layers } = self.blob(&descriptor.digest)?;
             if let Some(manifests) = manifests {
                 if depth == MAX_DEPTH {
@@ -315,15 +221,21 @@ impl Store {
             if descriptor.platform.as_ref().is_some_and(|platform| platform.os == "unknown") {
                 continue;
             }
+            if !config.media_type.is_empty() && !CONFIG_TYPES.contains(&config.media_type.as_str()) {
+                let what =
+                    format!("{} (no image: {})", descriptor.shown(), shown(config.media_type.as_bytes()));
+                search.others.push(what);
+                continue;
+            }
             let config: Config = self.blob(&config.digest)?;
-            let platform = config.platform().or_else(|| descriptor.platform.clone());
+            let platform = descriptor.platform.clone().or_else(|| config.platform());
             search.add(Found { descriptor: descriptor.clone(), layers, config, platform });
         }
         Ok(())
     }
 
     fn docker(&self, select: &Select) -> Result<OciImage, OciError> {
-        let images: Vec<DockerImage> = self.json("manifest.json")?;
+        let images: Vec<DockerImage> = self.json(DOCKER_MANIFEST)?;
         let names = |image: &DockerImage| image.repo_tags.clone().unwrap_or_default().0;
         let mut found: Vec<&DockerImage> = images.iter().collect();
         if let Some(reference) = &select.reference {
@@ -341,8 +253,9 @@ impl Store {
         if let Some(platform) = platform.as_ref().filter(|platform| !select.platform.accepts(platform)) {
             return Err(no_match(&format!("for {}", select.platform), std::iter::once(platform.to_string())));
         }
-        let layers = image.layers.iter().map(|path| (path.clone(), None)).collect();
-        of(layers, config, platform, format!("sha256:{}", sha256(&bytes)), "manifest.json")
+        let layers =
+            image.layers.iter().flat_map(|all| all.iter()).map(|path| (path.clone(), None)).collect();
+        of(layers, config, platform, format!("sha256:{}", sha256(&bytes)), DOCKER_MANIFEST)
     }
 }
 
@@ -362,6 +275,11 @@ struct Search<'a> {
 impl<'a> Search<'a> {
     fn new(platform: &'a Platform) -> Self {
         Self { platform, seen: BTreeSet::new(), fitting: Vec::new(), others: Vec::new(), chosen: None }
+    }
+
+    /// Whether a descriptor says that it is for another platform.
+    fn is_elsewhere(&self, descriptor: &Descriptor) -> bool {
+        descriptor.platform.as_ref().is_some_and(|platform| !self.platform.accepts(platform))
     }
 
     fn add(&mut self, found: Found) {
@@ -384,8 +302,8 @@ struct Found {
 
 impl Found {
     fn shown(&self) -> String {
-        let platform = self.platform.as_ref().map(|platform| format!(" ({platform})")).unwrap_or_default();
-        self.descriptor.shown() + &platform
+        let platform = self.platform.clone();
+        Descriptor { platform, ..self.descriptor.clone() }.shown_with_platform()
     }
 
     fn image(self) -> Result<OciImage, OciError> {
@@ -405,6 +323,11 @@ impl Descriptor {
     fn shown(&self) -> String {
         shown(self.names().next().unwrap_or(&self.digest).as_bytes())
     }
+
+    fn shown_with_platform(&self) -> String {
+        let platform = self.platform.as_ref().map(|platform| format!(" ({platform})"));
+        self.shown() + &platform.unwrap_or_default()
+    }
 }
 
 fn of(
@@ -414,7 +337,7 @@ fn of(
     digest: String,
     what: &str,
 ) -> Result<OciImage, OciError> {
-    let diff_ids = config.rootfs.diff_ids.0;
+    let diff_ids = config.rootfs.diff_ids.unwrap_or_default().0;
     if diff_ids.len() != layers.len() {
         let problem = format!("has {} layers, and its configuration {}", layers.len(), diff_ids.len());
         return Err(OciError::Invalid { what: shown(what.as_bytes()), problem });
@@ -450,30 +373,6 @@ pub fn blob_path(digest: &str) -> Result<String, OciError> {
     let problem = || "is no digest that can be checked: sha256: and 64 hexadecimal digits".to_owned();
     let hex = hex.ok_or_else(|| OciError::Invalid { what: shown(digest.as_bytes()), problem: problem() })?;
     Ok(format!("blobs/sha256/{hex}"))
-}
-
-/// Opens a file for reading, which must be one: a pipe would block.
-pub(super) fn open_file(path: &Path) -> io::Result<File> {
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a file")) }
-}
-
-/// Where a link in an archive leads.
-fn resolved(entry: &tar::Entry) -> String {
-    let (path, link) = (String::from_utf8_lossy(&entry.path), String::from_utf8_lossy(&entry.link));
-    if entry.kind == Kind::HardLink {
-        return link.trim_start_matches("./").to_owned();
-    }
-    let mut parts: Vec<&str> = path.split('/').collect();
-    parts.pop();
-    for part in link.split('/') {
-        match part {
-            ".." => drop(parts.pop()),
-            "." | "" => {}
-            part => parts.push(part),
-        }
-    }
-    parts.join("/").trim_start_matches("./").to_owned()
 }
 
 fn parse<T: for<'a> Deserialize<'a>>(what: &str, bytes: &[u8]) -> Result<T, OciError> {

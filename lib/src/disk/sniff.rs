@@ -1,35 +1,64 @@
-//! What a file or a stream holds that somebody wants to be an image.
+//! What an archive holds that somebody wants to be an image, which may be known only at its end: makers write the layers of an image
+//! before its manifest or behind it, under names of their choice.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::io::Read;
 
-use super::import::Format;
-use crate::sys::{decompress, ext4, tar};
+use super::oci;
+use crate::sys::tar::{self, Archive, Entry, Kind, TarError, shown};
 
-/// What the file holds: an ext4 by its magic number; an archive of images by the name of its first member; else a root filesystem.
-pub(super) fn file(path: &Path) -> io::Result<Format> {
-    if ext4::uuid(path).is_ok() {
-        return Ok(Format::Ext4);
-    }
-    Ok(archive(decompress::open(Box::new(File::open(path)?))?))
+/// What a root filesystem has at its top (the Filesystem Hierarchy Standard, and `nix`), and no archive of images.
+const TOP: [&str; 22] = [
+    "bin", "boot", "dev", "etc", "home", "lib", "lib32", "lib64", "libx32", "media", "mnt", "nix", "opt",
+    "proc", "root", "run", "sbin", "srv", "sys", "tmp", "usr", "var",
+];
+
+/// How many names [`Found::Unknown`] has.
+const MAX_NAMED: usize = 5;
+
+/// What an archive holds.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// A root filesystem. The archive was read up to the entry that shows it.
+    RootFilesystem,
+    /// Images: an OCI layout, or what `docker load` takes. The archive was read to its end.
+    Images,
+    /// Neither; the names at its top, some of them. The archive was read to its end.
+    Unknown(Vec<String>),
 }
 
-/// What the archive holds that begins so.
-pub(super) fn archive(beginning: impl Read) -> Format {
-    let mut archive = tar::Archive::new(beginning);
-    let first = loop {
-        // What is no archive at all is told when it is read.
-        let Ok(Some(entry)) = archive.next_entry() else { return Format::Tar };
-        let name = String::from_utf8_lossy(&entry.path).into_owned();
-        let first = name.split('/').find(|part| !matches!(*part, "" | "."));
-        // The directory that was packed may come first.
-        if let Some(first) = first {
-            break first.to_owned();
+/// Reads `archive` until it is known what it holds. `pass_over` is given the chance to skip an entry's data without reading it.
+///
+/// # Errors
+/// [`TarError`].
+pub(super) fn archive<R: Read>(
+    archive: &mut Archive<R>,
+    pass_over: impl Fn(&mut Archive<R>),
+) -> Result<Found, TarError> {
+    let mut has_images = false;
+    let mut names = BTreeSet::new();
+    while let Some(entry) = archive.next_entry()? {
+        pass_over(archive);
+        let name = tar::member_name(&entry.path);
+        if is_of_a_root(&entry, &name) {
+            return Ok(Found::RootFilesystem);
         }
-    };
-    let hex = [".json", ".tar"].iter().find_map(|end| first.strip_suffix(end)).unwrap_or(&first);
-    let is_digest = hex.len() == 64 && hex.chars().all(|c| c.is_ascii_hexdigit());
-    let fixed = ["blobs", "oci-layout", "index.json", "manifest.json", "repositories"];
-    if is_digest || fixed.contains(&first.as_str()) { Format::Archive } else { Format::Tar }
+        has_images |= [oci::INDEX, oci::DOCKER_MANIFEST].contains(&name.as_str());
+        let top = name.split('/').next().unwrap_or_default();
+        if !top.is_empty() && names.len() < MAX_NAMED {
+            names.insert(shown(top.as_bytes()));
+        }
+    }
+    match has_images {
+        true => Ok(Found::Images),
+        false if archive.ended() => Ok(Found::Unknown(names.into_iter().collect())),
+        false => Err(TarError::Truncated { after: archive.last().to_owned() }),
+    }
+}
+
+/// Whether an entry is at the top of a root filesystem, or below what is there.
+fn is_of_a_root(entry: &Entry, name: &str) -> bool {
+    let (top, is_below) = name.split_once('/').map_or((name, false), |(top, _)| (top, true));
+    // A link, since /bin often leads to /usr/bin.
+    TOP.contains(&top) && (is_below || matches!(entry.kind, Kind::Directory | Kind::Symlink))
 }

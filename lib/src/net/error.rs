@@ -259,7 +259,9 @@ impl Coded for NetError {
             Self::Unprivileged => {
                 "run banger-netd as root or through sudo, or use user networking (vm.net_mode \"user\")"
             }
-            Self::NotOwner { .. } => "only root may act for another user",
+            Self::NotOwner { .. } => {
+                "only root may act for another user, and root in a shell of sudo's is who called sudo until: unset SUDO_UID"
+            }
             Self::Overlap { .. } => "plan the VM in another subnet",
             Self::NotPermitted { key: "subnets", allowed, .. } => {
                 return Some(format!(

@@ -28,6 +28,7 @@ pub mod status;
 pub mod tag;
 pub mod update;
 pub mod user;
+pub mod user_dns;
 
 mod host;
 mod policy;

@@ -12,7 +12,7 @@ pub fn rebuild(vm: &Vm, listening: &[u16]) -> Option<Net> {
     match vm.net_mode {
         NetMode::User => {
             let port = listening.iter().find(|port| user::PORTS.contains(port))?;
-            Some(user::section(vm, *port))
+            Some(user::section(vm, *port, user::resolvers_of(vm).addresses))
         }
         NetMode::Tap => {
             nix::net::if_::if_nametoindex(vm.id.tap().as_str()).ok()?;

@@ -1,11 +1,14 @@
 //! User mode: the VMM's own network (slirp), which needs nothing on the host but a port for SSH.
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
 
 use super::NetError;
 use super::caller::Caller;
+use super::dns::resolvers;
 use super::publish::require_no_listener;
 use super::request::Policy;
+use super::user_dns::{self, GuestResolvers};
 use crate::contract::policy::{DEFAULT_MTU, EgressPolicy};
 use crate::contract::record::{Net, NetMode, Vm};
 use crate::sys::random;
@@ -17,18 +20,32 @@ pub(super) const PORTS: std::ops::Range<u16> = 20000..32768;
 /// How many ports are tried.
 const ATTEMPTS: u16 = 256;
 
-/// The network of `vm`, and whether it is new. `previous` is what the record has; a valid one is kept with its port.
+/// A network in user mode.
+#[derive(Debug)]
+pub struct UserAttached {
+    /// The record's section.
+    pub net: Net,
+    /// Whether it is new.
+    pub changed: bool,
+    /// Whether its guest can ask none of the host's resolvers.
+    pub is_deaf: bool,
+}
+
+/// The network of `vm`. `previous` is what the record has; a valid one is kept with its port and its resolvers.
 ///
 /// # Errors
 /// The record asks for what user mode cannot do, or has another network already.
-pub fn attach(vm: &Vm, caller: &Caller, previous: Option<Net>) -> Result<(Net, bool), NetError> {
+pub fn attach(vm: &Vm, caller: &Caller, previous: Option<Net>) -> Result<UserAttached, NetError> {
     caller.require_for(vm.owner_uid)?;
     Policy::of(vm).check()?;
     let Some(previous) = previous else {
         require_no_listener(&vm.publish)?;
-        return Ok((section(vm, free_port()?), true));
+        let GuestResolvers { addresses, is_deaf } = resolvers_of(vm);
+        let net = section(vm, free_port()?, addresses);
+        return Ok(UserAttached { net, changed: true, is_deaf });
     };
-    let expected = section(vm, previous.ssh_port);
+    let dns = if vm.egress.is_open() { previous.dns.clone() } else { Vec::new() };
+    let expected = section(vm, previous.ssh_port, dns);
     if previous != expected || !PORTS.contains(&previous.ssh_port) {
         let shown = |net: &Net| serde_json::to_string(net).expect("a section is JSON");
         return Err(NetError::Differs {
@@ -38,7 +55,16 @@ pub fn attach(vm: &Vm, caller: &Caller, previous: Option<Net>) -> Result<(Net, b
             wanted: shown(&expected),
         });
     }
-    Ok((previous, false))
+    Ok(UserAttached { net: previous, changed: false, is_deaf: false })
+}
+
+/// What the guest asks for names. slirp drops questions without an answer where it lets nothing out; a guest without resolvers does not
+/// wait for one.
+pub(super) fn resolvers_of(vm: &Vm) -> GuestResolvers {
+    match vm.egress.is_open() {
+        true => user_dns::of_guest(Path::new(resolvers::RESOLV_CONF)),
+        false => GuestResolvers { addresses: Vec::new(), is_deaf: false },
+    }
 }
 
 /// # Errors
@@ -60,8 +86,8 @@ pub(super) fn require_supported(policy: &Policy<'_>) -> Result<(), NetError> {
     Err(NetError::Unsupported(text.into()))
 }
 
-/// slirp's fixed addresses (`-netdev user` in qemu(1)): it gives the first guest .15, answers names on .3.
-pub(super) fn section(vm: &Vm, ssh_port: u16) -> Net {
+/// slirp's fixed addresses (`-netdev user` in qemu(1)): it gives the first guest .15.
+pub(super) fn section(vm: &Vm, ssh_port: u16, dns: Vec<Ipv4Addr>) -> Net {
     Net {
         mode: NetMode::User,
         bridge: None,
@@ -69,8 +95,7 @@ pub(super) fn section(vm: &Vm, ssh_port: u16) -> Net {
         address: Ipv4Addr::new(10, 0, 2, 15),
         prefix_len: 24,
         gateway: Ipv4Addr::new(10, 0, 2, 2),
-        // slirp drops questions without an answer where it lets nothing out; a guest without resolvers does not wait for one.
-        dns: if vm.egress.is_open() { vec![Ipv4Addr::new(10, 0, 2, 3)] } else { Vec::new() },
+        dns,
         nat: true,
         egress: vm.egress.clone(),
         peer: false,

@@ -1,7 +1,7 @@
 //! Which processes hold an exclusive flock(2), and ending them. A pid that was written down somewhere proves nothing: this looks
 //! at what the kernel says of each process's descriptors (proc_pid_fdinfo(5)).
 
-use std::fs::{self, Metadata};
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -45,32 +45,53 @@ impl Holder {
 /// /proc or `path` cannot be read.
 pub fn of(path: &Path, hints: Option<&[i32]>) -> io::Result<Vec<Holder>> {
     let file = fs::metadata(path)?;
-    let own = std::process::id().cast_signed();
-    let pids: Vec<i32> = match hints {
-        Some(pids) => pids.to_vec(),
-        None => fs::read_dir("/proc")?
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .collect(),
-    };
-    Ok(pids.into_iter().filter(|pid| *pid != own).filter_map(|pid| holder(pid, &file)).collect())
+    let is_file = |fd: &Path| fs::metadata(fd).is_ok_and(|m| (m.dev(), m.ino()) == (file.dev(), file.ino()));
+    Ok(match hints {
+        Some(pids) => among(pids.iter().copied(), &is_file),
+        None => among(all()?, &is_file),
+    })
 }
 
-fn holder(pid: i32, file: &Metadata) -> Option<Holder> {
+/// The processes that hold an exclusive flock on a file that was removed, whose path ended in `end`, several names that nothing else has.
+///
+/// # Errors
+/// /proc cannot be read.
+pub fn of_removed(end: &Path) -> io::Result<Vec<Holder>> {
+    // As proc_pid_fd(5) has it.
+    let end = Path::new("/").join(end).into_os_string().into_encoded_bytes();
+    let end = [&end[..], b" (deleted)"].concat();
+    let is_file =
+        |fd: &Path| fs::read_link(fd).is_ok_and(|path| path.as_os_str().as_encoded_bytes().ends_with(&end));
+    Ok(among(all()?, &is_file))
+}
+
+/// All processes.
+fn all() -> io::Result<impl Iterator<Item = i32>> {
+    let entries = fs::read_dir("/proc")?;
+    Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
+}
+
+/// Those of `pids` that hold an exclusive flock on a file that `is_file` says.
+fn among(pids: impl IntoIterator<Item = i32>, is_file: &dyn Fn(&Path) -> bool) -> Vec<Holder> {
+    let own = std::process::id().cast_signed();
+    pids.into_iter().filter(|pid| *pid != own).filter_map(|pid| holder(pid, is_file)).collect()
+}
+
+fn holder(pid: i32, is_file: &dyn Fn(&Path) -> bool) -> Option<Holder> {
     // The pidfd comes first: if the process lives after the look at /proc, then what was seen there is of that process.
     let known = (pid > 0).then(|| Pid::from_raw(pid)).flatten()?;
     let pidfd = pidfd_open(known, PidfdFlags::empty()).ok()?;
-    let holds = holds(pid, file);
+    let holds = holds(pid, is_file);
     (holds && !has_ended(&pidfd)).then_some(Holder { pid, pidfd })
 }
 
-fn holds(pid: i32, file: &Metadata) -> bool {
+fn holds(pid: i32, is_file: &dyn Fn(&Path) -> bool) -> bool {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
     entries.flatten().any(|entry| {
-        let same = fs::metadata(entry.path()).is_ok_and(|m| (m.dev(), m.ino()) == (file.dev(), file.ino()));
         let info = Path::new("/proc").join(pid.to_string()).join("fdinfo").join(entry.file_name());
         let exclusive =
             |line: &str| line.starts_with("lock:") && line.contains("FLOCK") && line.contains("WRITE");
-        same && fs::read_to_string(info).is_ok_and(|text| text.lines().any(exclusive))
+        is_file(&entry.path()) && fs::read_to_string(info).is_ok_and(|text| text.lines().any(exclusive))
     })
 }
 
@@ -112,9 +133,13 @@ mod tests {
         assert_eq!(holders.len(), 2, "flock and the sleep that inherits: {holders:?}");
         assert!(of(&path, Some(&[1, 0, -4])).unwrap().is_empty());
         assert_eq!(of(&path, Some(&[child.id().cast_signed()])).unwrap().len(), 1);
+        let name = Path::new(path.file_name().unwrap());
+        assert!(of_removed(name).unwrap().is_empty(), "it is there");
+        drop(temp);
+        assert_eq!(of_removed(name).unwrap().len(), 2);
         holders.iter().for_each(|h| h.kill().unwrap());
         child.wait().unwrap();
         assert!(wait(&holders, until).unwrap());
-        assert!(of(&path, None).unwrap().is_empty());
+        assert!(of_removed(name).unwrap().is_empty());
     }
 }

@@ -31,8 +31,6 @@ pub struct Pump<'a, T> {
     pieces: Option<Receiver<io::Result<Vec<u8>>>>,
     piece: Vec<u8>,
     at: usize,
-    /// What [`Pump::peek`] met.
-    failed: Option<io::Error>,
     thread: Option<JoinHandle<T>>,
     interrupted: &'a dyn Fn() -> Option<i32>,
 }
@@ -76,7 +74,7 @@ impl<'a, T: Send + 'static> Pump<'a, T> {
         };
         let thread = std::thread::Builder::new().name("unpack".into()).spawn(work)?;
         let (pieces, thread) = (Some(pieces), Some(thread));
-        Ok(Self { pieces, piece: Vec::new(), at: 0, failed: None, thread, interrupted })
+        Ok(Self { pieces, piece: Vec::new(), at: 0, thread, interrupted })
     }
 
     /// What `finish` gave. What was not read is lost. `None`: the thread panicked.
@@ -87,14 +85,6 @@ impl<'a, T: Send + 'static> Pump<'a, T> {
 }
 
 impl<T> Pump<'_, T> {
-    /// What comes next, a piece of it, without taking it; nothing at the end. An error is left to the next read.
-    pub fn peek(&mut self) -> &[u8] {
-        if self.failed.is_none() {
-            self.failed = self.fill().err();
-        }
-        &self.piece[self.at..]
-    }
-
     /// Waits until there is something to take, or nothing more to come.
     fn fill(&mut self) -> io::Result<()> {
         while self.at == self.piece.len() {
@@ -114,7 +104,6 @@ impl<T> Pump<'_, T> {
 
 impl<T> Read for Pump<'_, T> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.failed.take().map_or(Ok(()), Err)?;
         self.fill()?;
         let count = buffer.len().min(self.piece.len() - self.at);
         buffer[..count].copy_from_slice(&self.piece[self.at..self.at + count]);
@@ -139,18 +128,10 @@ mod tests {
         }
         let open = || Ok(Box::new(io::Cursor::new(copy).chain(Broken)) as Box<dyn Read + Send>);
         let mut pump = Pump::start(open, || 7, &|| None).unwrap();
-        assert!(pump.peek() == &bytes[..PIECE], "it is there, and stays");
         let mut read = Vec::new();
         assert_eq!(pump.read_to_end(&mut read).unwrap_err().kind(), io::ErrorKind::InvalidData);
         assert!(read == bytes);
         assert_eq!(pump.finish(), Some(7));
-    }
-
-    #[test]
-    fn an_error_waits_for_the_read() {
-        let mut pump = Pump::start(|| Err(io::ErrorKind::InvalidData.into()), || (), &|| None).unwrap();
-        assert_eq!((pump.peek().len(), pump.peek().len()), (0, 0));
-        assert_eq!(pump.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]

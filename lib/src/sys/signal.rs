@@ -125,6 +125,14 @@ pub fn unblock_in_child(command: &mut Command) {
     unsafe { command.pre_exec(|| SigSet::empty().thread_set_mask().map_err(io::Error::from)) };
 }
 
+/// Has a write beyond the largest file that this process may have (`ulimit -f`) fail with EFBIG, in this process and what it starts,
+/// instead of ending it without a word.
+pub fn survive_file_limit() {
+    // Errors are only of signals that do not exist.
+    // SAFETY: no handler of ours runs.
+    let _ = unsafe { nix::sys::signal::signal(Signal::SIGXFSZ, nix::sys::signal::SigHandler::SigIgn) };
+}
+
 /// Sends `signal` to `child`; one that has ended is no error.
 pub fn signal_one(child: &Child, signal: Signal) {
     // ESRCH cannot be: a child that was not waited for is still there.

@@ -1,5 +1,6 @@
 //! `stop` and `kill`: through the supervisor, and without it where it does not do as it is told.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::error::VmmError;
@@ -44,6 +45,7 @@ pub fn stop(dir: &VmDir, vm: &str, manner: Manner, _lock: &VmLock) -> Result<boo
     if ran {
         end(dir, vm, manner)?;
     }
+    let ran = ran || end_without_files(dir, vm)?;
     clean(dir, vm)?;
     let mut handles = Handles::load(dir);
     let recorded = handles.vmm.take().is_some();
@@ -51,6 +53,38 @@ pub fn stop(dir: &VmDir, vm: &str, manner: Manner, _lock: &VmLock) -> Result<boo
         handles.save_less(dir)?;
     }
     Ok(ran || recorded)
+}
+
+/// Whether a VM runs whose files somebody removed under it: its lock is still held, and nothing in the directory says so.
+pub fn runs_without_files(dir: &VmDir) -> bool {
+    holders_without_files(dir).is_ok_and(|holders| !holders.is_empty())
+}
+
+fn holders_without_files(dir: &VmDir) -> std::io::Result<Vec<Holder>> {
+    let lock = dir.run_lock();
+    if lock.exists() {
+        return Ok(Vec::new());
+    }
+    let end: PathBuf = dir.path().file_name().into_iter().chain(lock.file_name()).collect();
+    holders::of_removed(&end)
+}
+
+/// Kills what runs of such a VM; whether anything did.
+fn end_without_files(dir: &VmDir, vm: &str) -> Result<bool, VmmError> {
+    let failed = |source| VmmError::End { vm: vm.to_owned(), source };
+    let until = Instant::now() + KILL_LIMIT;
+    let mut ran = false;
+    loop {
+        let holders = holders_without_files(dir).map_err(failed)?;
+        if holders.is_empty() {
+            return Ok(ran);
+        }
+        ran = true;
+        holders.iter().try_for_each(Holder::kill).map_err(failed)?;
+        if !holders::wait(&holders, until).map_err(failed)? {
+            return Err(VmmError::Undead(vm.to_owned()));
+        }
+    }
 }
 
 /// Removes the sockets of a VM that does not run.

@@ -7,6 +7,7 @@
 //! we are killed the next call on the checkout puts them back before it does anything else.
 
 mod journal;
+mod owner;
 mod stage;
 mod swap;
 

@@ -251,7 +251,7 @@ impl Coded for WorkspaceError {
             | Self::Git { source: ExecError::NotFound(_), .. } => "install git",
             Self::Dubious(_) => "git config --global --add safe.directory DIR lets you use it",
             Self::NotACheckout { .. } | Self::NoCheckout(_) => {
-                "give the directory of a git checkout, or make one: git init && git add -A"
+                "give the directory of a git checkout (GIT_DIR and GIT_WORK_TREE are not followed), or make one: git init && git add -A"
             }
             Self::Empty(_) => "add a file first: git add -A",
             Self::Moving(_) => "run the command again when nothing writes to the checkout",
@@ -280,6 +280,9 @@ impl Coded for WorkspaceError {
             }
             Self::NoGit { .. } => "prepare with --mode full or --mode shallow",
             Self::NotPrepared { .. } => "copy a checkout there: banger vm workspace prepare NAME",
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                "make room there; what is temporary goes where TMPDIR says"
+            }
             _ => return None,
         };
         Some(hint.to_owned())

@@ -83,9 +83,9 @@ impl Endpoint {
         !self.has_lock || is_alive(&self.dir)
     }
 
-    /// Opens a way to run commands.
-    fn session(&self, watch: &Watch<'_>) -> Result<Session, RemoteError> {
-        let agent = self.service.as_ref().map(|service| service.connect(watch));
+    /// Opens a way to run commands, at the latest at `until`.
+    fn session(&self, watch: &Watch<'_>, until: Option<Instant>) -> Result<Session, RemoteError> {
+        let agent = self.service.as_ref().map(|service| service.connect(watch, until));
         match (agent, self.transport) {
             (Some(Ok(Some(session))), _) => return Ok(Session::Agent(session)),
             (Some(Err(error @ RemoteError::Interrupted(_))), _) => return Err(error),
@@ -95,7 +95,7 @@ impl Endpoint {
             // sshd stays for whatever is wrong with the other way.
             _ => {}
         }
-        ssh::Session::connect(&self.target, &self.keys, CONNECT, watch).map(Session::Ssh)
+        ssh::Session::connect(&self.target, &self.keys, left(CONNECT, until), watch).map(Session::Ssh)
     }
 
     /// What becomes of a connection's `error`: whether the VM is gone is part of it.
@@ -113,6 +113,11 @@ impl Endpoint {
         }
         lost(source, !self.lives())
     }
+}
+
+/// `limit`, or what is left of it at `until`.
+pub(super) fn left(limit: Duration, until: Option<Instant>) -> Duration {
+    until.map_or(limit, |until| limit.min(until.saturating_duration_since(Instant::now())))
 }
 
 /// What ended the talk with a guest.
@@ -196,15 +201,35 @@ pub struct Guest<'a> {
     session: Session,
     interrupts: &'a Interrupts,
     started: Cell<bool>,
+    /// When a command that nothing is copied for has begun at the latest.
+    until: Option<Instant>,
 }
 
 impl<'a> Guest<'a> {
     /// Connects.
     pub fn connect(endpoint: &'a Endpoint, interrupts: &'a Interrupts) -> Result<Self, WorkspaceError> {
+        Self::connect_within(endpoint, interrupts, None)
+    }
+
+    /// Connects for a command that may take `limit`: a guest that says nothing is not waited for much longer than that.
+    pub fn connect_within(
+        endpoint: &'a Endpoint,
+        interrupts: &'a Interrupts,
+        limit: Option<Duration>,
+    ) -> Result<Self, WorkspaceError> {
+        let limit = limit.map(|limit| limit + TIMEOUT_GRACE + SLACK);
+        let until = limit.and_then(|limit| Instant::now().checked_add(limit));
         let alive = || endpoint.lives();
         let watch = Watch { interrupts: Some(interrupts), alive: &alive };
-        let session = endpoint.session(&watch).map_err(|source| endpoint.failure(source))?;
-        Ok(Self { endpoint, session, interrupts, started: Cell::new(false) })
+        let session = endpoint.session(&watch, until).map_err(|source| match (source, limit) {
+            // The last of several attempts had what the others left.
+            (RemoteError::Deadline { step, .. }, Some(limit)) if left(CONNECT, until).is_zero() => {
+                RemoteError::Deadline { step, limit }
+            }
+            (source, _) => source,
+        });
+        let session = session.map_err(|source| endpoint.failure(source))?;
+        Ok(Self { endpoint, session, interrupts, started: Cell::new(false), until })
     }
 
     /// Whether a script that becomes the user's command came as far as `ready`, so that this may have run.
@@ -310,6 +335,8 @@ impl<'a> Guest<'a> {
         run: impl FnOnce(Option<OwnedFd>, &mut Listener<'_>, &Watch<'_>) -> Result<Option<Exit>, RemoteError>,
     ) -> Result<Ended, WorkspaceError> {
         let mut listener = Listener::new(nonce, &given, output);
+        // A checkout may take longer to arrive than the command may run.
+        listener.deadline = self.until.filter(|_| given.is_command && given.to_the_end);
         let alive = || self.endpoint.lives();
         let watch = Watch { interrupts: Some(self.interrupts), alive: &alive };
         let exit = run(given.input.take(), &mut listener, &watch);
@@ -422,7 +449,8 @@ impl<'a> Listener<'a> {
         self.process = words.next().and_then(|word| word.parse().ok()).filter(|process| *process > 1);
         self.marked = words.next() == Some("marked");
         self.verdict_us = boottime_us();
-        self.deadline = self.limit.map(|limit| Instant::now() + limit + TIMEOUT_GRACE + SLACK);
+        self.deadline =
+            self.limit.and_then(|limit| Instant::now().checked_add(limit + TIMEOUT_GRACE + SLACK));
         if self.is_ready() {
             self.output.ready();
         }

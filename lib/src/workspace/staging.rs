@@ -124,7 +124,8 @@ impl Staging {
     fn copy_index(&self, checkout: &Checkout) -> Result<(), WorkspaceError> {
         let index = self.index();
         if checkout.index.exists() {
-            fs::copy(&checkout.index, &index).map_err(WorkspaceError::io("copy", &checkout.index))?;
+            let copied = fs::copy(&checkout.index, &index);
+            copied.map_err(WorkspaceError::io("copy the checkout's index to", &index))?;
             let stamp = |path: &Path| {
                 let modified = fs::metadata(&checkout.index)?.modified()?;
                 File::options().write(true).open(path)?.set_times(FileTimes::new().set_modified(modified))

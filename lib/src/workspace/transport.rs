@@ -6,9 +6,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::guest::quote;
+use super::guest::{left, quote};
 use crate::contract::guest::{EXEC_PORTS, HELPER_PATH, VSOCK_EXEC_PORT};
 use crate::contract::record::{Vmm, VmmKind};
 use crate::state::dir::VmDir;
@@ -95,16 +95,21 @@ impl Service {
         })
     }
 
-    /// Connects; `None` where all ports are taken.
-    pub(super) fn connect(&self, watch: &Watch<'_>) -> Result<Option<framed::Session>, RemoteError> {
+    /// Connects, at the latest at `until`; `None` where all ports are taken.
+    pub(super) fn connect(
+        &self,
+        watch: &Watch<'_>,
+        until: Option<Instant>,
+    ) -> Result<Option<framed::Session>, RemoteError> {
         match self {
             Self::Vsock(path) => {
                 let socket = open(path)?;
-                framed::Session::begin(socket, None, Some(VSOCK_EXEC_PORT), GREETING, watch).map(Some)
+                framed::Session::begin(socket, None, Some(VSOCK_EXEC_PORT), left(GREETING, until), watch)
+                    .map(Some)
             }
             Self::Ports(dir) => {
                 for number in 0..EXEC_PORTS {
-                    if let Some(session) = connect_port(dir, number, watch)? {
+                    if let Some(session) = connect_port(dir, number, watch, until)? {
                         return Ok(Some(session));
                     }
                 }
@@ -123,6 +128,7 @@ fn connect_port(
     dir: &VmDir,
     number: usize,
     watch: &Watch<'_>,
+    until: Option<Instant>,
 ) -> Result<Option<framed::Session>, RemoteError> {
     let path = dir.exec_lock(number);
     let error = |source: io::Error| RemoteError::Socket { path: path.clone(), source };
@@ -133,12 +139,12 @@ fn connect_port(
     }
     let socket = dir.exec_socket(number);
     let hold = lock.try_clone().map_err(error)?;
-    match framed::Session::begin(open(&socket)?, Some(hold), None, GREETING, watch) {
+    match framed::Session::begin(open(&socket)?, Some(hold), None, left(GREETING, until), watch) {
         // A host before us may have been killed in the middle of a frame, and our greeting be the rest of it. Now that the guest
         // sees the connection end, the next one is understood.
         Err(RemoteError::Deadline { .. }) => {
             std::thread::sleep(PAUSE);
-            framed::Session::begin(open(&socket)?, Some(lock), None, GREETING, watch).map(Some)
+            framed::Session::begin(open(&socket)?, Some(lock), None, left(GREETING, until), watch).map(Some)
         }
         begun => begun.map(Some),
     }

@@ -92,7 +92,7 @@ fn names(out: &mut dyn Write, dir: &str, count: u32) -> io::Result<()> {
 /// A file of `mib` MiB that is not zeros.
 fn large(out: &mut dyn Write, mib: u64) -> io::Result<()> {
     let piece = support::noise(1 << 16);
-    out.write_all(&Tar::default().put(Header::new(b"large", b'0', mib << 20), b"").bytes)?;
+    out.write_all(&Tar::default().put(Header::new(b"usr/large", b'0', mib << 20), b"").bytes)?;
     (0..mib << 4).try_for_each(|_| out.write_all(&piece))
 }
 

@@ -19,7 +19,7 @@ fn a_killed_import_leaves_no_image_and_the_next_cleans() {
         return;
     }
     let tar = world.path("root.tar");
-    std::fs::write(&tar, Tar::default().directory("d").file("d/f", &[7; 100_000]).end()).unwrap();
+    std::fs::write(&tar, Tar::default().directory("usr").file("usr/f", &[7; 100_000]).end()).unwrap();
     let images = world.path("images");
     let mut killed = 0;
     for (call, when) in CALLS {

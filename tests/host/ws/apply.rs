@@ -1,7 +1,7 @@
 //! A patch goes to a checkout of the host: all of it, or nothing.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
@@ -342,4 +342,59 @@ fn hostile_patches_are_refused_with_the_path_named() {
     assert!(record["error"]["causes"][0].as_str().unwrap().contains("larger than 100 bytes"), "{record}");
     support::assert_error(&apply(&guest, &["--patch", "/dev/null"]), 2, "usage");
     assert_eq!(all(&repo), before);
+}
+
+/// Owner, group and permissions of a file of the checkout.
+fn held(path: &Path) -> (u32, u32, u32) {
+    let meta = fs::symlink_metadata(path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    (meta.uid(), meta.gid(), meta.mode() & 0o7777)
+}
+
+#[test]
+fn root_leaves_a_checkout_to_its_owner_and_its_files_as_closed_as_they_were() {
+    let script = "echo 1 >> README.md; echo 2 >> src/a.c; git mv src/a.c src/b.c; mkdir -p new/er; echo 3 > new/er/file
+        echo 4 > src/new; chmod -x run.sh; echo 5 >> LICENSE; chmod +x LICENSE; ln -s LICENSE made";
+    let Some((guest, repo)) = changed(script) else { return };
+    let mode =
+        |path: &str, mode| fs::set_permissions(repo.join(path), fs::Permissions::from_mode(mode)).unwrap();
+    for (path, bits) in [("README.md", 0o600), ("src/a.c", 0o640), ("run.sh", 0o750), ("LICENSE", 0o640)] {
+        mode(path, bits);
+    }
+    let mut chown = support::command("chown");
+    assert!(support::run(chown.args(["-hR", "61000:61001"]).arg(&repo), b"").status.success());
+    chown_to(&repo.join("LICENSE"), 61002, 61003);
+    chown_to(&repo.join("src"), 61004, 61005);
+    applied(&apply_in(&guest, &repo), "applied");
+    let expected = [
+        ("README.md", (61000, 61001, 0o600)),
+        ("src/b.c", (61000, 61001, 0o640)),
+        ("run.sh", (61000, 61001, 0o640)),
+        ("LICENSE", (61002, 61003, 0o750)),
+        ("src/new", (61004, 61005, 0o644)),
+        ("new", (61000, 61001, 0o755)),
+        ("new/er", (61000, 61001, 0o755)),
+        ("new/er/file", (61000, 61001, 0o644)),
+        ("made", (61000, 61001, 0o777)),
+    ];
+    for (path, of) in expected {
+        let shown = |(uid, gid, mode): (u32, u32, u32)| format!("{path}: {uid}:{gid} {mode:o}");
+        assert_eq!(shown(held(&repo.join(path))), shown(of));
+    }
+    // Nothing of the apply's own is left, either.
+    assert!(!repo.join(".git/banger-apply").exists());
+}
+
+/// The apply of root, with the umask that most have, to a checkout that is somebody else's.
+fn apply_in(guest: &Guest, repo: &Path) -> Output {
+    let config = guest.path("gitconfig");
+    fs::write(&config, format!("[safe]\n\tdirectory = {}\n", repo.display())).unwrap();
+    let script = "umask 022; exec \"$0\" apply --patch p.patch";
+    let mut shell = support::command("sh");
+    shell.args(["-c", script, env!("CARGO_BIN_EXE_banger-ws")]).current_dir(guest.path("."));
+    shell.env("GIT_CONFIG_GLOBAL", config);
+    support::run(&mut shell, guest.last_record().to_string().as_bytes())
+}
+
+fn chown_to(path: &Path, uid: u32, gid: u32) {
+    std::os::unix::fs::chown(path, Some(uid), Some(gid)).unwrap();
 }

@@ -28,6 +28,17 @@ took() {
     echo "$start $(now) $name" | awk '{ printf "took: %.1f", $2 - $1; $1 = $2 = ""; print }'
 }
 is() { [ "$1" = "$2" ] || fail "$3: \"$1\" instead of \"$2\""; }
+# becomes WANTED WHAT COMMAND…: waits, up to two minutes, until the command says what it is to.
+becomes() {
+    wanted=$1
+    what=$2
+    shift 2
+    end=$(($(now | cut -d. -f1) + 120))
+    until found=$("$@") && [ "$found" = "$wanted" ]; do
+        [ "$(now | cut -d. -f1)" -lt $end ] || fail "$what: \"$found\" instead of \"$wanted\""
+        sleep 0.1
+    done
+}
 json() {
     name=$1
     shift
@@ -111,14 +122,13 @@ seen "nothing is left, and the image is as it was"
 
 # Killed: the next command tells the truth and cleans.
 took "vm run" banger vm run --name dev1 --memory 384M --vcpus 1 repo -- true
+# How the VM is, and how it ended.
+ending() { banger vm show --json dev1 | jq -r '[.vmm.state, .vmm.exit.reason, .vmm.exit.signal | strings, numbers] | join(" ")'; }
 kill -9 "$(banger vm show --json dev1 | jq .vmm.pid)"
-sleep 1
-is "$(banger vm show --json dev1 | jq -r '.vmm.state + " " + .vmm.exit.reason + " " + (.vmm.exit.signal | tostring)')" "exited crashed 9" \
-    "a killed Firecracker"
+becomes "exited crashed 9" "a killed Firecracker" ending
 took "vm start" banger vm start dev1
 kill -9 "$(banger vm show --json dev1 | jq .vmm.supervisor_pid)"
-sleep 1
-is "$(banger vm show --json dev1 | jq -r '.vmm.state + " " + .vmm.exit.reason')" "exited lost" "a killed supervisor"
+becomes "exited lost" "a killed supervisor" ending
 # A reboot takes bridge, rules, tap, loop and root along, and leaves what the files say.
 list='{"schema":"banger.vms/1","state_id":"'$(cat state/state_id)'","items":[]}'
 echo "$list" | banger-disk dm gc >/dev/null

@@ -73,7 +73,8 @@ pub(super) fn exec(args: &ExecArgs) -> ExitCode {
         transfer::check_guest_path(&workspace.guest_path)?;
         let files = places(&[products.patch.as_ref(), products.record.as_ref()])?;
         job.confine(&[], &files)?;
-        let guest = job.timeline.step("connect", || Guest::connect(&job.endpoint, &job.interrupts))?;
+        let connect = || Guest::connect_within(&job.endpoint, &job.interrupts, command.limit);
+        let guest = job.timeline.step("connect", connect)?;
         let mut live = Live::new(&job.interrupts, all_to_stderr, || {});
         let path = &workspace.guest_path;
         let ran = command::run(&guest, path, workspace.mode, &command, stdin, &mut live, &mut job.timeline);

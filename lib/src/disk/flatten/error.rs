@@ -50,9 +50,6 @@ pub enum FlattenError {
 /// What is wrong with an entry.
 #[derive(Debug, Error)]
 pub enum EntryError {
-    /// It begins with a slash.
-    #[error("its path is absolute")]
-    Absolute,
     /// It goes up.
     #[error("its path has \"..\" in it")]
     DotDot,
@@ -68,9 +65,6 @@ pub enum EntryError {
     /// The path is too long.
     #[error("its path is longer than 64 KiB")]
     LongPath,
-    /// A symbolic link leads out.
-    #[error("its path leads through a symbolic link out of the image")]
-    Escape,
     /// Symbolic links lead to each other.
     #[error("its path leads through too many symbolic links")]
     Loop,
@@ -95,9 +89,6 @@ pub enum EntryError {
     /// The root is no directory.
     #[error("it would replace the root directory")]
     Root,
-    /// It is there twice.
-    #[error("the layer has this path twice")]
-    Duplicate,
     /// A whiteout of nothing.
     #[error("it is a whiteout that names no file")]
     Whiteout,
@@ -121,11 +112,7 @@ pub enum EntryError {
 impl Coded for FlattenError {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::Archive { source: TarError::Read { source, .. }, .. }
-                if source.raw_os_error().is_some() =>
-            {
-                ErrorCode::Failed
-            }
+            Self::Archive { source, .. } if source.is_host_failure() => ErrorCode::Failed,
             Self::Disk(_) => ErrorCode::Failed,
             Self::Interrupted(_) => ErrorCode::Interrupted,
             _ => ErrorCode::BadInput,
@@ -133,11 +120,8 @@ impl Coded for FlattenError {
     }
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Archive { source: TarError::Truncated { .. }, .. } => {
-                Some("it is not whole: get it again".into())
-            }
-            Self::Archive { source: TarError::Read { source, .. }, .. }
-            | Self::Entry { source: EntryError::Write(WriteError::Content(source)), .. } => {
+            Self::Archive { source, .. } => source.hint(),
+            Self::Entry { source: EntryError::Write(WriteError::Content(source)), .. } => {
                 StreamError::of(source).and_then(StreamError::hint)
             }
             Self::Entry { source: EntryError::TooMany { .. }, .. } => {
@@ -147,12 +131,6 @@ impl Coded for FlattenError {
             Self::Layers(_) => Some("squash some of the image's layers".into()),
             Self::Entry { source: EntryError::Write(WriteError::Full { .. }), .. }
             | Self::Disk(WriteError::Full { .. }) => Some("allow more with --max-size".into()),
-            Self::Entry { source: EntryError::Duplicate, .. } => Some(
-                "the specification forbids it: make the archive again with one entry for each path".into(),
-            ),
-            Self::Entry { source: EntryError::Absolute, .. } => {
-                Some("make the archive with paths relative to its root, as tar does without -P".into())
-            }
             _ => None,
         }
     }

@@ -1,8 +1,8 @@
 //! Flattening: the layers of an image, each a tar archive, become one ext4. As entries are read they are written, so memory holds
 //! names, and no layer is unpacked anywhere (OCI image specification, "Image Layer Filesystem Changeset").
 //!
-//! Links are resolved as in a container: `/` is the image's root. A path that leaves it is an error, never a place on the host:
-//! nothing of an archive is ever a path of the host.
+//! Paths and links are resolved as in a container: `/` is the image's root, and nothing is above it. Nothing of an archive is ever a path
+//! of the host. Of two entries with one path the later one counts, as when tar extracts them.
 
 mod error;
 mod path;
@@ -203,9 +203,6 @@ impl Flattener {
                 let attributes = self.attributes(entry)?;
                 return self.fs.set_attributes(inode, &attributes).map_err(EntryError::Write);
             }
-            if self.fs.mark(existing) == self.layer {
-                return Err(EntryError::Duplicate);
-            }
         }
         let inode = self.make(entry, data)?;
         if let Some((existing, old)) = existing {
@@ -278,10 +275,7 @@ impl Flattener {
         let mut ahead: Parts = above.into_iter().rev().collect();
         while let Some(part) = ahead.pop() {
             if part == b".." {
-                // Only a link's target has these: `parts` refuses them in a path.
-                if at == root {
-                    return Err(EntryError::Escape);
-                }
+                // Only a link's target has these: `parts` refuses them in a path. The root's parent is itself.
                 at = self.fs.parent(at);
                 continue;
             }

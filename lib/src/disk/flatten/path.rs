@@ -13,7 +13,8 @@ pub(super) fn split(path: &[u8]) -> impl DoubleEndedIterator<Item = Vec<u8>> {
     path.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b".")).map(<[u8]>::to_vec)
 }
 
-/// The names of an entry's path; none: it is the root.
+/// The names of an entry's path; none: it is the root. An absolute path begins at the image's root as any other does (Nix's layers have
+/// `/nix/store/…`).
 pub(super) fn parts(path: &[u8]) -> Result<Parts, EntryError> {
     if path.len() > MAX_PATH {
         return Err(EntryError::LongPath);
@@ -25,9 +26,6 @@ pub(super) fn parts(path: &[u8]) -> Result<Parts, EntryError> {
         return Err(EntryError::Nul);
     }
     let parts: Parts = split(path).collect();
-    if path.starts_with(b"/") && !parts.is_empty() {
-        return Err(EntryError::Absolute);
-    }
     if parts.iter().any(|part| part == b"..") {
         return Err(EntryError::DotDot);
     }

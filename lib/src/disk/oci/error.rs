@@ -56,6 +56,11 @@ pub enum OciError {
         /// What it should be.
         expected: String,
     },
+    /// There is neither an index nor a manifest.
+    #[error(
+        "it holds no image: expected index.json, as in an OCI image layout, or manifest.json, as docker save writes it"
+    )]
+    NoImage,
     /// No image fits.
     #[error("there is no image {wanted}; there are: {found}")]
     NoMatch {
@@ -78,6 +83,7 @@ impl Coded for OciError {
             Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => ErrorCode::NotFound,
             Self::Read { .. } => ErrorCode::Failed,
             Self::NoMatch { .. } => ErrorCode::NotFound,
+            Self::Archive { source, .. } if source.is_host_failure() => ErrorCode::Failed,
             _ => ErrorCode::BadInput,
         }
     }
@@ -87,6 +93,13 @@ impl Coded for OciError {
                 Some("choose one with --ref NAME, or with --ref sha256:… for its digest".into())
             }
             Self::NoMatch { .. } => Some("choose one with --platform or --ref".into()),
+            Self::Archive { source: TarError::Header { .. }, .. } => Some(
+                "expected a tar, which may be compressed with gzip, zstd or xz, or an ext4 file".into(),
+            ),
+            Self::Archive { source, .. } => source.hint(),
+            Self::NoImage => Some(
+                "a root filesystem is imported as a tar, such as with: tar -C DIRECTORY -c . | banger image import - NAME".into(),
+            ),
             Self::Digest { .. } => Some("it was damaged or changed on its way: get it again".into()),
             _ => None,
         }

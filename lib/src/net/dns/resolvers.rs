@@ -38,6 +38,11 @@ pub fn ipv4_in(file: &Path) -> Vec<Ipv4Addr> {
     ipv4(&read(file)).filter(is_reachable).collect()
 }
 
+/// Whether `file` names a resolver, whatever its address.
+pub fn names_any(file: &Path) -> bool {
+    read(file).lines().any(|line| line.split_ascii_whitespace().next() == Some("nameserver"))
+}
+
 fn read(file: &Path) -> String {
     let mut bytes = Vec::new();
     if let Ok(file) = std::fs::File::open(file) {

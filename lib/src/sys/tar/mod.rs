@@ -14,6 +14,7 @@ use thiserror::Error;
 use header::Header;
 use pax::Records;
 
+use super::decompress::StreamError;
 use super::ext4::{Time, Xattr};
 
 /// Bytes of a record.
@@ -103,6 +104,22 @@ pub enum TarError {
         /// What is wrong with it.
         what: String,
     },
+}
+
+impl TarError {
+    /// Whether this host is to blame, not the archive.
+    pub fn is_host_failure(&self) -> bool {
+        matches!(self, Self::Read { source, .. } if source.raw_os_error().is_some())
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Truncated { .. } => Some("it is not whole: get it again".into()),
+            Self::Read { source, .. } => StreamError::of(source).and_then(StreamError::hint),
+            Self::Header { .. } | Self::Entry { .. } => None,
+        }
+    }
 }
 
 fn behind(entry: &str) -> String {
@@ -366,6 +383,12 @@ impl<R: Read> Read for Archive<R> {
 
 fn padding(size: u64) -> u64 {
     size.next_multiple_of(BLOCK) - size
+}
+
+/// A member's path as a name that can be compared: relative to the archive, without what says nothing.
+pub fn member_name(path: &[u8]) -> String {
+    let path = String::from_utf8_lossy(path);
+    path.split('/').filter(|part| !matches!(*part, "" | ".")).collect::<Vec<_>>().join("/")
 }
 
 /// A path for messages: not too long, and what is not UTF-8 replaced.

@@ -1,12 +1,15 @@
 //! The touched files as they are to be, made by git in a directory of our own.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{ApplyError, Job, WorkDir};
+use super::{ApplyError, Job, WorkDir, owner};
+use crate::workspace::patch::Entry;
 
 /// The part of [`WorkDir`] that git works in.
 pub(super) const NEW: &str = "new";
@@ -75,7 +78,35 @@ impl Staged {
             };
             return Err(ApplyError::io("apply the patch to copies in", &new)(source));
         }
-        Self::read(&new, before)
+        let staged = Self::read(&new, before)?;
+        staged.settle_owners(job, &new)?;
+        Ok(staged)
+    }
+
+    /// Gives each file that git made to whom it belongs; see [`owner`].
+    fn settle_owners(&self, job: &Job<'_>, new: &Path) -> Result<(), ApplyError> {
+        let root = &job.checkout.root;
+        let renamed: BTreeMap<&Path, &Path> = job.scanned.entries.iter().filter_map(rename).collect();
+        for (path, found) in &self.paths {
+            let (before, Found::File(after)) = found else { continue };
+            let made = new.join(path);
+            let error = |e| ApplyError::io("set the owner and permissions of", &made)(e);
+            let old = match (before, renamed.get(path.as_path())) {
+                (Found::File(before), _) if before == after => continue,
+                (Found::File(_), _) => Some(root.join(path)),
+                (_, from) => from.map(|from| root.join(from)),
+            };
+            match old {
+                Some(old) => owner::keep(&made, &fs::symlink_metadata(old).map_err(error)?).map_err(error)?,
+                None => {
+                    // What is not there yet is made with its parent's owner.
+                    let directories = path.ancestors().skip(1).map(|dir| fs::metadata(root.join(dir)));
+                    let directory = directories.flatten().find(Metadata::is_dir);
+                    directory.map_or(Ok(()), |directory| owner::follow(&made, &directory)).map_err(error)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Looks at what git made. Nothing may be there that was not expected.
@@ -96,6 +127,12 @@ impl Staged {
         }
         Ok(Self { paths })
     }
+}
+
+/// The new and the old path of a file that the patch renames.
+fn rename(entry: &Entry) -> Option<(&Path, &Path)> {
+    let path = |bytes| Path::new(OsStr::from_bytes(bytes));
+    Some((path(&entry.path), path(entry.from.as_ref()?)))
 }
 
 /// Everything below `dir` that is no directory.

@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::stage::{Found, Identity, NEW, Staged, look};
-use super::{ApplyError, WorkDir, journal};
+use super::{ApplyError, WorkDir, journal, owner};
 use crate::workspace::checkout::Checkout;
 
 /// The part of [`WorkDir`] where what is removed is kept, under the number of its step.
@@ -66,7 +66,8 @@ impl<'a> Ground<'a> {
 
     pub(super) fn make_dir(&self, path: &Path, mode: u32) -> io::Result<()> {
         let (dir, name) = self.parent(path)?;
-        Ok(rustix::fs::mkdirat(&dir, name, Mode::from_raw_mode(mode))?)
+        rustix::fs::mkdirat(&dir, name, Mode::from_raw_mode(mode))?;
+        owner::follow_parent(&dir, name)
     }
 
     pub(super) fn remove_dir(&self, path: &Path) -> io::Result<()> {
