@@ -1,10 +1,11 @@
 //! Whether a patch that a guest made may be handed on: it is exactly what `git diff` prints, and applying it writes nothing outside
-//! the checkout and nothing into a git directory. What it does to which file is learned on the way.
+//! the checkout and nothing into a directory of version control. What it does to which file is learned on the way.
 //!
 //! The grammar is strict where `git apply` is lenient (it skips what it does not know, and so may see another patch than a
 //! reader does): every byte is accounted for, in git's own order, or the patch is refused.
 
 mod hunk;
+pub mod known;
 mod path;
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 //! Paths in a patch: git's quoting of them, and whether one may be written to.
 
+use super::known::is_version_control;
+
 /// The longest path (PATH_MAX less its NUL), and the longest of its parts (NAME_MAX), bytes.
 const MAX_PATH: usize = 4095;
 const MAX_PART: usize = 255;
@@ -80,27 +82,26 @@ pub(super) fn quoted(path: &[u8]) -> String {
     }
 }
 
-/// Whether a path stays in the checkout and out of any git directory in it, on whatever file system the checkout is.
+/// Whether a path stays in the checkout and out of any directory of version control in it, on whatever file system the checkout is.
 pub(super) fn is_inside(path: &[u8]) -> bool {
     let fine = |part: &[u8]| {
         !matches!(part, b"" | b"." | b"..")
             && part.len() <= MAX_PART
             && !part.contains(&0)
-            && !is_git_directory(part)
+            && !is_version_controls(part)
     };
     path.len() <= MAX_PATH && path.split(|b| *b == b'/').all(fine)
 }
 
-/// Whether some file system takes `part` for `.git`: any case; NTFS's short name, its trailing dots, spaces and streams, and
-/// backslashes that part names there; and characters that HFS+ ignores (`is_ntfs_dotgit` and `is_hfs_dotgit` in git's path.c and utf8.c).
-fn is_git_directory(part: &[u8]) -> bool {
+/// Whether some file system takes `part` for `.git`, or another such: any case; NTFS's short name, its trailing dots, spaces and
+/// streams, and backslashes that part names there; and characters that HFS+ ignores (`is_ntfs_dotgit` and `is_hfs_dotgit` in git's
+/// path.c and utf8.c).
+fn is_version_controls(part: &[u8]) -> bool {
     let visible: String = String::from_utf8_lossy(part).chars().filter(|c| !is_ignored(*c)).collect();
-    let named = |name: &str| {
+    visible.split('\\').any(|name| {
         let name = name.split(':').next().unwrap_or_default();
-        let name = name.trim_end_matches([' ', '.']).to_ascii_lowercase();
-        name == ".git" || name.strip_prefix("git~").is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()))
-    };
-    visible.split('\\').any(named)
+        is_version_control(&name.trim_end_matches([' ', '.']).to_ascii_lowercase())
+    })
 }
 
 /// What HFS+ leaves out of names when it compares them.
@@ -113,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spellings_of_the_git_directory_are_known() {
+    fn spellings_of_version_controls_directories_are_known() {
         for part in [
             ".git",
             ".GIT",
@@ -128,11 +129,15 @@ mod tests {
             "\u{feff}.git",
             ".git\\hooks",
             "x\\.git",
+            ".hg",
+            ".Jj",
+            ".sl",
+            "_darcs",
         ] {
             assert!(!is_inside(part.as_bytes()), "{part:?}");
             assert!(!is_inside(format!("a/{part}/config").as_bytes()), "{part:?}");
         }
-        for part in [".gitignore", ".github", "git", "x.git", ".git2", "git~x", "\u{200c}x", "a:b", "a\\b"] {
+        for part in [".hgignore", ".gitignore", ".github", "git", "x.git", ".git2", "git~x", "\u{200c}x", "a:b", "a\\b"] {
             assert!(is_inside(part.as_bytes()), "{part:?}");
         }
         assert!(!is_inside(&[b'x'; 256]) && is_inside(&[b'x'; 255]));
