@@ -24,9 +24,30 @@ pub(super) fn are_names(text: &[u8], from: &[u8], to: &[u8]) -> bool {
     text == [side(b"a/", from), side(b"b/", to)].join(&b' ')
 }
 
-/// The path that git printed as `text`, quoted or not.
+/// The path that git printed as `text`, quoted or not. None for a text that git prints for no path: `git apply` takes more than that,
+/// and ends a name without quotes at a carriage return, where a reader would go on.
 pub(super) fn plain(text: &[u8]) -> Option<Vec<u8>> {
-    if text.first() == Some(&b'"') { unquote(text) } else { Some(text.to_vec()) }
+    let path = if text.first() == Some(&b'"') { unquote(text)? } else { text.to_vec() };
+    [true, false].iter().any(|fully| printed(&path, *fully) == text).then_some(path)
+}
+
+/// `path` as git prints it (`cq_lookup` in quote.c), where `fully` is core.quotePath.
+fn printed(path: &[u8], fully: bool) -> Vec<u8> {
+    let mut out = vec![b'"'];
+    for byte in path {
+        match byte {
+            7..=13 => out.extend([b'\\', b"abtnvfr"[usize::from(byte - 7)]]),
+            b'"' | b'\\' => out.extend([b'\\', *byte]),
+            0x80.. if !fully => out.push(*byte),
+            b' '..=b'~' => out.push(*byte),
+            _ => out.extend(format!("\\{byte:03o}").bytes()),
+        }
+    }
+    if out.len() == path.len() + 1 {
+        return path.to_vec();
+    }
+    out.push(b'"');
+    out
 }
 
 /// Undoes git's quoting of a path (core.quotePath in git-config(1)).
@@ -137,7 +158,18 @@ mod tests {
             assert!(!is_inside(part.as_bytes()), "{part:?}");
             assert!(!is_inside(format!("a/{part}/config").as_bytes()), "{part:?}");
         }
-        for part in [".hgignore", ".gitignore", ".github", "git", "x.git", ".git2", "git~x", "\u{200c}x", "a:b", "a\\b"] {
+        for part in [
+            ".hgignore",
+            ".gitignore",
+            ".github",
+            "git",
+            "x.git",
+            ".git2",
+            "git~x",
+            "\u{200c}x",
+            "a:b",
+            "a\\b",
+        ] {
             assert!(is_inside(part.as_bytes()), "{part:?}");
         }
         assert!(!is_inside(&[b'x'; 256]) && is_inside(&[b'x'; 255]));
@@ -155,10 +187,35 @@ mod tests {
     fn quoting_is_undone_as_git_does_it() {
         assert_eq!(plain(br#""a\"\\\303\244\n""#).unwrap(), "a\"\\ä\n".as_bytes());
         assert_eq!(plain(b"a b").unwrap(), b"a b");
+        assert_eq!(plain("\"ä\\t\"".as_bytes()).unwrap(), "ä\t".as_bytes(), "with core.quotePath off");
         for bad in [&br#""a"b""#[..], br#""\400""#, br#""\x""#, b"\"a", br#""\""#] {
             assert_eq!(plain(bad), None);
         }
+        assert!(plain(br#""\001\177\r\033""#).is_some() && plain("ö b".as_bytes()).is_some());
         assert_eq!(quoted("ä b".as_bytes()), "ä b");
         assert_eq!(quoted(b"a\x1b\"\n\xff"), r#""a\033\"\n\377""#);
+    }
+
+    #[test]
+    fn a_name_that_git_writes_otherwise_is_no_name() {
+        let spelled = [
+            &b"a\rb"[..],
+            b"a\tb",
+            b"a\x0bb",
+            b"a\x7f",
+            b"a\0",
+            b"a\"b",
+            br"a\b",
+            b"\"a\rb\"",
+            b"\"\"",
+            br#""ab""#,
+            br#""\056envrc""#,
+            br#""\015""#,
+            br#""\042""#,
+            b"\"\\303\xb6\"",
+        ];
+        for text in spelled {
+            assert_eq!(plain(text), None, "{}", String::from_utf8_lossy(text));
+        }
     }
 }
