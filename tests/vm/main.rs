@@ -30,3 +30,4 @@ mod resync;
 mod review;
 mod sequences;
 mod unprivileged;
+mod upgrade;
