@@ -2,6 +2,7 @@
 
 use banger_lib::contract::config::{KEYS, Key};
 use banger_lib::contract::{ErrorCode, schema};
+use banger_lib::workspace::patch::known;
 use serde_json::Value;
 
 use crate::{assert_file, read, root, with_block};
@@ -44,6 +45,14 @@ fn banger_config_lists_every_key() {
     };
     let keys: String = KEYS.iter().map(entry).collect();
     let wanted = with_block(&read(&path), "KEYS", &keys).expect("banger-config.5 has the lines of KEYS");
+    assert_file(&path, &wanted);
+}
+
+#[test]
+fn banger_ws_lists_every_file_that_is_flagged() {
+    let path = root().join("man/banger-ws.1");
+    let wanted =
+        with_block(&read(&path), "KNOWN", &known::as_roff()).expect("banger-ws.1 has the lines of KNOWN");
     assert_file(&path, &wanted);
 }
 

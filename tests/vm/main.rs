@@ -32,3 +32,4 @@ mod sequences;
 mod surroundings;
 mod truth;
 mod unprivileged;
+mod upgrade;

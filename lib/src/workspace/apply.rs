@@ -23,15 +23,17 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::checkout::Checkout;
-use super::patch::{Scanned, Status};
+use super::patch::{Entry, Scanned, Status};
 use super::sealed;
 use crate::contract::error::escape_controls;
 use crate::contract::{Coded, ErrorCode};
 use crate::sys::exec::{ExecError, Output};
-use crate::sys::git::Git;
+use crate::sys::git::{Git, split_nul};
 
 /// How much of git's complaints is read, bytes: a line for each file that does not apply.
 const MAX_COMPLAINTS: usize = 1 << 20;
+/// How much git may list, bytes: the largest patch's paths, and numbers.
+const MAX_LISTED: usize = 64 << 20;
 /// How many paths an error's message names.
 const MAX_NAMED: usize = 10;
 
@@ -82,6 +84,9 @@ pub enum ApplyError {
     /// Git made something that the scanner did not read from the patch.
     #[error("git made {0:?} of the patch, which does not name it")]
     Surprise(PathBuf),
+    /// Git reads another patch than the scanner.
+    #[error("git would not do to {0:?} what the patch was read to do")]
+    ReadOtherwise(PathBuf),
     /// git failed.
     #[error("git failed on the checkout {root:?}")]
     Git {
@@ -132,7 +137,9 @@ impl Coded for ApplyError {
             Self::Busy(_) => ErrorCode::Busy,
             Self::Git { source: ExecError::NotFound(_), .. } => ErrorCode::Unsupported,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => ErrorCode::Denied,
-            Self::Git { .. } | Self::Io { .. } | Self::Surprise(_) => ErrorCode::Failed,
+            Self::Git { .. } | Self::Io { .. } | Self::Surprise(_) | Self::ReadOtherwise(_) => {
+                ErrorCode::Failed
+            }
             Self::Interrupted(_) => ErrorCode::Interrupted,
         }
     }
@@ -206,9 +213,10 @@ impl Job<'_> {
         self.check_places()?;
         let root = &self.checkout.root;
         let git = self.git(work, root)?;
-        let tried = self.git_apply(&git, &["--check"])?;
+        let tried = self.git_apply(&git, &["--check", "--numstat", "-z"])?;
         if tried.status.success() {
-            return Ok(Applied::Yes);
+            let otherwise = read_otherwise(&self.scanned.entries, &tried.stdout);
+            return otherwise.map_or(Ok(Applied::Yes), |path| Err(ApplyError::ReadOtherwise(path)));
         }
         if self.git_apply(&git, &["--check", "--reverse"])?.status.success() {
             return Ok(Applied::Already);
@@ -247,7 +255,7 @@ impl Job<'_> {
     fn git_apply(&self, git: &Git, extra: &[&str]) -> Result<Output, ApplyError> {
         let error = |source| ApplyError::Git { root: self.checkout.root.clone(), source };
         let exec = git.exec(["apply", "-p1", "--whitespace=nowarn"]).args(extra).arg("--").arg(self.patch);
-        exec.stderr_limit(MAX_COMPLAINTS).output().map_err(error)
+        exec.stdout_limit(MAX_LISTED).stderr_limit(MAX_COMPLAINTS).output().map_err(error)
     }
 
     /// The paths that the patch touches, without those of submodules, whose files are not of this checkout.
@@ -311,6 +319,15 @@ impl Job<'_> {
     }
 }
 
+/// A file that git read otherwise from the patch, by what `git apply --numstat -z` printed: git leaves out what it cannot read, and
+/// succeeds.
+fn read_otherwise(entries: &[Entry], listed: &[u8]) -> Option<PathBuf> {
+    let mut listed = split_nul(listed).map(|line| line.splitn(3, |b| *b == b'\t').nth(2).unwrap_or_default());
+    let differs = entries.iter().find(|entry| listed.next() != Some(&entry.path[..]));
+    let path = differs.map(|entry| &entry.path[..]).or_else(|| listed.next());
+    path.map(|path| OsStr::from_bytes(path).into())
+}
+
 /// The directory of our own, held by a lock; nothing of an earlier call is in it any more. Removed when dropped, unless a journal
 /// is in it.
 #[derive(Debug)]
@@ -372,6 +389,34 @@ impl Drop for WorkDir {
     fn drop(&mut self) {
         if !self.join(journal::NAME).exists() {
             drop(fs::remove_dir_all(&self.path));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::patch::{MAX_PATCH_BYTES, Scanner};
+    use super::*;
+
+    #[test]
+    fn what_git_reads_otherwise_is_told() {
+        let file = |name: &str| format!("diff --git a/{name} b/{name}\nnew file mode 100644\nindex 0..1\n");
+        let mut scanner = Scanner::new(MAX_PATCH_BYTES);
+        scanner.feed((file("a") + &file("b c")).as_bytes()).unwrap();
+        let entries = scanner.finish().unwrap().entries;
+        assert_eq!(read_otherwise(&entries, b"0\t0\ta\x000\t0\tb c\0"), None);
+        for (listed, path) in [
+            (&b"0\t0\ta\0"[..], "b c"),
+            (b"", "a"),
+            (b"0\t0\ta\x000\t0\tb\0", "b c"),
+            (b"0\t0\ta\x000\t0\tb c\x00-\t-\td\0", "d"),
+        ] {
+            assert_eq!(
+                read_otherwise(&entries, listed),
+                Some(path.into()),
+                "{}",
+                String::from_utf8_lossy(listed)
+            );
         }
     }
 }

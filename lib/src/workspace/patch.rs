@@ -1,10 +1,12 @@
 //! Whether a patch that a guest made may be handed on: it is exactly what `git diff` prints, and applying it writes nothing outside
-//! the checkout and nothing into a git directory. What it does to which file is learned on the way.
+//! the checkout and nothing into a directory of version control. What it does to which file is learned on the way.
 //!
 //! The grammar is strict where `git apply` is lenient (it skips what it does not know, and so may see another patch than a
 //! reader does): every byte is accounted for, in git's own order, or the patch is refused.
 
+mod entry;
 mod hunk;
+pub mod known;
 mod path;
 #[cfg(test)]
 mod tests;
@@ -15,12 +17,15 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::contract::error::escape_controls;
-use hunk::block;
+pub use entry::{Entry, Scanned, Status};
+use hunk::{Block, Hunks, NO_NEWLINE};
 pub use hunk::{hunk, in_hunk};
 pub use path::is_inside;
 
 /// The largest patch unless the caller says otherwise, bytes.
 pub const MAX_PATCH_BYTES: u64 = 1 << 30;
+/// The most that what is binary in a patch may unpack to, both sides of each file together: the time that reading it takes.
+const MAX_UNPACKED_BYTES: u64 = 16 << 30;
 /// The longest line outside of content: two paths of 4096 bytes, each byte quoted as `\ooo`, and room for words.
 const MAX_HEADER_LINE: usize = 2 * 4 * 4096 + 256;
 /// The most files, and the most bytes that their names may have together: what is kept of a patch while it is read.
@@ -46,76 +51,20 @@ pub enum PatchError {
         /// The line's beginning, escaped.
         shown: String,
     },
+    /// It names a file as git does not.
+    #[error("line {line} names a file in another way than git diff does: {shown:?}")]
+    Name {
+        /// Counted from 1.
+        line: u64,
+        /// The line's beginning, escaped.
+        shown: String,
+    },
     /// It ends in the middle.
     #[error("it ends in the middle of a file")]
     Truncated,
     /// It would write where it must not.
     #[error("it would write to {0:?}")]
     Path(String),
-}
-
-/// What a patch does to a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
-    /// Makes it.
-    Added,
-    /// Removes it.
-    Deleted,
-    /// Changes its content or mode.
-    Modified,
-    /// Moves it, and perhaps changes it.
-    Renamed,
-}
-
-/// One file of a patch. A change of a file's type is two: a removal and an addition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// Its path; after a rename the new one.
-    pub path: Vec<u8>,
-    /// The path before a rename.
-    pub from: Option<Vec<u8>>,
-    /// What is done to it.
-    pub status: Status,
-    /// Its mode before, where the patch tells.
-    pub old_mode: Option<u32>,
-    /// Its mode afterwards, where the patch tells.
-    pub new_mode: Option<u32>,
-    /// Lines added.
-    pub additions: u64,
-    /// Lines removed.
-    pub deletions: u64,
-    /// Whether its content is given as binary.
-    pub binary: bool,
-    /// What it takes of the patch, bytes.
-    pub bytes: u64,
-    /// The added lines of a symbolic link: its target; of a submodule: its commit.
-    pub target: Vec<u8>,
-}
-
-impl Entry {
-    /// The paths that it touches.
-    pub fn paths(&self) -> impl Iterator<Item = &Vec<u8>> {
-        self.from.iter().chain([&self.path])
-    }
-    /// Whether a symbolic link is at the path afterwards, as far as the patch tells.
-    pub fn is_symlink(&self) -> bool {
-        self.new_mode == Some(0o120_000)
-    }
-    /// Whether it is about a submodule's commit.
-    pub fn is_submodule(&self) -> bool {
-        [self.old_mode, self.new_mode].contains(&Some(0o160_000))
-    }
-}
-
-/// A patch that was read to its end and may be handed on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Scanned {
-    /// What it does, in its order.
-    pub entries: Vec<Entry>,
-    /// Its size.
-    pub bytes: u64,
-    /// The SHA-256 of its bytes.
-    pub sha256: [u8; 32],
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,6 +131,11 @@ pub struct Scanner {
     /// What follows `diff --git `, and `rename from `, of the current file.
     names: Vec<u8>,
     from: Vec<u8>,
+    /// How far the hunks of the current file have come.
+    hunks: Hunks,
+    /// The block of binary that is being read, and what all of them unpack to, bytes.
+    block: Option<Block>,
+    unpacked: u64,
     /// Where the current line and the current file began.
     line_begun: u64,
     begun: u64,
@@ -203,6 +157,9 @@ impl Scanner {
             entries: Vec::new(),
             names: Vec::new(),
             from: Vec::new(),
+            hunks: Hunks::default(),
+            block: None,
+            unpacked: 0,
             line_begun: 0,
             begun: 0,
         }
@@ -255,7 +212,12 @@ impl Scanner {
     }
 
     fn malformed(&self, line: &[u8]) -> PatchError {
-        PatchError::Malformed { line: self.number, shown: shown(&line[..line.len().min(80)]) }
+        let (number, shown) = (self.number, shown(&line[..line.len().min(80)]));
+        let names = ["diff --git ", "rename from ", "rename to ", "--- ", "+++ "];
+        if !self.long && names.iter().any(|word| line.starts_with(word.as_bytes())) {
+            return PatchError::Name { line: number, shown };
+        }
+        PatchError::Malformed { line: number, shown }
     }
 
     /// The file that is being read.
@@ -282,21 +244,23 @@ impl Scanner {
             State::Header(head) => self.header(head, line)?,
             State::Minus => self.plus(line).then_some(State::Hunks(false)),
             State::Hunks(any) => match hunk(line) {
-                Some((old, new)) => Some(State::Hunk(old, new)),
-                None if any && line.starts_with(b"\\ ") => Some(State::Hunks(true)),
+                Some((old, new)) => self.fits(any, old, new).then_some(State::Hunk(old, new)),
+                None if any && line == NO_NEWLINE => {
+                    self.hunks.end_side(line, 0, 0).then_some(State::Hunks(true))
+                }
                 None if any => self.file(line)?,
                 None => None,
             },
             State::Hunk(old, new) => {
                 self.count(line);
-                in_hunk(line, old, new).map(|(old, new)| State::Hunk(old, new))
+                self.hunks.take(line, old, new).map(|(old, new)| State::Hunk(old, new))
             }
-            State::Binary(left) => block(line).then_some(State::Block(left - 1)),
-            State::Block(0) if line.is_empty() => Some(State::Start),
-            State::Block(left) if line.is_empty() => Some(State::Binary(left)),
-            State::Block(left) => {
-                (line.len() <= 66 && line[0].is_ascii_alphabetic()).then_some(State::Block(left))
+            State::Binary(left) => self.begin_block(line)?.then_some(State::Block(left - 1)),
+            State::Block(left) if line.is_empty() => {
+                let next = if left == 0 { State::Start } else { State::Binary(left) };
+                self.block.as_mut().is_some_and(Block::may_end).then_some(next)
             }
+            State::Block(left) => self.block.as_mut().and_then(|b| b.take(line)).map(|()| State::Block(left)),
         };
         match next {
             Some(State::Hunk(0, 0)) => Ok(State::Hunks(true)),
@@ -308,6 +272,9 @@ impl Scanner {
     /// `diff --git a/NAME b/NAME`: the next file.
     fn file(&mut self, line: &[u8]) -> Result<Option<State>, PatchError> {
         let Some(names) = line.strip_prefix(b"diff --git ") else { return Ok(None) };
+        if names.iter().any(u8::is_ascii_control) {
+            return Ok(None);
+        }
         self.close();
         if self.entries.len() >= MAX_FILES {
             return Err(PatchError::TooMany);
@@ -315,6 +282,7 @@ impl Scanner {
         // Two different names, which only a rename has, wait for its own lines.
         let path = path::both_names(names).unwrap_or_default();
         self.names = names.to_vec();
+        self.hunks = Hunks::default();
         self.entries.push(Entry {
             path,
             from: None,
@@ -427,7 +395,10 @@ impl Scanner {
         match head {
             // Only now it is known to be no rename: it is a change of mode alone.
             Head::NewMode => Ok(self.settle_own(Status::Modified, head)?.is_some()),
-            head => Ok(matches!(head, Head::To | Head::Index)),
+            Head::To => Ok(true),
+            // An empty file that comes or goes. What changes its content shows how.
+            Head::Index => Ok(matches!(self.entry().status, Status::Added | Status::Deleted)),
+            _ => Ok(false),
         }
     }
 
@@ -455,8 +426,15 @@ impl Scanner {
         let (ids, same) = space.map_or((text, None), |at| (&text[..at], Some(&text[at + 1..])));
         let fine = ids.windows(2).position(|w| w == b"..").is_some_and(|at| {
             let (old, new) = (&ids[..at], &ids[at + 2..]);
-            let id = |id: &[u8]| (1..=64).contains(&id.len()) && id.iter().all(u8::is_ascii_hexdigit);
-            id(old) && id(new) && old.len() == new.len()
+            let is_id = |id: &[u8]| {
+                (1..=64).contains(&id.len()) && id.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+            };
+            let is_nothing = |id: &[u8]| id.iter().all(|b| *b == b'0');
+            let (from_nothing, to_nothing) = (head == Head::Created, head == Head::Deleted);
+            is_id(old)
+                && is_id(new)
+                && old.len() == new.len()
+                && (is_nothing(old), is_nothing(new)) == (from_nothing, to_nothing)
         });
         let known = self.entry().old_mode.or(self.entry().new_mode).is_some();
         let same = match same.map(mode) {
@@ -496,6 +474,26 @@ impl Scanner {
         if entry.status == Status::Deleted { name == b"/dev/null" } else { is_side(name, b"b/", &entry.path) }
     }
 
+    /// Whether `line` begins a block of binary.
+    fn begin_block(&mut self, line: &[u8]) -> Result<bool, PatchError> {
+        self.block = Block::begin(line);
+        self.unpacked = self.unpacked.saturating_add(self.block.as_ref().map_or(0, |block| block.size));
+        if self.unpacked > MAX_UNPACKED_BYTES {
+            return Err(PatchError::TooLarge(MAX_UNPACKED_BYTES));
+        }
+        Ok(self.block.is_some())
+    }
+
+    /// Whether a hunk of `old` and `new` lines may come now; `any` came before. What makes a file or removes it is one hunk of one side.
+    fn fits(&mut self, any: bool, old: u64, new: u64) -> bool {
+        let fits = match self.entry().status {
+            Status::Added => !any && old == 0,
+            Status::Deleted => !any && new == 0,
+            Status::Modified | Status::Renamed => true,
+        };
+        fits && self.hunks.begin()
+    }
+
     /// Counts a line of a hunk, and keeps what a link's target or a submodule's commit is to be.
     fn count(&mut self, line: &[u8]) {
         let keeps = self.has_target();
@@ -505,7 +503,8 @@ impl Scanner {
                 entry.additions += 1;
                 let room = MAX_TARGET.saturating_sub(entry.target.len());
                 if keeps {
-                    let kept = &line[1..line.len().min(room + 1)];
+                    let kept = [if entry.target.is_empty() { &b""[..] } else { b"\n" }, &line[1..]].concat();
+                    let kept = &kept[..kept.len().min(room)];
                     entry.target.extend_from_slice(kept);
                     self.name_bytes += kept.len();
                 }
@@ -516,13 +515,11 @@ impl Scanner {
     }
 }
 
-/// Whether `name` is `path` on one side; git ends a name that holds a space with a tab, for the sake of patch(1).
+/// Whether `name` is `path` on one side; git ends a name that holds a space, and no other, with a tab, for the sake of patch(1).
 fn is_side(name: &[u8], prefix: &[u8], path: &[u8]) -> bool {
-    let name = match name.strip_suffix(b"\t") {
-        Some(bare) if bare.contains(&b' ') => bare,
-        _ => name,
-    };
-    path::plain(name).is_some_and(|name| name.strip_prefix(prefix) == Some(path))
+    let (bare, ended) = name.strip_suffix(b"\t").map_or((name, false), |bare| (bare, true));
+    ended == bare.contains(&b' ')
+        && path::plain(bare).is_some_and(|name| name.strip_prefix(prefix) == Some(path))
 }
 
 /// A mode that git gives to what it tracks.
@@ -538,8 +535,9 @@ fn mode(text: &[u8]) -> Option<u32> {
 
 /// `N%`.
 fn percentage(text: &[u8]) -> bool {
-    let number = text.strip_suffix(b"%").unwrap_or_default();
-    (1..=3).contains(&number.len()) && number.iter().all(u8::is_ascii_digit)
+    let Some(number) = text.strip_suffix(b"%") else { return false };
+    let written = |n: &u8| n.to_string().as_bytes() == number;
+    (0..=100).any(|n| written(&n))
 }
 
 pub(super) fn shown(path: &[u8]) -> String {

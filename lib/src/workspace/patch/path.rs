@@ -1,5 +1,7 @@
 //! Paths in a patch: git's quoting of them, and whether one may be written to.
 
+use super::known::is_version_control;
+
 /// The longest path (PATH_MAX less its NUL), and the longest of its parts (NAME_MAX), bytes.
 const MAX_PATH: usize = 4095;
 const MAX_PART: usize = 255;
@@ -22,9 +24,30 @@ pub(super) fn are_names(text: &[u8], from: &[u8], to: &[u8]) -> bool {
     text == [side(b"a/", from), side(b"b/", to)].join(&b' ')
 }
 
-/// The path that git printed as `text`, quoted or not.
+/// The path that git printed as `text`, quoted or not. None for a text that git prints for no path: `git apply` takes more than that,
+/// and ends a name without quotes at a carriage return, where a reader would go on.
 pub(super) fn plain(text: &[u8]) -> Option<Vec<u8>> {
-    if text.first() == Some(&b'"') { unquote(text) } else { Some(text.to_vec()) }
+    let path = if text.first() == Some(&b'"') { unquote(text)? } else { text.to_vec() };
+    [true, false].iter().any(|fully| printed(&path, *fully) == text).then_some(path)
+}
+
+/// `path` as git prints it (`cq_lookup` in quote.c), where `fully` is core.quotePath.
+fn printed(path: &[u8], fully: bool) -> Vec<u8> {
+    let mut out = vec![b'"'];
+    for byte in path {
+        match byte {
+            7..=13 => out.extend([b'\\', b"abtnvfr"[usize::from(byte - 7)]]),
+            b'"' | b'\\' => out.extend([b'\\', *byte]),
+            0x80.. if !fully => out.push(*byte),
+            b' '..=b'~' => out.push(*byte),
+            _ => out.extend(format!("\\{byte:03o}").bytes()),
+        }
+    }
+    if out.len() == path.len() + 1 {
+        return path.to_vec();
+    }
+    out.push(b'"');
+    out
 }
 
 /// Undoes git's quoting of a path (core.quotePath in git-config(1)).
@@ -80,27 +103,26 @@ pub(super) fn quoted(path: &[u8]) -> String {
     }
 }
 
-/// Whether a path stays in the checkout and out of any git directory in it, on whatever file system the checkout is.
+/// Whether a path stays in the checkout and out of any directory of version control in it, on whatever file system the checkout is.
 pub fn is_inside(path: &[u8]) -> bool {
     let fine = |part: &[u8]| {
         !matches!(part, b"" | b"." | b"..")
             && part.len() <= MAX_PART
             && !part.contains(&0)
-            && !is_git_directory(part)
+            && !is_version_controls(part)
     };
     path.len() <= MAX_PATH && path.split(|b| *b == b'/').all(fine)
 }
 
-/// Whether some file system takes `part` for `.git`: any case; NTFS's short name, its trailing dots, spaces and streams, and
-/// backslashes that part names there; and characters that HFS+ ignores (`is_ntfs_dotgit` and `is_hfs_dotgit` in git's path.c and utf8.c).
-fn is_git_directory(part: &[u8]) -> bool {
+/// Whether some file system takes `part` for `.git`, or another such: any case; NTFS's short name, its trailing dots, spaces and
+/// streams, and backslashes that part names there; and characters that HFS+ ignores (`is_ntfs_dotgit` and `is_hfs_dotgit` in git's
+/// path.c and utf8.c).
+fn is_version_controls(part: &[u8]) -> bool {
     let visible: String = String::from_utf8_lossy(part).chars().filter(|c| !is_ignored(*c)).collect();
-    let named = |name: &str| {
+    visible.split('\\').any(|name| {
         let name = name.split(':').next().unwrap_or_default();
-        let name = name.trim_end_matches([' ', '.']).to_ascii_lowercase();
-        name == ".git" || name.strip_prefix("git~").is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()))
-    };
-    visible.split('\\').any(named)
+        is_version_control(&name.trim_end_matches([' ', '.']).to_ascii_lowercase())
+    })
 }
 
 /// What HFS+ leaves out of names when it compares them.
@@ -113,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spellings_of_the_git_directory_are_known() {
+    fn spellings_of_version_controls_directories_are_known() {
         for part in [
             ".git",
             ".GIT",
@@ -128,11 +150,26 @@ mod tests {
             "\u{feff}.git",
             ".git\\hooks",
             "x\\.git",
+            ".hg",
+            ".Jj",
+            ".sl",
+            "_darcs",
         ] {
             assert!(!is_inside(part.as_bytes()), "{part:?}");
             assert!(!is_inside(format!("a/{part}/config").as_bytes()), "{part:?}");
         }
-        for part in [".gitignore", ".github", "git", "x.git", ".git2", "git~x", "\u{200c}x", "a:b", "a\\b"] {
+        for part in [
+            ".hgignore",
+            ".gitignore",
+            ".github",
+            "git",
+            "x.git",
+            ".git2",
+            "git~x",
+            "\u{200c}x",
+            "a:b",
+            "a\\b",
+        ] {
             assert!(is_inside(part.as_bytes()), "{part:?}");
         }
         assert!(!is_inside(&[b'x'; 256]) && is_inside(&[b'x'; 255]));
@@ -150,10 +187,35 @@ mod tests {
     fn quoting_is_undone_as_git_does_it() {
         assert_eq!(plain(br#""a\"\\\303\244\n""#).unwrap(), "a\"\\ä\n".as_bytes());
         assert_eq!(plain(b"a b").unwrap(), b"a b");
+        assert_eq!(plain("\"ä\\t\"".as_bytes()).unwrap(), "ä\t".as_bytes(), "with core.quotePath off");
         for bad in [&br#""a"b""#[..], br#""\400""#, br#""\x""#, b"\"a", br#""\""#] {
             assert_eq!(plain(bad), None);
         }
+        assert!(plain(br#""\001\177\r\033""#).is_some() && plain("ö b".as_bytes()).is_some());
         assert_eq!(quoted("ä b".as_bytes()), "ä b");
         assert_eq!(quoted(b"a\x1b\"\n\xff"), r#""a\033\"\n\377""#);
+    }
+
+    #[test]
+    fn a_name_that_git_writes_otherwise_is_no_name() {
+        let spelled = [
+            &b"a\rb"[..],
+            b"a\tb",
+            b"a\x0bb",
+            b"a\x7f",
+            b"a\0",
+            b"a\"b",
+            br"a\b",
+            b"\"a\rb\"",
+            b"\"\"",
+            br#""ab""#,
+            br#""\056envrc""#,
+            br#""\015""#,
+            br#""\042""#,
+            b"\"\\303\xb6\"",
+        ];
+        for text in spelled {
+            assert_eq!(plain(text), None, "{}", String::from_utf8_lossy(text));
+        }
     }
 }
