@@ -223,10 +223,12 @@ pub fn install(context: &Context, besides: &[Needed]) -> Result<()> {
     }
     let root = Root::find(manager, &packages)?;
     context.say(format!("installing {} with {}", packages.join(" "), manager.program));
-    let say = |line| context.say(line);
-    let pause = |time| match context.interrupts()?.pause(time) {
-        Some(signal) => Err(ContextError::Interrupted(signal).into()),
-        None => Ok(()),
+    let say = |line: String| context.say(line);
+    let pause = |time: Duration| -> Result<()> {
+        match context.interrupts()?.pause(time) {
+            Some(signal) => Err(ContextError::Interrupted(signal).into()),
+            None => Ok(()),
+        }
     };
     let mut patience = Patience::new(manager.locks, &say, &pause);
     patience.wait_for_locks()?;

@@ -107,12 +107,7 @@ fn a_deletion_killed_at_any_instant_leaves_nothing_or_a_vm_that_starts() {
         world.create("dev1");
         world.killed_after(&["vm", "delete", "dev1"], whole * at / 8);
         let output = world.undisturbed(&["vm", "start", "dev1"]);
-        assert!(
-            matches!(output.status.code(), Some(0 | 3)),
-            "after {:?}: {}",
-            whole * at / 8,
-            said(&output)
-        );
+        assert!(matches!(output.status.code(), Some(0 | 3)), "after {:?}: {}", whole * at / 8, said(&output));
         assert_eq!(world.names().is_empty(), output.status.code() == Some(3), "{}", said(&output));
         let deleted = world.undisturbed(&["vm", "delete", "--force", "dev1"]);
         assert!(matches!(deleted.status.code(), Some(0 | 3)), "{}", said(&deleted));

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use rustix::process::FlockType;
+use rustix::fs::FlockOperation;
 
 use crate::support::{self, assert_error, command, run};
 
@@ -138,7 +138,7 @@ fn whoever_holds_the_lock_of_dpkg_is_named_and_waited_for() {
     let place = Place::new("");
     fs::create_dir(place.path("dpkg")).unwrap();
     let lock = fs::File::create(place.path("dpkg/lock-frontend")).unwrap();
-    rustix::process::fcntl_setlk(&lock, &FlockType::WriteLock.into()).unwrap();
+    rustix::fs::fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
     let script = "mount --bind \"$HERE/dpkg\" /var/lib/dpkg && exec \"$0\" \"$@\"";
     let mut banger = place.command("unshare");
     banger.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, env!("CARGO_BIN_EXE_banger")]);

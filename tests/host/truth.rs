@@ -38,7 +38,8 @@ fn the_oracle_finds_the_mistakes_that_it_is_there_for() {
     };
     let output = run(&[]);
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-    for mistake in ["believes-info-exclude", "converts-line-endings", "drops-special-files", "forgets-modes"] {
+    for mistake in ["believes-info-exclude", "converts-line-endings", "drops-special-files", "forgets-modes"]
+    {
         let output = run(&["--mistake", mistake]);
         assert_eq!(output.status.code(), Some(1), "{mistake}: {}", said(&output));
     }
@@ -49,7 +50,8 @@ fn oracle() -> Option<std::path::PathBuf> {
     let needs = ["python3", "git", "sshd", "ssh-keygen", "unshare", "nsenter", "perl"];
     let can = support::is_root() && needs.into_iter().all(support::has);
     let reason = format!("the oracle's guests need root and {}", needs.join(", "));
-    support::require("host", can, &reason).then(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/truth/oracle"))
+    support::require("host", can, &reason)
+        .then(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/truth/oracle"))
 }
 
 fn judge(seeds: &str) {

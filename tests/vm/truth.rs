@@ -8,7 +8,11 @@ use crate::support;
 #[test]
 fn the_patch_of_a_vm_is_true_or_says_so() {
     let Some(home) = Home::new() else { return };
-    if !support::require("vm", support::has("python3") && support::has("git"), "the oracle needs python3 and git") {
+    if !support::require(
+        "vm",
+        support::has("python3") && support::has("git"),
+        "the oracle needs python3 and git",
+    ) {
         return;
     }
     let oracle = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/truth/oracle");

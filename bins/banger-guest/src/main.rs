@@ -10,7 +10,7 @@ mod agent;
 mod boot;
 mod changes;
 #[path = "../../../lib/src/contract/changes.rs"]
-#[expect(dead_code, reason = "the host uses the rest")]
+#[allow(dead_code, reason = "the host uses the rest, and so do the tests")]
 mod changes_protocol;
 mod channel;
 mod clock;

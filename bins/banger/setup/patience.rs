@@ -159,8 +159,8 @@ mod tests {
     #[test]
     fn a_network_gets_three_more_chances_with_growing_pauses() {
         let (said, paused) = (RefCell::new(Vec::new()), RefCell::new(Vec::new()));
-        let say = |line| said.borrow_mut().push(line);
-        let pause = |time: Duration| {
+        let say = |line: String| said.borrow_mut().push(line);
+        let pause = |time: Duration| -> Result<()> {
             paused.borrow_mut().push(time.as_secs());
             Ok(())
         };
@@ -178,8 +178,8 @@ mod tests {
         std::fs::write(pid_file.path(), std::process::id().to_string()).unwrap();
         let locks = [PackageLock::PidFile(pid_file.path().to_str().unwrap())];
         let (said, paused) = (RefCell::new(Vec::new()), RefCell::new(Duration::ZERO));
-        let say = |line| said.borrow_mut().push(line);
-        let pause = |time| {
+        let say = |line: String| said.borrow_mut().push(line);
+        let pause = |time: Duration| -> Result<()> {
             *paused.borrow_mut() += time;
             Ok(())
         };

@@ -27,9 +27,10 @@ pub const BOOT_LINE: &str = "console=ttyAMA0";
 /// version 7.2, QEMU's emulation of `cmpxchg16b` leaves anything in the flags, and an interrupt right behind it is a double fault; Linux
 /// 6.12 with one vCPU allocates memory with it all the time. The kernel does without, at no cost that shows. Programs still see
 /// `cx16`, since x86-64-v2 has it and whole distributions do not start without (`-cpu max,-cx16` would take it from them, too). The number
-/// is in arch/x86/include/asm/cpufeatures.h: kernels before 5.18 know no names.
+/// is in arch/x86/include/asm/cpufeatures.h: kernels before 5.18 know no names. `no_timer_check`: on a busy host the emulated timer is late,
+/// and the kernel panics over it ("IO-APIC + timer doesn't work!").
 #[cfg(target_arch = "x86_64")]
-pub const EMULATED_BOOT_LINE: &str = "cryptomgr.notests clearcpuid=141";
+pub const EMULATED_BOOT_LINE: &str = "cryptomgr.notests clearcpuid=141 no_timer_check";
 /// What the kernel's command line has besides where QEMU emulates the processor: see there for x86_64.
 #[cfg(target_arch = "aarch64")]
 pub const EMULATED_BOOT_LINE: &str = "cryptomgr.notests";

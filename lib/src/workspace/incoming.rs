@@ -286,7 +286,9 @@ impl Output for Incoming<'_> {
 /// Whether git refuses to write a file at `path`, and so a patch that names it; why.
 pub fn refused(path: &[u8], mode: u32) -> Option<&'static str> {
     if !patch::is_inside(path) {
-        return Some("nothing of a guest's goes to a place of this name: git, or another tool, keeps its own there");
+        return Some(
+            "nothing of a guest's goes to a place of this name: git, or another tool, keeps its own there",
+        );
     }
     let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
     let is_modules = name.eq_ignore_ascii_case(b".gitmodules") || is_short_name(name, b"gitmod");

@@ -225,9 +225,11 @@ mod tests {
             !Known { is_void: true, ..Known::decode(&known.encode()).unwrap() }
                 .is_same(&path, &stat, &[1; 20])
         );
-        let other = FileStat { st_ctime_nsec: stat.st_ctime_nsec ^ 1, ..stat };
+        let mut other = stat;
+        other.st_ctime_nsec ^= 1;
         assert!(!known.is_same(&path, &other, &[1; 20]));
-        let larger = FileStat { st_size: 4, ..stat };
+        let mut larger = stat;
+        larger.st_size = 4;
         assert!(known.is_other(&path, &larger, &[1; 20]) && !known.is_other(&path, &stat, &[1; 20]));
         assert!(Known::decode(b"").is_none() && Known::decode(&known.encode()[1..]).is_none());
         fs::remove_dir_all(root).unwrap();
