@@ -123,6 +123,10 @@ impl Coded for StoreError {
             Self::Sql { source, .. } if is_damaged(source) => Some(
                 "the file state.db in the state directory is damaged: put a copy of it back, or move it away and run banger gc".into(),
             ),
+            // SQLite does not say why.
+            Self::Sql { source, .. } if is_failed_write(source) => Some(
+                "the disk does not take it, or this shell keeps its files small: see df and ulimit -f".into(),
+            ),
             Self::SubnetFull(_) => Some("delete VMs that are not needed: banger ps".into()),
             _ => None,
         }
@@ -139,6 +143,10 @@ fn is_busy(error: &rusqlite::Error) -> bool {
 fn is_damaged(error: &rusqlite::Error) -> bool {
     let code = error.sqlite_error_code();
     matches!(code, Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt))
+}
+
+fn is_failed_write(error: &rusqlite::Error) -> bool {
+    matches!(error, rusqlite::Error::SqliteFailure(failure, _) if failure.extended_code == rusqlite::ffi::SQLITE_IOERR_WRITE)
 }
 
 fn sql(action: &'static str) -> impl Fn(rusqlite::Error) -> StoreError {

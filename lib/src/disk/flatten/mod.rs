@@ -248,7 +248,8 @@ impl Flattener {
     fn attributes(&mut self, entry: &Entry) -> Result<Attributes, EntryError> {
         let kind = match entry.kind {
             Kind::Regular | Kind::HardLink => 0o100_000,
-            Kind::Symlink => 0o120_000,
+            // Linux gives all of them these permissions, and so do those who unpack layers.
+            Kind::Symlink => 0o120_777,
             Kind::Character => 0o020_000,
             Kind::Block => 0o060_000,
             Kind::Directory => 0o040_000,
