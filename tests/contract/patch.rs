@@ -413,7 +413,7 @@ fn what_the_scanner_lets_through_git_reads_as_the_scanner_does() {
             }
         }
     }
-    eprintln!("{accepted} accepted, {applied} of them applied, {refused} refused");
+    support::tell(&format!("{accepted} accepted, {applied} of them applied, {refused} refused"));
     // One seed alone, as in a soak, may have few of the one kind.
     let alone = std::env::var_os("BANGER_TEST_SEED").is_some();
     assert!(alone || accepted > 20 && applied > 10 && refused > 50, "too few of a kind for a test");

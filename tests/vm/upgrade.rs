@@ -129,7 +129,7 @@ fn a_state_directory_of_earlier_programs_is_gone_on_with() {
     let all = fixtures();
     assert!(!all.is_empty());
     for archive in all {
-        eprintln!("{}", archive.display());
+        support::tell(&archive.display().to_string());
         let fixture = Fixture::unpack(&home, &archive);
         listed(&fixture);
         stopped(&fixture);

@@ -165,7 +165,8 @@ mod tests {
 
     #[test]
     fn a_guest_asks_one_that_answers() {
-        let table: [(&[&str], &[&str], &[&str], bool); 11] = [
+        type Row = (&'static [&'static str], &'static [&'static str], &'static [&'static str], bool);
+        let table: [Row; 11] = [
             (&["127.0.0.53"], &[], &["10.0.2.3"], false),
             (&["192.0.2.1", "192.0.2.2"], &["192.0.2.1", "192.0.2.2"], &["10.0.2.3", "192.0.2.2"], false),
             (&["192.0.2.1", "192.0.2.2"], &["192.0.2.2"], &["192.0.2.2", "10.0.2.3"], false),

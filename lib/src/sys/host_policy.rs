@@ -68,8 +68,8 @@ pub fn read() -> Result<HostPolicy, ReadPolicyError> {
 fn read_from(path: &Path) -> Result<HostPolicy, ReadPolicyCause> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(HostPolicy::default()),
-        other => drop(other?),
-    }
+        other => other?,
+    };
     // A link is root's word as well where its directory is (NixOS has the file in its store).
     let directory = path.parent().unwrap_or(Path::new("/")).canonicalize()?;
     let file = path.canonicalize()?;

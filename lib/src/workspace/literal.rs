@@ -161,48 +161,75 @@ fn copy_instruction(offset: u64, length: u64) -> Vec<u8> {
     out
 }
 
-/// Calls `each` for what stands in the delta: bytes of its own, or a part of the new file.
-fn delta(
-    sizes: (u64, u64),
-    steps: &[Step],
-    each: &mut dyn FnMut(&[u8], Option<(u64, u64)>) -> io::Result<()>,
-) -> io::Result<()> {
-    each(&[varint(sizes.0), varint(sizes.1)].concat(), None)?;
-    for step in steps {
-        let (Step::Copy { mut offset, mut length } | Step::Insert { mut offset, mut length }) = *step;
-        while length > 0 {
-            let part = length.min(if matches!(step, Step::Copy { .. }) { MAX_COPY } else { MAX_INSERT });
-            match step {
-                Step::Copy { .. } => each(&copy_instruction(offset, part), None)?,
-                Step::Insert { .. } => each(&[part as u8], Some((offset, part)))?,
-            }
-            (offset, length) = (offset + part, length - part);
-        }
+/// What stands in a delta: bytes of its own, and then perhaps a part of the new file, by its place and length.
+struct Piece {
+    bytes: Vec<u8>,
+    part: Option<(u64, u64)>,
+}
+
+/// The pieces of a delta, one after the other: of a large file there are many.
+struct Pieces<'a> {
+    header: Option<Vec<u8>>,
+    steps: std::slice::Iter<'a, Step>,
+    current: Option<Step>,
+}
+
+impl<'a> Pieces<'a> {
+    fn new(sizes: (u64, u64), steps: &'a [Step]) -> Self {
+        let header = Some([varint(sizes.0), varint(sizes.1)].concat());
+        Self { header, steps: steps.iter(), current: None }
     }
-    Ok(())
+}
+
+impl Iterator for Pieces<'_> {
+    type Item = Piece;
+
+    fn next(&mut self) -> Option<Piece> {
+        if let Some(bytes) = self.header.take() {
+            return Some(Piece { bytes, part: None });
+        }
+        let step = self.current.take().or_else(|| self.steps.next().copied())?;
+        let (piece, rest) = match step {
+            Step::Copy { offset, length } => {
+                let now = length.min(MAX_COPY);
+                let piece = Piece { bytes: copy_instruction(offset, now), part: None };
+                (piece, Step::Copy { offset: offset + now, length: length - now })
+            }
+            Step::Insert { offset, length } => {
+                let now = length.min(MAX_INSERT);
+                let piece = Piece { bytes: vec![now as u8], part: Some((offset, now)) };
+                (piece, Step::Insert { offset: offset + now, length: length - now })
+            }
+        };
+        let (Step::Copy { length, .. } | Step::Insert { length, .. }) = rest;
+        self.current = (length > 0).then_some(rest);
+        Some(piece)
+    }
 }
 
 /// Reads a delta as a stream.
 struct DeltaReader<'a> {
-    pieces: std::vec::IntoIter<(Vec<u8>, Option<(u64, u64)>)>,
+    pieces: Pieces<'a>,
     new: &'a mut File,
     held: Vec<u8>,
+    taken: usize,
 }
 
 impl Read for DeltaReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.held.is_empty() {
-            let Some((mut bytes, part)) = self.pieces.next() else { return Ok(0) };
+        while self.taken == self.held.len() {
+            let Some(Piece { mut bytes, part }) = self.pieces.next() else { return Ok(0) };
             if let Some((offset, length)) = part {
                 let start = bytes.len();
                 bytes.resize(start + length as usize, 0);
                 read_at(self.new, offset, &mut bytes[start..])?;
             }
-            self.held = bytes;
+            (self.held, self.taken) = (bytes, 0);
         }
-        let count = buffer.len().min(self.held.len());
-        buffer[..count].copy_from_slice(&self.held[..count]);
-        self.held.drain(..count);
+        let rest = &self.held[self.taken..];
+        let count = buffer.len().min(rest.len());
+        buffer[..count].copy_from_slice(&rest[..count]);
+        self.taken += count;
         Ok(count)
     }
 }
@@ -237,13 +264,10 @@ fn half(out: &mut dyn Write, from: Side<'_>, to: Side<'_>) -> io::Result<()> {
             steps.iter().map(|s| if let Step::Insert { length, .. } = s { *length } else { 0 }).sum();
         // A delta of little more than copies is worth it; one that inserts most is only longer.
         if sizes.0 <= MAX_OFFSET && inserted < sizes.1 / 2 {
-            let (mut pieces, mut size) = (Vec::new(), 0);
-            delta(sizes, &steps, &mut |bytes, part| {
-                size += bytes.len() as u64 + part.map_or(0, |(_, length)| length);
-                pieces.push((bytes.to_vec(), part));
-                Ok(())
-            })?;
-            let mut reader = DeltaReader { pieces: pieces.into_iter(), new: &mut new, held: Vec::new() };
+            let length = |piece: Piece| piece.bytes.len() as u64 + piece.part.map_or(0, |(_, length)| length);
+            let size = Pieces::new(sizes, &steps).map(length).sum();
+            let pieces = Pieces::new(sizes, &steps);
+            let mut reader = DeltaReader { pieces, new: &mut new, held: Vec::new(), taken: 0 };
             return block(out, "delta", size, &mut reader);
         }
     }

@@ -197,12 +197,13 @@ impl Flattener {
         self.touch(directory);
         let existing = self.fs.find(directory, &name);
         let is_directory = entry.kind == Kind::Directory;
-        if let Some((existing, inode)) = existing {
-            if is_directory && self.fs.is_directory(inode) {
-                self.fs.set_mark(existing, self.layer);
-                let attributes = self.attributes(entry)?;
-                return self.fs.set_attributes(inode, &attributes).map_err(EntryError::Write);
-            }
+        if let Some((existing, inode)) = existing
+            && is_directory
+            && self.fs.is_directory(inode)
+        {
+            self.fs.set_mark(existing, self.layer);
+            let attributes = self.attributes(entry)?;
+            return self.fs.set_attributes(inode, &attributes).map_err(EntryError::Write);
         }
         let inode = self.make(entry, data)?;
         if let Some((existing, old)) = existing {
