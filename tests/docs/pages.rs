@@ -137,7 +137,9 @@ fn see_also_leads_to_pages_that_exist() {
         for line in read(&page).lines().filter(|line| line.starts_with(".BR banger")) {
             let words: Vec<String> = line
                 .split(' ')
-                .map(|w| w.replace("\\-", "-").replace(['(', ')', ',', '.', ';'], ""))
+                .map(|w| {
+                    w.replace("\\-", "-").replace(['(', ')', ',', ';'], "").trim_end_matches('.').to_owned()
+                })
                 .collect();
             if let [_, name, section, ..] = words.as_slice()
                 && section.chars().all(|c| c.is_ascii_digit())

@@ -18,12 +18,18 @@ const EXT4_IOC_RESIZE_FS: u64 = 0x4008_6610;
 /// `_IOW('R', 3, int[2])`: bytes for the entropy pool, with their entropy.
 const RNDADDENTROPY: u64 = 0x4008_5203;
 
-/// Lets this process hold as many descriptors as it may: a walk has one open for each level of directories.
+/// How many descriptors a walk may need: one for each level of directories, of which a path that git can open has half as many as bytes.
+const MANY_DESCRIPTORS: libc::rlim_t = 1 << 14;
+
+/// Lets this process hold many descriptors, whatever limit it was started with: root may raise it.
 pub fn allow_many_descriptors() {
+    let many = libc::rlimit { rlim_cur: MANY_DESCRIPTORS, rlim_max: MANY_DESCRIPTORS };
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: both calls are given a valid pointer; that they may fail is no harm.
+    // SAFETY: all calls are given a valid pointer; that they may fail is no harm.
     unsafe {
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+        if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const many) != 0
+            && libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0
+        {
             limit.rlim_cur = limit.rlim_max;
             libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
         }
