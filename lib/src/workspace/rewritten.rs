@@ -86,10 +86,9 @@ pub fn keep(part: &Part, entries: &[&checkout::Entry]) -> Result<Vec<ObjectId>, 
         let said = git.exec(words).stdin(input).run().map_err(part.checkout.git_error())?;
         Ok(said.split(|byte| *byte == b'\n').filter_map(ObjectId::from_hex).collect())
     };
-    // A line is one path there, quoted where it begins so.
     let plain = |entry: &&&checkout::Entry| {
         let path = entry.path.as_os_str().as_bytes();
-        !entry.is_symlink() && !path.contains(&b'\n') && !path.starts_with(b"\"")
+        !entry.is_symlink() && is_line(path)
     };
     let lines: Vec<u8> = entries
         .iter()
@@ -130,9 +129,7 @@ pub fn see(part: &Part, tree: &mut Index) -> Result<(), WorkspaceError> {
         let hashed = hash(part, &["--stdin"], &stream::target(&part.checkout, file)?)?;
         entry.set(MODE_LINK, hashed.first().copied().unwrap_or(entry.state.object));
     }
-    // A line is one path there, quoted where it begins so.
-    let plain = |path: &[u8]| !path.contains(&b'\n') && !path.starts_with(b"\"");
-    let files: Vec<_> = files.into_iter().filter(|(entry, _)| plain(&entry.path)).collect();
+    let files: Vec<_> = files.into_iter().filter(|(entry, _)| is_line(&entry.path)).collect();
     if files.is_empty() {
         return Ok(());
     }
@@ -141,6 +138,12 @@ pub fn see(part: &Part, tree: &mut Index) -> Result<(), WorkspaceError> {
         entry.set(if file.stat.st_mode & 0o100 == 0 { MODE_FILE } else { MODE_PROGRAM }, id);
     }
     Ok(())
+}
+
+/// Whether git reads `path` as a line of `--stdin-paths`: a line is one path there, quoted where it begins so, and a return at its end is
+/// none of it.
+fn is_line(path: &[u8]) -> bool {
+    !path.contains(&b'\n') && !path.starts_with(b"\"") && !path.ends_with(b"\r")
 }
 
 /// What `git hash-object` says to `input`.
