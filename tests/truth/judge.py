@@ -296,6 +296,8 @@ def may_be_lost(case, path):
     entry = case.guest.get(path)
     parts = path.split(b"/")
     like_git = any(part.lower() in [name.lower() for name in (*names.LIKE_GIT, b".git")] for part in parts)
+    # git takes no symbolic link of this name.
+    like_git = like_git or (entry is not None and entry.kind == "link" and parts[-1].lower() == b".gitmodules")
     below = [other for other in case.guest if other.startswith(path + b"/")] if entry is None or entry.kind == "dir" else []
     too_long = len(path) > LONGEST_PATH or any(len(other) > LONGEST_PATH for other in below)
     sizes = [len(one.data) for one in (entry, case.checkout.sent.get(path)) if one is not None]

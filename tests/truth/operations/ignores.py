@@ -149,3 +149,18 @@ def tracked_in_an_ignored_directory(c):
 @kind
 def ignored_directory_becomes_file(c):
     return f"printf 'out/\\n' >>.gitignore; mkdir -p out; echo x >out/x; mkdir -p o2; echo {c.text()} >o2/out"
+
+
+@kind(2)
+def ignore_random_patterns(c):
+    """git's own matching decides what these mean, however they are read elsewhere."""
+    parts = ["a", "b", "ab", "*", "?", "**", "[ab]", "[!a]", "a*", "*b", "a**b", "\\\\*", "[a-", "\\\\", " ", ".", "..", "[[:alpha:]]", "[]a]", "A", "a ", "#a", "!a", "\\\\ ", "\\303\\251"]
+
+    def pattern():
+        text = "/".join(c.pick(*parts) + (c.pick(*parts) if c.rng.random() < 0.3 else "") for _ in range(c.pick(1, 1, 2, 3)))
+        return c.pick("", "", "", "!", "/", "!/", "**/") + text + c.pick("", "", "/", "/**", "/*", "  ", "\\t", "\\r")
+
+    lines = "".join(pattern() + "\\n" for _ in range(c.pick(2, 4, 8)))
+    below = "".join(pattern() + "\\n" for _ in range(2))
+    return (f"mkdir -p ig && cd ig && printf '{lines}' >.gitignore; for d in a b ab . a/b b/a; do mkdir -p \"$d\"; for f in aa b ab A c '#a' '!a' 'a ' ' ' '\\' '*' '[a-'; do echo {c.text()} >\"$d/x$f\"; echo x >\"$d/$f\"; done; done; "
+            f"printf '{below}' >a/.gitignore; mkdir -p a/b/ab/a; echo {c.text()} >a/b/ab/a/b")
