@@ -347,7 +347,7 @@ fn locks_from_before_the_power_went_hold_nothing_up() {
 /// Nothing is to be had from a workspace that is half of one and half of another.
 #[track_caller]
 fn assert_cut(guest: &Guest, repo: &Path, place: &Path) {
-    let (mut record, base) = (guest.record(), git(place, &["rev-parse", "HEAD"]));
+    let (mut record, base) = (guest.record(), git(place, &["rev-parse", "refs/banger/prepared"]));
     record["workspace"] = serde_json::json!({
         "host_path": repo, "guest_path": place, "head_commit": null, "mode": "full", "file_count": 1,
         "base_commit": String::from_utf8_lossy(&base).trim(), "size_bytes": 1,
