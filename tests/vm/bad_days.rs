@@ -191,7 +191,10 @@ fn a_vm_whose_work_cannot_be_exported_stays_and_says_how_to_get_it_out() {
     let Some(home) = Home::new() else { return };
     let repo = home.repo("repo");
     let args = ["vm", "run", "--rm", "--name", "dev1", "--patch", "p", repo.to_str().unwrap(), "--"];
-    let output = home.run(&[&args[..], &["sh", "-c", "echo work > work; rm -rf .git"]].concat());
+    let output = home.run(
+        &[&args[..], &["sh", "-c", "echo work > work; mkdir .git/banger-sync; touch .git/banger-sync/go"]]
+            .concat(),
+    );
     assert_eq!(output.status.code(), Some(125), "{}", said(&output));
     let stderr = String::from_utf8_lossy(&output.stderr);
     let way = "tar -cC '/root/repo' .";
