@@ -14,11 +14,12 @@ use super::guest::{Ended, Given, Guest, Output, fill, quote};
 use super::incoming::{Incoming, LARGE, Told, refused};
 use super::index::{Index, ObjectId};
 use super::maker::{Change, Maker, write_large, write_small};
-use super::object::{Objects, hex};
+use super::object::Objects;
 use super::patch::{Entry, Scanned, Scanner};
 use super::resync::is_unable;
 use super::transfer::failed;
 use crate::contract::changes::{Request, SentFile, VERB};
+use crate::sys::digest::hex;
 use crate::sys::remote::Exit;
 
 /// How long a guest may say nothing while it looks for changes.
@@ -169,8 +170,8 @@ pub fn export(
             .is_some_and(|new| new.large.is_some() || sizes.get(&new.id).is_some_and(|s| *s > LARGE))
     };
     let (large, small): (Vec<_>, Vec<_>) = changes.iter().partition(|change| large(change));
-    let written = write_small(&mut maker, &small, out).and_then(|()| write_large(&mut maker, &large, out));
-    written?;
+    write_small(&mut maker, &small, out)?;
+    write_large(&mut maker, &large, out)?;
     let error = || WorkspaceError::io("write", path);
     let scanned = scan(out, error)?;
     let scanned = if scanned.bytes > wanted.max_bytes {

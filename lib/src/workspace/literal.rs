@@ -288,8 +288,9 @@ pub fn write(out: &mut dyn Write, old: Side<'_>, new: Side<'_>) -> io::Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::digest::hex;
     use crate::sys::git::Git;
-    use crate::workspace::object::{Hasher, hex};
+    use crate::workspace::object::Hasher;
 
     fn id(bytes: &[u8]) -> String {
         let mut hasher = Hasher::new(false, "blob", bytes.len() as u64);

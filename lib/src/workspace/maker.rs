@@ -10,9 +10,11 @@ use std::time::Duration;
 use super::error::WorkspaceError;
 use super::incoming::NewFile;
 use super::literal::{self, Side};
-use super::object::{Objects, hex};
+use super::object::Objects;
+use super::patch::{printed, side};
 use super::sealed;
 use crate::contract::changes::{MODE_LINK, SentFile};
+use crate::sys::digest::hex;
 use crate::sys::exec::Running;
 use crate::sys::git::Git;
 
@@ -180,32 +182,6 @@ pub(super) fn write_small(
     copied.map_err(error)
 }
 
-/// `path` behind `a/` or `b/`, as git writes it in a patch (quote.c, with core.quotePath).
-fn side(prefix: &str, path: &[u8]) -> Vec<u8> {
-    let quoted = quote_path(path);
-    match quoted.strip_prefix(b"\"") {
-        Some(inner) => [b"\"", prefix.as_bytes(), inner].concat(),
-        None => [prefix.as_bytes(), &quoted].concat(),
-    }
-}
-
-fn quote_path(path: &[u8]) -> Vec<u8> {
-    if !path.iter().any(|byte| matches!(byte, ..0x20 | 0x7f.. | b'"' | b'\\')) {
-        return path.to_vec();
-    }
-    let mut out = b"\"".to_vec();
-    for byte in path {
-        match byte {
-            b'"' | b'\\' => out.extend([b'\\', *byte]),
-            7..=13 => out.extend([b'\\', b"abtnvfr"[usize::from(byte - 7)]]),
-            b' '..=b'~' => out.push(*byte),
-            other => out.extend(format!("\\{other:03o}").bytes()),
-        }
-    }
-    out.push(b'"');
-    out
-}
-
 /// Writes what changed where a file is large, or was.
 pub(super) fn write_large(
     maker: &mut Maker,
@@ -278,7 +254,9 @@ fn write_header(
 ) -> io::Result<()> {
     let from = source.map_or(change.path, |source| source.path);
     let old = change.old.or_else(|| source?.old);
-    out.write_all(&[b"diff --git ", &side("a/", from)[..], b" ", &side("b/", change.path), b"\n"].concat())?;
+    out.write_all(
+        &[b"diff --git ", &side(b"a/", from)[..], b" ", &side(b"b/", change.path), b"\n"].concat(),
+    )?;
     match (old, change.new) {
         (Some(old), Some(new)) if old.mode != new.mode => {
             writeln!(out, "old mode {:06o}\nnew mode {:06o}", old.mode, new.mode)?;
@@ -289,7 +267,9 @@ fn write_header(
     }
     if source.is_some() {
         out.write_all(b"similarity index 100%\nrename from ")?;
-        out.write_all(&[&quote_path(from)[..], b"\nrename to ", &quote_path(change.path), b"\n"].concat())?;
+        out.write_all(
+            &[&printed(from, true)[..], b"\nrename to ", &printed(change.path, true), b"\n"].concat(),
+        )?;
         return Ok(());
     }
     let (old_id, new_id) = (old.map(|old| hex(&old.id)), change.new.map(|new| hex(&new.id)));
@@ -302,15 +282,4 @@ fn write_header(
     };
     let none = || no_id.to_owned();
     writeln!(out, "index {}..{}{mode}", old_id.unwrap_or_else(none), new_id.unwrap_or_else(none))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_are_quoted_as_git_does_it() {
-        assert_eq!(side("a/", b"d/x y"), b"a/d/x y");
-        assert_eq!(side("b/", "ä\n\"\\\x07".as_bytes()), b"\"b/\\303\\244\\n\\\"\\\\\\a\"");
-    }
 }

@@ -11,6 +11,7 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use super::error::WorkspaceError;
+use crate::sys::digest::hex;
 
 /// The mode of a directory in a tree.
 const MODE_DIRECTORY: u32 = 0o40_000;
@@ -47,11 +48,6 @@ impl Hasher {
             Self::Sha256(digest) => digest.finalize().to_vec(),
         }
     }
-}
-
-/// `id` in hexadecimal.
-pub fn hex(id: &[u8]) -> String {
-    id.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A directory of objects.

@@ -20,7 +20,7 @@ use crate::contract::error::escape_controls;
 pub use entry::{Entry, Scanned, Status};
 use hunk::{Block, Hunks, NO_NEWLINE};
 pub use hunk::{hunk, in_hunk};
-pub use path::is_inside;
+pub use path::{is_inside, printed, side};
 
 /// The largest patch unless the caller says otherwise, bytes.
 pub const MAX_PATCH_BYTES: u64 = 1 << 30;

@@ -10,6 +10,7 @@ use crate::cli::lock::state_of;
 use crate::cli::plumbing::{Input, UsageError};
 use crate::cli::report::{RecordTo, directory_of};
 use crate::contract::Document;
+use crate::contract::error::OWN_FAILURE_STATUS;
 use crate::contract::record::{Outcome, Vm};
 use crate::state::dir::{StateDir, VmDir};
 use crate::state::lock::WorkspaceLock;
@@ -90,9 +91,6 @@ impl crate::contract::Coded for landlock::ConfineError {
     }
 }
 
-/// The status where a patch was taken that lacks something: that of all failures of banger's own beside a guest command's status.
-const OWN_FAILURE: u8 = 125;
-
 /// Runs a verb that is reported to `to`; `own` where the exit status is a guest command's.
 pub(super) fn report(
     verb: &'static str,
@@ -109,7 +107,8 @@ pub(super) fn report(
     let started = job.started;
     let delivered = worked.and_then(|outcome| {
         let status = match outcome.exit_code.filter(|_| own) {
-            _ if outcome.is_lossy() => OWN_FAILURE,
+            // A patch that lacks something is a failure of ours, whoever asks for it.
+            _ if outcome.is_lossy() => OWN_FAILURE_STATUS,
             code => code.unwrap_or(0),
         };
         to.deliver(&job.finish(outcome).to_value()).map(|()| status)

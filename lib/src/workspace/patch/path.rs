@@ -17,11 +17,20 @@ pub(super) fn both_names(text: &[u8]) -> Option<Vec<u8>> {
 
 /// Whether `text` is `a/FROM b/TO`, where both names are given as the lines `rename from` and `rename to` have them: quoted or not.
 pub(super) fn are_names(text: &[u8], from: &[u8], to: &[u8]) -> bool {
-    let side = |prefix: &[u8], name: &[u8]| match name.strip_prefix(b"\"") {
+    text == [behind(b"a/", from), behind(b"b/", to)].join(&b' ')
+}
+
+/// `path` behind `a/` or `b/`, as git prints it, core.quotePath on.
+pub fn side(prefix: &[u8], path: &[u8]) -> Vec<u8> {
+    behind(prefix, &printed(path, true))
+}
+
+/// `name`, which git printed, behind `prefix`.
+fn behind(prefix: &[u8], name: &[u8]) -> Vec<u8> {
+    match name.strip_prefix(b"\"") {
         Some(inner) => [b"\"", prefix, inner].concat(),
         None => [prefix, name].concat(),
-    };
-    text == [side(b"a/", from), side(b"b/", to)].join(&b' ')
+    }
 }
 
 /// The path that git printed as `text`, quoted or not. None for a text that git prints for no path: `git apply` takes more than that,
@@ -32,7 +41,7 @@ pub(super) fn plain(text: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// `path` as git prints it (`cq_lookup` in quote.c), where `fully` is core.quotePath.
-fn printed(path: &[u8], fully: bool) -> Vec<u8> {
+pub fn printed(path: &[u8], fully: bool) -> Vec<u8> {
     let mut out = vec![b'"'];
     for byte in path {
         match byte {
@@ -174,6 +183,12 @@ mod tests {
         }
         assert!(!is_inside(&[b'x'; 256]) && is_inside(&[b'x'; 255]));
         assert!(!is_inside("x/".repeat(2100).trim_end_matches('/').as_bytes()));
+    }
+
+    #[test]
+    fn a_side_of_a_patch_is_quoted_as_git_does_it() {
+        assert_eq!(side(b"a/", b"d/x y"), b"a/d/x y");
+        assert_eq!(side(b"b/", "ä\n\"\\\x07".as_bytes()), b"\"b/\\303\\244\\n\\\"\\\\\\a\"");
     }
 
     #[test]
