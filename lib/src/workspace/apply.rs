@@ -24,7 +24,7 @@ use thiserror::Error;
 
 use super::checkout::Checkout;
 use super::patch::{Entry, Scanned, Status};
-use super::sealed;
+use super::plain_git;
 use crate::contract::error::escape_controls;
 use crate::contract::{Coded, ErrorCode};
 use crate::sys::exec::{ExecError, Output};
@@ -244,9 +244,9 @@ impl Job<'_> {
     /// The patch is of bytes, so no line ending and no encoding is converted: `work_tree` is what it applies to.
     fn git(&self, work: &WorkDir, work_tree: &Path) -> Result<Git, ApplyError> {
         let git_dir = work.join("git");
-        let made = sealed::make(&git_dir, &[], self.checkout.object_format == "sha256");
+        let made = plain_git::make(&git_dir, &[], self.checkout.object_format == "sha256");
         made.map_err(|error| ApplyError::io("make", &git_dir)(io::Error::other(error)))?;
-        let mut git = sealed::git(work_tree, &git_dir).env("GIT_WORK_TREE", work_tree);
+        let mut git = plain_git::git(work_tree, &git_dir).env("GIT_WORK_TREE", work_tree);
         git.setting("apply.whitespace", "nowarn");
         git.setting("apply.ignoreWhitespace", "no");
         Ok(git)

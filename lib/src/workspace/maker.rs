@@ -12,7 +12,7 @@ use super::incoming::NewFile;
 use super::literal::{self, Side};
 use super::object::Objects;
 use super::patch::{printed, side};
-use super::sealed;
+use super::plain_git;
 use crate::contract::changes::{MODE_LINK, SentFile};
 use crate::sys::digest::hex;
 use crate::sys::exec::Running;
@@ -78,10 +78,10 @@ impl Maker {
         let temp =
             temp.map_err(|e| WorkspaceError::io("make a directory in", parent)(crate::sys::atomic::bare(e)))?;
         let git_dir = temp.path().join("git");
-        sealed::make(&git_dir, alternates, sha256)?;
+        plain_git::make(&git_dir, alternates, sha256)?;
         let spool = temp.path().join("files");
         fs::create_dir_all(&spool).map_err(WorkspaceError::io("make", spool))?;
-        let git = sealed::git(temp.path(), &git_dir);
+        let git = plain_git::git(temp.path(), &git_dir);
         Ok(Self {
             objects: Objects::at(git_dir.join("objects"), sha256),
             sizes: Serving::start(&git, &["cat-file", "--batch-check"])?,

@@ -20,7 +20,7 @@
 //! | prepare again: what the guest was given, what differs, how it gets there | [`note`], [`delta`], [`rewritten`], [`resync`] |
 //! | exec | [`command`] |
 //! | what was sent, by its bytes, and how the host remembers it | [`sent`], [`object`] |
-//! | a git that knows of nothing but bytes | [`sealed`] |
+//! | a git that knows of nothing but bytes | [`plain_git`] |
 //! | export: what the guest tells of its files, and the patch that is made of it here | [`export`], [`incoming`], [`maker`], [`literal`] |
 //! | whether a patch may be handed on, and what it does | [`patch`] |
 //! | what of it a person should look at | [`flags`] |
@@ -54,10 +54,10 @@ pub mod note;
 pub mod object;
 pub mod pack;
 pub mod patch;
+pub mod plain_git;
 pub mod resync;
 pub mod reuse;
 pub mod rewritten;
-pub mod sealed;
 pub mod sent;
 pub mod shipment;
 pub mod staging;
