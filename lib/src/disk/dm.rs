@@ -28,7 +28,7 @@ use crate::contract::dm::{DM_SCHEMA, DmReply, DmRequest};
 use crate::contract::host_policy::HostPolicy;
 use crate::sys::caller::Caller;
 use crate::sys::dm::{Control, DmError, Target};
-use crate::sys::host_policy;
+use crate::sys::host_policy::{self, NotPermitted};
 use crate::sys::loopdev::Loop;
 use crate::sys::rootlock::RootLock;
 use crate::types::{Size, StateId, VmId};
@@ -136,16 +136,11 @@ pub fn create(request: &DmRequest, caller: &Caller) -> Result<DmReply, DmVerbErr
 fn require_permitted(policy: &HostPolicy, uid: u32, size: u64) -> Result<(), DmVerbError> {
     if !policy.admits(uid) {
         let (what, allowed) = ("a device-mapper root".to_owned(), "other users".to_owned());
-        return Err(DmVerbError::NotPermitted { uid, what, allowed, key: "uids" });
+        return Err(NotPermitted { uid, what, allowed, key: "uids" }.into());
     }
     if size > policy.dm_size.bytes() {
         let what = format!("a root of {}", Size::from_bytes(size));
-        return Err(DmVerbError::NotPermitted {
-            uid,
-            what,
-            allowed: policy.dm_size.to_string(),
-            key: "dm.size",
-        });
+        return Err(NotPermitted { uid, what, allowed: policy.dm_size.to_string(), key: "dm.size" }.into());
     }
     Ok(())
 }
@@ -162,7 +157,7 @@ fn require_room(policy: &HostPolicy, control: &Control, uid: u32) -> Result<(), 
         return Ok(());
     }
     let (what, allowed) = (format!("{} device-mapper roots", held + 1), policy.dm_snapshots.to_string());
-    Err(DmVerbError::NotPermitted { uid, what, allowed, key: "dm.snapshots" })
+    Err(NotPermitted { uid, what, allowed, key: "dm.snapshots" }.into())
 }
 
 /// Opens a file by what it is, not by its name: no symbolic link anywhere, regular, its owner's alone. Looked at before it is opened

@@ -8,7 +8,7 @@ use thiserror::Error;
 use crate::contract::{Coded, ErrorCode, Fault};
 use crate::sys::dm::DmError;
 use crate::sys::exec::ExecError;
-use crate::sys::host_policy::{FILE, ReadPolicyError};
+use crate::sys::host_policy::{NotPermitted, ReadPolicyError};
 use crate::sys::rootlock::RootLockError;
 
 /// A `dm` verb that failed. What it had made is gone again.
@@ -23,17 +23,8 @@ pub enum DmVerbError {
         caller: u32,
     },
     /// More than root lets this user have.
-    #[error("uid {uid} may not have {what}: {FILE} allows {allowed} ({key})")]
-    NotPermitted {
-        /// The user.
-        uid: u32,
-        /// What was asked for.
-        what: String,
-        /// What there may be.
-        allowed: String,
-        /// The key that says so, or says nothing and has this default.
-        key: &'static str,
-    },
+    #[error(transparent)]
+    NotPermitted(#[from] NotPermitted),
     /// What root allows cannot be told.
     #[error(transparent)]
     Policy(#[from] ReadPolicyError),
@@ -115,7 +106,7 @@ impl Coded for DmVerbError {
     fn code(&self) -> ErrorCode {
         let os = |source: &io::Error| source.raw_os_error();
         match self {
-            Self::NotOwner { .. } | Self::Unfit { .. } | Self::NotPermitted { .. } => ErrorCode::Denied,
+            Self::NotOwner { .. } | Self::Unfit { .. } | Self::NotPermitted(_) => ErrorCode::Denied,
             Self::Policy(error) => error.code(),
             Self::Incomplete | Self::Size { .. } | Self::CowSize { .. } => ErrorCode::BadInput,
             Self::Open { source, .. } if source.kind() == io::ErrorKind::NotFound => ErrorCode::NotFound,
@@ -134,7 +125,7 @@ impl Coded for DmVerbError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::NotPermitted { key, .. } => {
+            Self::NotPermitted(NotPermitted { key, .. }) => {
                 Some(format!("use --disk overlay, or have root change {key} (banger-netd.toml(5))"))
             }
             Self::Policy(error) => error.hint(),

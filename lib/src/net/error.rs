@@ -10,7 +10,7 @@ use super::claims::Claim;
 use crate::contract::policy::Publish;
 use crate::contract::{Coded, ErrorCode};
 use crate::sys::exec::ExecError;
-use crate::sys::host_policy::{FILE, ReadPolicyError};
+use crate::sys::host_policy::{NotPermitted, ReadPolicyError};
 use crate::sys::link::LinkError;
 use crate::sys::nft::NftError;
 use crate::sys::rootlock::RootLockError;
@@ -53,17 +53,8 @@ pub enum NetError {
         claim: Claim,
     },
     /// More than root lets this user have.
-    #[error("uid {uid} may not have {what}: {FILE} allows {allowed} ({key})")]
-    NotPermitted {
-        /// The user.
-        uid: u32,
-        /// What was asked for.
-        what: String,
-        /// What there may be.
-        allowed: String,
-        /// The key that says so, or says nothing and has this default.
-        key: &'static str,
-    },
+    #[error(transparent)]
+    NotPermitted(#[from] NotPermitted),
     /// What root allows cannot be told.
     #[error(transparent)]
     Policy(#[from] ReadPolicyError),
@@ -208,7 +199,7 @@ impl Coded for NetError {
         match self {
             Self::Invalid { .. } | Self::SudoUid(_) => ErrorCode::BadInput,
             Self::Unsupported(_) => ErrorCode::Unsupported,
-            Self::NotOwner { .. } | Self::Unprivileged | Self::NotPermitted { .. } => ErrorCode::Denied,
+            Self::NotOwner { .. } | Self::Unprivileged | Self::NotPermitted(_) => ErrorCode::Denied,
             Self::Policy(error) => error.code(),
             Self::Overlap { .. } | Self::Differs { .. } | Self::AddressTaken(_) => ErrorCode::Conflict,
             Self::Foreign { .. } | Self::Mismatch { .. } => ErrorCode::Conflict,
@@ -236,7 +227,9 @@ impl Coded for NetError {
             Self::Overlap { subnet, claim } => {
                 json!({ "subnet": subnet, "route": claim.network, "link": claim.holder.to_string() })
             }
-            Self::NotPermitted { key, allowed, .. } => json!({ "key": key, "allowed": allowed }),
+            Self::NotPermitted(NotPermitted { key, allowed, .. }) => {
+                json!({ "key": key, "allowed": allowed })
+            }
             Self::Differs { object, what, found, wanted } => {
                 json!({ "object": object, "property": what, "found": found, "wanted": wanted })
             }
@@ -263,12 +256,15 @@ impl Coded for NetError {
                 "only root may act for another user, and root in a shell of sudo's is who called sudo until: unset SUDO_UID"
             }
             Self::Overlap { .. } => "plan the VM in another subnet",
-            Self::NotPermitted { key: "subnets", allowed, .. } => {
+            Self::NotPermitted(NotPermitted { key: "uids", .. }) => {
+                "use user networking (vm.net_mode \"user\"), or have root list you in \"uids\" (banger-netd.toml(5))"
+            }
+            Self::NotPermitted(NotPermitted { key: "subnets", allowed, .. }) => {
                 return Some(format!(
                     "plan the VM with a --subnet of {allowed}, or have root allow more (banger-netd.toml(5))"
                 ));
             }
-            Self::NotPermitted { key, .. } => {
+            Self::NotPermitted(NotPermitted { key, .. }) => {
                 return Some(format!(
                     "detach VMs that are not needed, or have root raise {key} (banger-netd.toml(5))"
                 ));

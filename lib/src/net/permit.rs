@@ -7,7 +7,7 @@ use super::policy::PUBLISHED;
 use super::request::TapRequest;
 use super::tag::Tag;
 use crate::contract::host_policy::{ConnectionLimits, HostPolicy};
-use crate::sys::host_policy;
+use crate::sys::host_policy::{self, NotPermitted};
 use crate::sys::nft;
 
 /// A user's permission; root needs none.
@@ -24,7 +24,7 @@ impl Permit {
         let policy = host_policy::read()?;
         if !policy.admits(uid) {
             let allowed = "other users".to_owned();
-            return Err(NetError::NotPermitted { uid, what: "a network".to_owned(), allowed, key: "uids" });
+            return Err(NotPermitted { uid, what: "a network".to_owned(), allowed, key: "uids" }.into());
         }
         Ok(Self(Some((uid, policy))))
     }
@@ -47,7 +47,7 @@ impl Permit {
         }
         let allowed: Vec<String> = policy.subnets.iter().map(ToString::to_string).collect();
         let (what, allowed) = (format!("the subnet {subnet}"), allowed.join(", "));
-        Err(NetError::NotPermitted { uid: *uid, what, allowed, key: "subnets" })
+        Err(NotPermitted { uid: *uid, what, allowed, key: "subnets" }.into())
     }
 
     /// # Errors
@@ -63,8 +63,8 @@ impl Permit {
         let require = |more: usize, held: usize, most: u32, key: &'static str, thing: &str| {
             let fits = more == 0 || held + more <= most as usize;
             let what = format!("{} {thing}", held + more);
-            let error = NetError::NotPermitted { uid: *uid, what, allowed: most.to_string(), key };
-            if fits { Ok(()) } else { Err(error) }
+            let error = NotPermitted { uid: *uid, what, allowed: most.to_string(), key };
+            if fits { Ok(()) } else { Err(NetError::from(error)) }
         };
         require(bridges, host.count_of(*uid, "bridge"), policy.networks, "networks", "networks")?;
         require(taps, host.count_of(*uid, "tun"), policy.taps, "taps", "taps")?;

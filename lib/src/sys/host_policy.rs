@@ -17,6 +17,20 @@ pub const FILE: &str = "/etc/banger/netd.toml";
 /// The largest file that is read, bytes.
 const MAX_BYTES: u64 = 64 << 10;
 
+/// More than root lets a user have.
+#[derive(Debug, Error)]
+#[error("uid {uid} may not have {what}: {FILE} allows {allowed} ({key})")]
+pub struct NotPermitted {
+    /// The user.
+    pub uid: u32,
+    /// What was asked for.
+    pub what: String,
+    /// What there may be.
+    pub allowed: String,
+    /// The key that says so, or says nothing and has this default.
+    pub key: &'static str,
+}
+
 /// A file that does not say what is allowed. Then nothing is.
 #[derive(Debug, Error)]
 #[error("cannot tell what others than root may do from {path:?}")]

@@ -148,7 +148,14 @@ fn the_policy_says_who_where_and_how_much() {
         );
         let of = |uid, state, net, n| document_of(uid, state, net, n);
         let (one, two, three) = ("11111111", "22222222", "33333333");
-        assert_eq!(refused_by(&for_user(BOB, "attach", &of(BOB, one, "77.1", 2))), "uids");
+        let unlisted = for_user(BOB, "attach", &of(BOB, one, "77.1", 2));
+        assert_eq!(refused_by(&unlisted), "uids");
+        let hint = record(&unlisted)["error"]["hint"].as_str().expect("a hint").to_owned();
+        assert!(hint.contains("vm.net_mode \"user\""), "{hint}");
+        let mut as_hinted = of(BOB, one, "77.1", 2);
+        as_hinted["vm"]["net_mode"] = "user".into();
+        let output = for_user(BOB, "attach", &as_hinted);
+        assert!(output.status.success(), "{}", record(&output));
         assert_eq!(refused_by(&for_user(ALICE, "attach", &of(ALICE, one, "213.1", 2))), "subnets");
         let publishing = |mut document: Value, ports: &[u16]| {
             let port =
