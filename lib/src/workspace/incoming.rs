@@ -55,7 +55,6 @@ struct Coming {
     place: Place,
     mode: u32,
     left: u64,
-    /// Whether only the byte behind it is awaited.
     hasher: Hasher,
     held: Vec<u8>,
     spool: Option<(PathBuf, File)>,

@@ -26,6 +26,10 @@ BREAKS = ("git-", "config-", "head-broken", "objects-", "index-corrupt", "index-
           "setting-worktree", "setting-format", "tools-", "no-locale", "nofile", "file-size", "remove-everything", "owner-", "checkout-cloned-over", "prepared-")
 
 
+# What makes a FIFO comes after everything: whatever wrote to it later would wait for a reader that never comes.
+FIFOS = 9
+
+
 class Kind(NamedTuple):
     """How often it is chosen, whether it comes after all others (what would block or break those), the traits of a checkout
     that it is about, whether it needs a VM, and whether it takes many seconds."""

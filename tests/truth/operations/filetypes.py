@@ -1,6 +1,6 @@
 """Files that become something else: links, directories, and what no patch holds."""
 
-from . import kind
+from . import FIFOS, kind
 
 
 @kind
@@ -116,22 +116,22 @@ def link_to_directory(c):
     return f"l={c.link()}; rm -f \"$l\"; mkdir \"$l\" && echo {c.text()} >\"$l/f\""
 
 
-@kind(late=1)
+@kind(late=FIFOS)
 def new_fifo(c):
     return f"f={c.new()}; mk \"$f\"; mkfifo \"$f\""
 
 
-@kind(late=1)
+@kind(late=FIFOS)
 def file_to_fifo(c):
     return f"f={c.file()}; rm -f \"$f\" && mkfifo \"$f\"; echo {c.text()} >beside-{c.text()}"
 
 
-@kind(late=1)
+@kind(late=FIFOS)
 def directory_to_fifo(c):
     return f"d={c.folder()}; rm -rf \"$d\" && mkfifo \"$d\""
 
 
-@kind(late=1)
+@kind(late=FIFOS)
 def link_to_fifo(c):
     return f"l={c.link()}; rm -f \"$l\" && mkfifo \"$l\""
 
@@ -156,7 +156,7 @@ def file_to_device(c):
     return f"f={c.file()}; rm -f \"$f\" && mknod \"$f\" c 1 5"
 
 
-@kind(late=1)
+@kind(late=FIFOS)
 def directory_of_special_files(c):
     return "mkdir -p special/er && mkfifo special/er/one special/two"
 

@@ -1,6 +1,6 @@
 """What is done to commits, branches, the index and the repository itself."""
 
-from . import kind
+from . import FIFOS, kind
 
 STORE = ".git"
 
@@ -365,7 +365,7 @@ def git_is_a_link(c):
     return f"mv .git /root/linked-git-$$; ln -s /root/linked-git-$$ .git; echo {c.text()} >>{c.file()}"
 
 
-@kind(late=1)
+@kind(late=FIFOS)
 def git_is_a_fifo(c):
     return f"rm -rf .git; mkfifo .git; echo {c.text()} >plain-{c.text()}"
 

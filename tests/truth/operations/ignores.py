@@ -1,6 +1,6 @@
 """What may be ignored, and what must not be: only .gitignore files as they stand and the rules that were sent count."""
 
-from . import kind
+from . import FIFOS, kind
 
 
 def _add(path, text):
@@ -83,7 +83,7 @@ def ignore_file_is_a_directory(c):
     return f"mkdir -p dirig/.gitignore; echo {c.text()} >dirig/f; echo {c.text()} >dirig/.gitignore/g"
 
 
-@kind(late=1)
+@kind(late=FIFOS)
 def ignore_file_is_a_fifo(c):
     return f"mkdir -p fifoig; echo {c.text()} >fifoig/f; mkfifo fifoig/.gitignore"
 

@@ -2,9 +2,9 @@
 //! configuration are the guest's, and may say anything. See [`crate::changes_protocol`].
 
 mod answer;
+mod cache;
 mod digest;
 mod disk;
-mod known;
 mod rules;
 mod tracked;
 mod walk;
@@ -21,10 +21,9 @@ use crate::error::{Context, Error};
 use crate::protocol::mark_start;
 use crate::sys;
 use answer::Answer;
+pub use cache::Cache;
 pub use digest::Id;
 pub use disk::mode_of;
-use known::Known;
-pub use known::Known as Cache;
 
 /// How long a request may be, bytes.
 const MAX_REQUEST: u64 = 1 << 30;
@@ -62,7 +61,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
     say("ready");
     sys::allow_many_descriptors();
     let mut answer = Answer::new(io::stdout().lock());
-    let known = Known::load(path.as_bytes());
+    let known = Cache::load(path.as_bytes());
     let told = walk::compare(&request, &known, &mut answer).and_then(|ignored| answer.end(ignored));
     match told {
         Ok(()) => Some(ExitCode::SUCCESS),
@@ -79,7 +78,7 @@ pub fn note(args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
     let noted = std::env::set_current_dir(&path)
         .context(|| format!("cannot enter {}", Path::new(&path).display()))
         .and_then(|()| request(fs::File::open(SENT).context(|| format!("cannot open {SENT}"))?))
-        .map(|request| Known::of(&request));
+        .map(|request| Cache::of(&request));
     let removed = fs::remove_file(SENT).context(|| format!("cannot remove {SENT}"));
     // Without it everything is read the next time; that is all.
     let kept = noted.map(|known| known.save(path.as_bytes()));
@@ -130,7 +129,7 @@ fn complain(error: &Error) {
 
 /// What has become known of files since the last copy: those at `placed`, with the ids that they have.
 pub fn renote(workspace: &std::ffi::OsStr, placed: &[crate::plan::Known], gone: &[Vec<u8>]) {
-    let mut known = Known::load(workspace.as_bytes());
+    let mut known = Cache::load(workspace.as_bytes());
     known.replace(placed, gone);
     known.save(workspace.as_bytes());
 }

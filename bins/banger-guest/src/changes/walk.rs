@@ -15,12 +15,12 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use nix::sys::statfs::fstatfs;
 
 use super::answer::Answer;
+use super::cache::{Cache, joined};
 use super::digest::Id;
 use super::disk::{
     CHUNK, DIRECTORY, ReadFile, TRIES, count, hash, is_directory, is_still, is_unknown_directory, list,
     mode_of, open_file, read,
 };
-use super::known::{Known, joined};
 use super::rules::Rules;
 use super::tracked::Tracked;
 use crate::changes_protocol::{Content, Event, MAX_PATH, MODE_LINK, Request, SentTree};
@@ -55,7 +55,7 @@ const OF_THE_KERNEL: [i64; 16] = [
 ];
 
 /// Compares the workspace that this process is in with what was sent, and tells what differs; gives how many new files are ignored.
-pub fn compare<W: Write>(request: &Request, known: &Known, answer: &mut Answer<W>) -> Result<u64, Error> {
+pub fn compare<W: Write>(request: &Request, known: &Cache, answer: &mut Answer<W>) -> Result<u64, Error> {
     let root = open(".", DIRECTORY, Mode::empty()).context(|| "cannot open the workspace".into())?;
     let ids: HashSet<&[u8]> =
         request.trees.iter().flat_map(|tree| tree.files.iter().map(|file| file.id.as_slice())).collect();
@@ -99,7 +99,7 @@ struct Walk<'a, W: Write> {
     request: &'a Request,
     number: u16,
     tree: &'a SentTree,
-    known: &'a Known,
+    known: &'a Cache,
     ids: &'a HashSet<&'a [u8]>,
     answer: &'a mut Answer<W>,
     /// What was sent, by its path: its place in the tree's list.
@@ -122,7 +122,7 @@ impl<'a, W: Write> Walk<'a, W> {
         request: &'a Request,
         number: u16,
         tree: &'a SentTree,
-        known: &'a Known,
+        known: &'a Cache,
         ids: &'a HashSet<&'a [u8]>,
         answer: &'a mut Answer<W>,
     ) -> Self {

@@ -37,9 +37,9 @@ struct Entry {
     noted_ns: i128,
 }
 
-/// What is known.
+/// What is known of files.
 #[derive(Debug, Default)]
-pub struct Known {
+pub struct Cache {
     entries: HashMap<Vec<u8>, Entry>,
     /// Whether the clock was set since: then no time says anything.
     is_void: bool,
@@ -84,7 +84,7 @@ impl Entry {
     }
 }
 
-impl Known {
+impl Cache {
     /// What the files of `request` are now, from the workspace, in which they have just been put.
     pub fn of(request: &Request) -> Self {
         let now = now_ns(ClockId::CLOCK_REALTIME);
@@ -213,16 +213,16 @@ mod tests {
         fs::write(&file, "one").unwrap();
         let path = std::os::unix::ffi::OsStrExt::as_bytes(file.as_os_str()).to_vec();
         let stat = look(&path).unwrap();
-        let mut known = Known::default();
+        let mut known = Cache::default();
         known.replace(&[crate::plan::Known { path: path.clone(), mode: 0, id: vec![1; 20] }], &[]);
         // So soon after the change nothing is certain.
         assert!(!known.is_same(&path, &stat, &[1; 20]));
         known.entries.get_mut(&path).unwrap().noted_ns += 10 * TICK_NS;
-        let known = Known::decode(&known.encode()).unwrap();
+        let known = Cache::decode(&known.encode()).unwrap();
         assert!(known.is_same(&path, &stat, &[1; 20]));
         assert!(!known.is_same(&path, &stat, &[2; 20]));
         assert!(
-            !Known { is_void: true, ..Known::decode(&known.encode()).unwrap() }
+            !Cache { is_void: true, ..Cache::decode(&known.encode()).unwrap() }
                 .is_same(&path, &stat, &[1; 20])
         );
         let mut other = stat;
@@ -231,7 +231,7 @@ mod tests {
         let mut larger = stat;
         larger.st_size = 4;
         assert!(known.is_other(&path, &larger, &[1; 20]) && !known.is_other(&path, &stat, &[1; 20]));
-        assert!(Known::decode(b"").is_none() && Known::decode(&known.encode()[1..]).is_none());
+        assert!(Cache::decode(b"").is_none() && Cache::decode(&known.encode()[1..]).is_none());
         fs::remove_dir_all(root).unwrap();
     }
 }
