@@ -142,6 +142,8 @@ fn what_the_guests_git_is_told_counts_for_nothing() {
         "rm -rf .git",
         "git init -q . && git add -A",
         "rm -rf .git; echo 'gitdir: /nowhere' >.git",
+        "rm -rf .git; mkdir .git; mkfifo .git/index .git/HEAD",
+        "rm -rf .git; mkfifo .git",
     ] {
         support::run(support::command("sh").args(["-c", script]).current_dir(&place), b"");
         let output = guest.ws(&["export", "--output", "z"], &record);

@@ -13,11 +13,14 @@ use nix::sys::stat::{FileStat, fstatat};
 use nix::time::{ClockId, clock_gettime};
 use sha2::{Digest, Sha256};
 
+use super::disk::read_file;
 use crate::changes_protocol::{Request, VERSION};
 use crate::words::{Reader, Writer};
 
 /// Where it is kept.
 const DIRECTORY: &str = "/var/lib/banger-guest";
+/// The largest that is read, bytes.
+const MAX_CACHE: u64 = 1 << 30;
 /// Names this boot (random(4)).
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Within this time of an entry's making a change of its file may leave the change time as it was, nanoseconds: several ticks of the
@@ -117,7 +120,7 @@ impl Cache {
 
     /// Of the workspace at the path `workspace`; nothing where there is none, or one of another version.
     pub fn load(workspace: &[u8]) -> Self {
-        let bytes = fs::read(place(workspace)).unwrap_or_default();
+        let bytes = read_file(&place(workspace), MAX_CACHE).unwrap_or_default();
         Self::decode(&bytes).unwrap_or_default()
     }
 

@@ -4,10 +4,11 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 
 use super::digest::Id;
@@ -18,6 +19,8 @@ use crate::resync::kind;
 pub const TRIES: usize = 4;
 /// How much is read at once, bytes.
 pub const CHUNK: usize = 128 << 10;
+/// How files are opened: it does not wait, whatever they are by then.
+const FILE: OFlag = OFlag::O_RDONLY.union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY).union(OFlag::O_CLOEXEC);
 /// How directories are opened.
 pub const DIRECTORY: OFlag =
     OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
@@ -31,6 +34,18 @@ pub enum ReadFile<T> {
     Other,
     /// It changed each time.
     Moving,
+}
+
+/// The bytes of the file at `path`, unless it is larger than `most` bytes, no file, or not there. A FIFO may be at any path of the guest's, and
+/// opening it is not to wait for anybody.
+pub fn read_file(path: &Path, most: u64) -> Option<Vec<u8>> {
+    let file = File::from(open(path, FILE, Mode::empty()).ok()?);
+    let stat = fstat(&file).ok()?;
+    if kind(&stat) != SFlag::S_IFREG || stat.st_size.unsigned_abs() > most {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes).ok().map(|_| bytes)
 }
 
 /// git's mode of a file or a link.
@@ -54,8 +69,7 @@ pub fn read(file: &mut File, buffer: &mut [u8]) -> Result<usize, Errno> {
 
 /// Opens a file and looks at it. Should it be a FIFO by now, opening does not wait for anybody.
 pub fn open_file(directory: &OwnedFd, name: &CStr) -> Result<ReadFile<(File, FileStat)>, Errno> {
-    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    match openat(directory, name, flags, Mode::empty()) {
+    match openat(directory, name, FILE | OFlag::O_NOFOLLOW, Mode::empty()) {
         Ok(file) => {
             let stat = fstat(&file)?;
             let is_file = kind(&stat) == SFlag::S_IFREG;
@@ -143,4 +157,25 @@ pub fn count(directory: &OwnedFd) -> u64 {
         _ => 1,
     });
     each.sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_fifo_is_waited_for() {
+        let root = std::env::temp_dir().join(format!("banger-guest-disk-{}", std::process::id()));
+        std::fs::create_dir_all(&root).unwrap();
+        let (fifo, file) = (root.join("fifo"), root.join("file"));
+        nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+        std::fs::write(&file, "text").unwrap();
+        assert_eq!(read_file(&fifo, 10), None);
+        assert_eq!(read_file(&file, 10).as_deref(), Some(&b"text"[..]));
+        assert_eq!(
+            (read_file(&file, 3), read_file(&root, 10), read_file(&root.join("no"), 10)),
+            (None, None, None)
+        );
+        std::fs::remove_dir_all(root).unwrap();
+    }
 }

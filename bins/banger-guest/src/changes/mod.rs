@@ -23,7 +23,7 @@ use crate::sys;
 use answer::Answer;
 pub use cache::Cache;
 pub use digest::Id;
-pub use disk::mode_of;
+pub use disk::{mode_of, read_file};
 
 /// How long a request may be, bytes.
 const MAX_REQUEST: u64 = 1 << 30;

@@ -3,10 +3,13 @@
 
 use std::collections::HashSet;
 use std::ffi::OsString;
-use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
+use super::disk::read_file;
+
+/// The largest file `.git` that is read, which says where the git directory is, bytes.
+const MAX_GIT_FILE: u64 = 16 << 10;
 /// The largest index that is read, bytes.
 const MAX_INDEX: u64 = 256 << 20;
 /// What an entry has before its id: ten numbers of 32 bits.
@@ -28,15 +31,13 @@ impl Tracked {
             prefix.to_vec()
         }));
         let mut git_dir = root.join(".git");
-        if let Ok(text) = fs::read(&git_dir)
+        if let Some(text) = read_file(&git_dir, MAX_GIT_FILE)
             && let Some(place) = text.strip_prefix(b"gitdir: ")
         {
             let place = place.strip_suffix(b"\n").unwrap_or(place);
             git_dir = root.join(OsString::from_vec(place.to_vec()));
         }
-        let index = git_dir.join("index");
-        let is_small = fs::metadata(&index).is_ok_and(|index| index.is_file() && index.len() <= MAX_INDEX);
-        let bytes = is_small.then(|| fs::read(&index).ok()).flatten().unwrap_or_default();
+        let bytes = read_file(&git_dir.join("index"), MAX_INDEX).unwrap_or_default();
         Self::of(&bytes, if sha256 { 32 } else { 20 })
     }
 

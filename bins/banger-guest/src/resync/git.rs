@@ -3,11 +3,15 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::changes::read_file;
 use crate::error::{Context, Error};
 use crate::plan::{FILL, Plan, Staged, TREE};
 
+/// The largest file of a ref that is read, bytes.
+const MAX_REF: u64 = 16 << 10;
 /// Settings that win over the guest's own.
 const SETTINGS: [&str; 4] = [
     "core.hooksPath=/dev/null",
@@ -61,9 +65,10 @@ pub fn run<const N: usize>(args: [&str; N], input: Option<&[u8]>) -> Result<Vec<
 pub fn commit_of(name: &str) -> Result<String, Error> {
     let is_id =
         |text: &str| matches!(text.len(), 40 | 64) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let file = fs::read_to_string(format!(".git/{name}")).unwrap_or_default();
-    if is_id(file.trim_end()) {
-        return Ok(file.trim_end().to_owned());
+    let file = read_file(Path::new(&format!(".git/{name}")), MAX_REF).unwrap_or_default();
+    let text = String::from_utf8_lossy(&file);
+    if is_id(text.trim_end()) {
+        return Ok(text.trim_end().to_owned());
     }
     let mut git = git();
     git.args(["rev-parse", "-q", "--verify", name]);
