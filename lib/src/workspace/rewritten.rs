@@ -12,9 +12,8 @@ use super::stream;
 use super::{checkout, gitdir};
 use crate::sys::git;
 
-/// What decides how git reads and writes a file (gitattributes(5)); the first three convert line endings.
-const ATTRIBUTES: [&str; 6] = ["text", "eol", "crlf", "ident", "filter", "working-tree-encoding"];
-const ENDINGS: usize = 3;
+/// What has git make other bytes of a file, of the same size perhaps (gitattributes(5)).
+const ATTRIBUTES: [&str; 3] = ["ident", "filter", "working-tree-encoding"];
 /// The modes that git keeps of files (gitformat-index(5)).
 const MODE_FILE: u32 = 0o100_644;
 const MODE_PROGRAM: u32 = 0o100_755;
@@ -32,40 +31,34 @@ pub fn converted<'a>(
     let mut found: HashSet<&[u8]> =
         known.iter().filter(|(_, entry)| entry.assumed).map(|(path, _)| *path).collect();
     let there = &part.selection.entries;
-    let is_attributes =
-        |entry: &checkout::Entry| entry.path.file_name() == Some(OsStr::new(".gitattributes"));
-    let automatic = is_automatic(part);
-    if !automatic && !there.iter().any(is_attributes) && !gitdir::has_attributes(&part.checkout) {
-        return Ok(found);
-    }
-    let files = there.iter().filter(|entry| !entry.is_symlink());
-    let files: Vec<_> = files
+    let mut files: Vec<_> = there
+        .iter()
+        .filter(|entry| !entry.is_symlink())
         .filter_map(|entry| Some((entry, *known.get_key_value(entry.path.as_os_str().as_bytes())?.0)))
         .filter(|(_, path)| !found.contains(path))
         .collect();
-    let said = attributes(part, &files.iter().map(|(_, path)| *path).collect::<Vec<_>>())?;
-    // PATH<nul>ATTRIBUTE<nul>VALUE<nul> each.
-    let values: Vec<&[u8]> = said.split(|byte| *byte == 0).skip(2).step_by(3).collect();
-    let is_given = |value: &&[u8]| !matches!(*value, b"unspecified" | b"unset");
-    let mut by_size = Vec::new();
-    for ((entry, path), values) in files.into_iter().zip(values.chunks_exact(ATTRIBUTES.len())) {
-        let (endings, others) = values.split_at(ENDINGS);
-        if others.iter().any(is_given) {
-            found.insert(path);
-        } else if automatic || endings.iter().any(is_given) {
-            by_size.push((entry, path));
-        }
+    let is_attributes =
+        |entry: &checkout::Entry| entry.path.file_name() == Some(OsStr::new(".gitattributes"));
+    if there.iter().any(is_attributes) || gitdir::has_attributes(&part.checkout) {
+        let said = attributes(part, &files.iter().map(|(_, path)| *path).collect::<Vec<_>>())?;
+        // PATH<nul>ATTRIBUTE<nul>VALUE<nul> each.
+        let values: Vec<&[u8]> = said.split(|byte| *byte == 0).skip(2).step_by(3).collect();
+        let is_given = |value: &&[u8]| !matches!(*value, b"unspecified" | b"unset");
+        let given = files.iter().zip(values.chunks_exact(ATTRIBUTES.len()));
+        found.extend(given.filter(|(_, values)| values.iter().any(is_given)).map(|((_, path), _)| *path));
+        files.retain(|(_, path)| !found.contains(path));
     }
-    // Where line endings are converted the size changes with the bytes.
+    // Line endings change the size with the bytes. All are looked at, whatever the attributes say: git calls a file unchanged that was
+    // converted by others, which it had when git last read it, or by another name.
     let objects: Vec<u8> =
-        by_size.iter().flat_map(|(_, path)| format!("{}\n", known[path].state.object).into_bytes()).collect();
-    if !by_size.is_empty() {
+        files.iter().flat_map(|(_, path)| format!("{}\n", known[path].state.object).into_bytes()).collect();
+    if !files.is_empty() {
         let git = part.staging.git(&part.checkout, &part.staging.index());
         let said = git.exec(["cat-file", "--batch-check=%(objectsize)"]).stdin(objects).run();
         let said = said.map_err(part.checkout.git_error())?;
         let sizes = said.split(|byte| *byte == b'\n').map(|size| git::line(size).parse::<i64>().ok());
         let others =
-            by_size.into_iter().zip(sizes).filter(|((entry, _), size)| *size != Some(entry.stat.st_size));
+            files.into_iter().zip(sizes).filter(|((entry, _), size)| *size != Some(entry.stat.st_size));
         found.extend(others.map(|((_, path), _)| path));
     }
     Ok(found)
@@ -159,11 +152,4 @@ fn attributes(part: &Part, paths: &[&[u8]]) -> Result<Vec<u8>, WorkspaceError> {
     let paths: Vec<u8> = paths.iter().flat_map(|path| path.iter().copied().chain([0])).collect();
     let exec = git.exec(["check-attr", "-z", "--stdin"].iter().chain(&ATTRIBUTES)).stdin(paths);
     exec.run().map_err(part.checkout.git_error())
-}
-
-/// Whether line endings are converted of files that have no attributes.
-fn is_automatic(part: &Part) -> bool {
-    let config = &part.checkout.config;
-    config.is_true("core.autocrlf")
-        || config.get("core.autocrlf").is_some_and(|value| value.eq_ignore_ascii_case(b"input"))
 }
