@@ -1,5 +1,6 @@
 //! What a VM under `banger-fc` uses, and what of it is changed while it runs.
 
+use std::fs::File;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -55,6 +56,8 @@ fn a_running_vm_is_made_what_its_record_says() {
     let mut started = start(&stage);
     started["vm"]["disk_rate_bytes_s"] = json!(1 << 20);
     started["vm"]["net_rate_bytes_s"] = json!(1 << 16);
+    let file = File::options().write(true).open(started["disk"]["work_device"].as_str().unwrap());
+    file.unwrap().set_len(1 << 20).unwrap();
     let updated = assert_changed(&stage.run(&["update"], &started), true);
     assert_eq!(updated["vmm"]["net_rate_bytes_s"], 1 << 16);
     let limit = |bytes: u64, ms: u64| json!({ "bandwidth": { "size": bytes, "refill_time": ms } });
@@ -69,10 +72,14 @@ fn a_running_vm_is_made_what_its_record_says() {
     );
     let net = &bodies(&stage, "PATCH /network-interfaces/eth0")[0];
     assert_eq!(net["tx_rate_limiter"], limit(1 << 16, 1000));
+    // At first its kernel has not seen the new size.
+    let resizes = || stage.events().iter().filter(|e| e["agent"]["path"] == "/v1/resize").count();
+    assert_eq!(resizes(), 2);
     // The second time there is nothing to do.
     let again = assert_changed(&stage.run(&["update"], &updated), false);
     assert_eq!(again["vmm"], updated["vmm"]);
     assert_eq!(bodies(&stage, "PATCH /network-interfaces/eth0").len(), 1);
+    assert_eq!(resizes(), 3);
     let mut unlimited = again;
     unlimited["vm"]["net_rate_bytes_s"] = Value::Null;
     let unlimited = assert_changed(&stage.run(&["update"], &unlimited), true);
