@@ -48,6 +48,9 @@ pub struct SentTree {
     pub prefix: Vec<u8>,
     /// The rules of what is ignored beside those of the `.gitignore` files, as git reads them.
     pub rules: Vec<u8>,
+    /// Repositories in it that are none of the others' trees, since no `.gitmodules` names them: where each is, and its rules. Those of the
+    /// directories above it do not count there.
+    pub repositories: Vec<(Vec<u8>, Vec<u8>)>,
     /// Whether only the names of what differs are wanted: then no bytes follow, and each file has none.
     pub names_only: bool,
     /// What was sent.
@@ -78,6 +81,10 @@ impl Request {
         out.list(&self.trees, |out, tree| {
             out.word(&tree.prefix);
             out.word(&tree.rules);
+            out.list(&tree.repositories, |out, (path, rules)| {
+                out.word(path);
+                out.word(rules);
+            });
             out.number(tree.names_only.into());
             out.list(&tree.files, |out, file| {
                 out.word(&file.path);
@@ -99,7 +106,8 @@ impl Request {
         };
         let tree = |from: &mut Reader<'_>| {
             let (prefix, rules) = (from.bytes()?, from.bytes()?);
-            Some(SentTree { prefix, rules, names_only: from.flag()?, files: from.list(file)? })
+            let repositories = from.list(|from| Some((from.bytes()?, from.bytes()?)))?;
+            Some(SentTree { prefix, rules, repositories, names_only: from.flag()?, files: from.list(file)? })
         };
         let request = Self {
             sha256: from.flag()?,
@@ -248,7 +256,9 @@ mod tests {
     #[test]
     fn requests_and_events_are_read_as_they_were_written_and_nothing_else_is_one() {
         let files = vec![SentFile { path: b"a\n:\xff".into(), mode: MODE_LINK, id: vec![7; 20] }];
-        let tree = SentTree { prefix: b"sub".into(), rules: b"*.o\n".into(), names_only: true, files };
+        let repositories = vec![(b"inner".to_vec(), b"*.a\n".to_vec())];
+        let (prefix, rules) = (b"sub".to_vec(), b"*.o\n".to_vec());
+        let tree = SentTree { prefix, rules, repositories, names_only: true, files };
         let request = Request { sha256: true, max_file_bytes: 1 << 40, max_bytes: 9, trees: vec![tree] };
         let bytes = request.encode();
         assert_eq!(Request::decode(&bytes), Some(request));

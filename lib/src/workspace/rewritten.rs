@@ -3,7 +3,8 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 
 use super::error::WorkspaceError;
 use super::index::{Entry, Index, ObjectId};
@@ -64,30 +65,30 @@ pub fn converted<'a>(
     Ok(found)
 }
 
-/// Makes objects of the bytes of `entries` as they are, and gives their ids.
+/// Makes objects of the bytes of `entries` of `part` as they are, in what `keeper` has of them, and gives their ids.
 ///
 /// # Errors
 /// Those of git, and of reading the files.
-pub fn keep(part: &Part, entries: &[&checkout::Entry]) -> Result<Vec<ObjectId>, WorkspaceError> {
+pub fn keep(
+    keeper: &Part,
+    part: &Part,
+    entries: &[&checkout::Entry],
+) -> Result<Vec<ObjectId>, WorkspaceError> {
     if entries.is_empty() {
         return Ok(Vec::new());
     }
-    let raw = part.staging.raw();
-    let git = part.staging.git(&part.checkout, &part.staging.index()).env("GIT_OBJECT_DIRECTORY", raw);
+    let (staging, checkout) = (&keeper.staging, &keeper.checkout);
+    let git = staging.git(checkout, &staging.index()).env("GIT_OBJECT_DIRECTORY", staging.raw());
+    let below = part.prefix.strip_prefix(&keeper.prefix).unwrap_or(Path::new(""));
     let run = |args: &[&str], input: &[u8]| -> Result<Vec<ObjectId>, WorkspaceError> {
         let words = ["hash-object", "-w", "--no-filters"].iter().chain(args);
-        let said = git.exec(words).stdin(input).run().map_err(part.checkout.git_error())?;
+        let said = git.exec(words).stdin(input).run().map_err(checkout.git_error())?;
         Ok(said.split(|byte| *byte == b'\n').filter_map(ObjectId::from_hex).collect())
     };
-    let plain = |entry: &&&checkout::Entry| {
-        let path = entry.path.as_os_str().as_bytes();
-        !entry.is_symlink() && is_line(path)
-    };
-    let lines: Vec<u8> = entries
-        .iter()
-        .filter(plain)
-        .flat_map(|entry| [entry.path.as_os_str().as_bytes(), b"\n"].concat())
-        .collect();
+    let path = |entry: &checkout::Entry| below.join(&entry.path).into_os_string().into_vec();
+    let plain = |entry: &&&checkout::Entry| !entry.is_symlink() && is_line(&path(entry));
+    let lines: Vec<u8> =
+        entries.iter().filter(plain).flat_map(|entry| [path(entry), b"\n".to_vec()].concat()).collect();
     let ids = if lines.is_empty() { Vec::new() } else { run(&["--stdin-paths"], &lines)? };
     let (mut ids, mut all) = (ids.into_iter(), Vec::with_capacity(entries.len()));
     for entry in entries {

@@ -28,18 +28,20 @@ const MAX_MEMORY: u64 = 64 << 20;
 /// # Errors
 /// Those of git and of the files.
 pub fn of(survey: &Survey, commits: &[Index]) -> Result<Request, WorkspaceError> {
-    let format = |part: &Part| part.checkout.object_format.clone();
-    let mut request = Request { sha256: format(survey.root()) == "sha256", ..Request::default() };
+    let sha256 = survey.root().checkout.object_format == "sha256";
+    let mut request = Request { sha256, ..Request::default() };
     // The place of each part's tree; a repository that is no submodule to its owner is files like others.
     let mut trees: Vec<(usize, PathBuf)> = Vec::new();
     for (part, tree) in survey.parts.iter().zip(commits) {
-        let own = is_submodule(survey, part)? || format(part) != format(survey.root());
+        let own = is_submodule(survey, part)?;
         let owner = trees.iter().enumerate().rev().find(|(_, (_, prefix))| {
             part.prefix.starts_with(prefix) && part.prefix.as_os_str() != prefix.as_os_str()
         });
         let (number, below) = match owner {
             Some((_, (number, prefix))) if !own => {
                 let below = part.prefix.strip_prefix(prefix).unwrap_or(&part.prefix).to_owned();
+                let place = below.as_os_str().as_bytes().to_vec();
+                request.trees[*number].repositories.push((place, gitdir::rules(&part.checkout)));
                 (*number, below)
             }
             _ => {
@@ -52,7 +54,7 @@ pub fn of(survey: &Survey, commits: &[Index]) -> Result<Request, WorkspaceError>
             }
         };
         trees.push((number, part.prefix.clone()));
-        let files = files(part, tree)?;
+        let files = files(part, tree, survey.root())?;
         let below = below.as_os_str().as_bytes();
         let placed = files.into_iter().map(|file| match below {
             b"" => file,
@@ -99,11 +101,12 @@ fn add_absent_submodules(survey: &Survey, request: &mut Request) -> Result<(), W
     Ok(())
 }
 
-/// The files of `part`, whose prepared commit has `tree`.
-fn files(part: &Part, tree: &Index) -> Result<Vec<SentFile>, WorkspaceError> {
+/// The files of `part`, whose prepared commit has `tree`. Where its objects have other names than those of `root`, they are named as there.
+fn files(part: &Part, tree: &Index, root: &Part) -> Result<Vec<SentFile>, WorkspaceError> {
     let there = &part.selection.entries;
+    let is_alike = part.checkout.object_format == root.checkout.object_format;
     let known: HashMap<&[u8], &index::Entry> =
-        tree.entries.iter().map(|entry| (entry.path.as_slice(), entry)).collect();
+        tree.entries.iter().filter(|_| is_alike).map(|entry| (entry.path.as_slice(), entry)).collect();
     let unsure = rewritten::converted(part, &known)?;
     let mut files = Vec::with_capacity(there.len());
     let mut hashed = Vec::new();
@@ -121,7 +124,8 @@ fn files(part: &Part, tree: &Index) -> Result<Vec<SentFile>, WorkspaceError> {
             _ => hashed.push((entry, mode)),
         }
     }
-    let ids = rewritten::keep(part, &hashed.iter().map(|(entry, _)| *entry).collect::<Vec<_>>())?;
+    let keeper = if is_alike { part } else { root };
+    let ids = rewritten::keep(keeper, part, &hashed.iter().map(|(entry, _)| *entry).collect::<Vec<_>>())?;
     let named = hashed.into_iter().zip(ids);
     files.extend(named.map(|((entry, mode), id)| SentFile {
         path: entry.path.as_os_str().as_bytes().to_vec(),

@@ -233,8 +233,10 @@ impl Staging {
             line("0", &none, path);
         }
         for (path, commit) in heads.iter().filter(|(path, commit)| {
-            selection.status.changed.contains(**path)
-                || selection.links.get(**path).is_none_or(|c| c != **commit)
+            // A commit that is named otherwise than here has no place in this tree.
+            commit.len() == none.len()
+                && (selection.status.changed.contains(**path)
+                    || selection.links.get(**path).is_none_or(|c| c != **commit))
         }) {
             line("160000", commit, path);
         }

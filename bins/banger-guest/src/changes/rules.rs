@@ -23,6 +23,13 @@ impl Rules {
         Self(search)
     }
 
+    /// The rules that were sent of the repository at `path` in the tree.
+    pub fn of_repository(path: &[u8], sent: &[u8]) -> Self {
+        let mut rules = Self(Search::default());
+        rules.push(&[path, b"/sent"].concat(), sent);
+        rules
+    }
+
     /// How many files of rules there are.
     pub fn depth(&self) -> usize {
         self.0.patterns.len()

@@ -110,6 +110,8 @@ struct Walk<'a, W: Write> {
     directories: HashSet<&'a [u8]>,
     /// Where other trees are in this one.
     others: HashSet<Vec<u8>>,
+    /// Where repositories are whose files are this tree's, and the rules of each.
+    repositories: HashMap<&'a [u8], &'a [u8]>,
     rules: Rules,
     /// What the guest's git tracks: it is not ignored, whatever the rules say.
     tracked: Tracked,
@@ -154,6 +156,7 @@ impl<'a, W: Write> Walk<'a, W> {
             is_there: vec![false; tree.files.len()],
             directories,
             others: request.trees.iter().filter_map(below).collect(),
+            repositories: tree.repositories.iter().map(|(path, rules)| (&path[..], &rules[..])).collect(),
             rules: Rules::new(&tree.rules),
             tracked: Tracked::read(&tree.prefix, request.sha256),
             ignored: 0,
@@ -193,6 +196,18 @@ impl<'a, W: Write> Walk<'a, W> {
 
     /// What is in the directory at `path`, all that is below it included. `is_ignored`: what is new in it does not count.
     fn directory(&mut self, directory: OwnedFd, path: &[u8], is_ignored: bool) -> Result<(), Error> {
+        let Some(rules) = self.repositories.get(path) else {
+            return self.within(directory, path, is_ignored);
+        };
+        let own = Rules::of_repository(path, rules);
+        let around = std::mem::replace(&mut self.rules, own);
+        let told = self.within(directory, path, false);
+        self.rules = around;
+        told
+    }
+
+    /// The same, by the rules as they are.
+    fn within(&mut self, directory: OwnedFd, path: &[u8], is_ignored: bool) -> Result<(), Error> {
         let entries = match list(&directory) {
             Ok(entries) => entries,
             Err(errno) => return self.lost_below(path, errno),
@@ -227,8 +242,17 @@ impl<'a, W: Write> Walk<'a, W> {
                 self.entry(&directory, &name, &place, is_ignored)?;
             }
         }
+        let last = inner.pop();
         for (name, place) in inner {
             self.enter(&directory, &name, &place, is_ignored)?;
+        }
+        if let Some((name, place)) = last {
+            let opened = self.open(&directory, &name, &place, is_ignored)?;
+            // One that leads ever deeper takes no more descriptors than another.
+            drop(directory);
+            if let Some((inner, is_ignored)) = opened {
+                self.directory(inner, &place, is_ignored)?;
+            }
         }
         self.rules.truncate(depth);
         Ok(())
@@ -254,35 +278,53 @@ impl<'a, W: Write> Walk<'a, W> {
         path: &[u8],
         is_ignored: bool,
     ) -> Result<(), Error> {
+        match self.open(directory, name, path, is_ignored)? {
+            Some((inner, is_ignored)) => self.directory(inner, path, is_ignored),
+            None => Ok(()),
+        }
+    }
+
+    /// Opens a directory in `directory` that is to be looked at, and says whether it is ignored. `None` where all is told that there is to tell.
+    fn open(
+        &mut self,
+        directory: &OwnedFd,
+        name: &CStr,
+        path: &[u8],
+        is_ignored: bool,
+    ) -> Result<Option<(OwnedFd, bool)>, Error> {
         let is_ignored = is_ignored || self.rules.ignores(path, true);
-        let holds_sent =
-            self.directories.contains(path) || self.tracked.is_below(path) || self.holds_another(path);
+        let holds_sent = self.directories.contains(path)
+            || self.repositories.contains_key(path)
+            || self.tracked.is_below(path)
+            || self.holds_another(path);
         if path.len() >= MAX_PATH {
             let below = [path, b"/"].concat();
-            return if is_ignored {
-                Ok(())
-            } else {
-                self.lost(&below, "its path is longer than git can open")
-            };
+            if !is_ignored {
+                self.lost(&below, "its path is longer than git can open")?;
+            }
+            return Ok(None);
         }
         let inner = match openat(directory, name, DIRECTORY, Mode::empty()) {
             Ok(inner) => inner,
             // Gone, or something else: what was sent of it is told as gone, what is new is the next export's.
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(()),
-            Err(_) if is_ignored && !holds_sent => return Ok(()),
-            Err(errno) => return self.lost_below(path, errno),
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(None),
+            Err(_) if is_ignored && !holds_sent => return Ok(None),
+            Err(errno) => return self.lost_below(path, errno).map(|()| None),
         };
         let crosses = || Some(fstat(directory).ok()?.st_dev != fstat(&inner).ok()?.st_dev);
         if crosses() == Some(true)
             && fstatfs(&inner).is_ok_and(|fs| OF_THE_KERNEL.contains(&fs.filesystem_type().0))
         {
-            return if is_ignored { Ok(()) } else { self.left_out(path, "a mount of what the kernel tells") };
+            if !is_ignored {
+                self.left_out(path, "a mount of what the kernel tells")?;
+            }
+            return Ok(None);
         }
         if is_ignored && !holds_sent {
             self.ignored += count(&inner);
-            return Ok(());
+            return Ok(None);
         }
-        self.directory(inner, path, is_ignored)
+        Ok(Some((inner, is_ignored)))
     }
 
     /// Whether another tree is below the directory at `path`.
