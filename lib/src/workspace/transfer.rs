@@ -20,19 +20,25 @@ use crate::contract::record::WorkspaceMode;
 use crate::sys::clock::{Timeline, boottime_us};
 
 /// Unpacks the stream on stdin unless what it holds is there already.
+///
+/// What is to be replaced steps aside until its successor is whole, and comes back where that fails.
 const UNPACK: &str = r#"
 p=@PATH@
+old=${p%/*}/.${p##*/}.replaced
 umask 022
 same=
+[ -e "$p" ] || [ ! -e "$old" ] || mv -- "$old" "$p"
 if [ -e "$p" ] || [ -L "$p" ]; then
     if [ "$(git --git-dir="$p/.git" rev-parse -q --verify @REF@ 2>/dev/null)" = @BASE@ ]; then same=kept
-    elif [ -n @FORCE@ ]; then rm -rf -- "$p"
+    elif [ -n @FORCE@ ]; then
+        rm -rf -- "$old" && mv -- "$p" "$old" || { say failed; exit 0; }
     elif ! rmdir -- "$p" 2>/dev/null; then say occupied; exit 0
     fi
 fi
 if [ -z "$same" ]; then
-    if mkdir -p -- "$p" && TAR_OPTIONS=--warning=no-timestamp tar -xpf - -C "$p" && (cd -- "$p" && @FILL@) && @NOTE@ && @WHOLE@; then :; else
-        rm -rf -- "$p"; say failed; exit 0
+    if mkdir -p -- "$p" && TAR_OPTIONS=--warning=no-timestamp tar -xpf - -C "$p" && (cd -- "$p" && @FILL@) && @NOTE@ && @WHOLE@; then rm -rf -- "$old"; else
+        rm -rf -- "$p"; [ ! -e "$old" ] || mv -- "$old" "$p"
+        say failed; exit 0
     fi
 fi
 "#;

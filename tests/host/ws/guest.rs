@@ -49,6 +49,13 @@ impl Guest {
         Self::with_variable("", true)
     }
 
+    /// One whose files cannot be larger than so many bytes.
+    pub(super) fn with_small_files(bytes: u64) -> Option<Self> {
+        let mut sshd = support::command("prlimit");
+        sshd.arg(format!("--fsize={bytes}")).arg("/usr/sbin/sshd");
+        Self::begin(sshd, "")
+    }
+
     /// Either, with a variable that its sessions have.
     pub(super) fn with_variable(variable: &str, helper: bool) -> Option<Self> {
         if !helper {

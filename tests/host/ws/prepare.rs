@@ -140,3 +140,30 @@ fn prepare_twice_changes_nothing_and_something_else_is_a_conflict() {
     let output = guest.ws(&["exec", "--", "true"], &first);
     support::assert_error(&output, 125, "not-found");
 }
+
+#[test]
+fn what_a_forced_copy_cannot_replace_is_there_as_before() {
+    let Some(guest) = Guest::with_small_files(1 << 20) else { return };
+    let repo = guest.repo();
+    let copy = guest.path("guest");
+    let prepare = |options: &[&str]| {
+        let args = ["prepare", "--repo", repo.to_str().unwrap(), "--guest-path", copy.to_str().unwrap()];
+        guest.ws(&[&args[..], options].concat(), &guest.record())
+    };
+    assert!(prepare(&[]).status.success());
+    fs::write(copy.join("mine"), "work\n").unwrap();
+    git(&copy, &["update-ref", "-d", "refs/banger/prepared"]);
+    fs::write(repo.join("LICENSE"), vec![b'l'; 2 << 20]).unwrap();
+    let output = prepare(&["--force"]);
+    support::assert_error(&output, 1, "failed");
+    assert_eq!(fs::read_to_string(copy.join("mine")).unwrap(), "work\n");
+    fs::write(repo.join("LICENSE"), "free again\n").unwrap();
+    // A copy that was cut off while what was there had stepped aside: that comes back.
+    let aside = guest.path(".guest.replaced");
+    fs::rename(&copy, &aside).unwrap();
+    let output = prepare(&[]);
+    support::assert_error(&output, 1, "conflict");
+    assert!(copy.join("mine").exists() && !aside.exists());
+    assert!(prepare(&["--force"]).status.success());
+    assert!(!copy.join("mine").exists() && !aside.exists());
+}
