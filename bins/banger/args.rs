@@ -1,7 +1,7 @@
 //! The arguments of `banger`.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use banger_lib::cli::command::CommandOptions;
@@ -13,6 +13,7 @@ use banger_lib::types::{Cidr, ImageName, KernelName, ParseNameError, ParseSizeEr
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::config::ConfigArgs;
+use crate::stage::Stage;
 use crate::{apply, diff, dns, logs, subnet, workspace};
 
 mod image;
@@ -112,7 +113,7 @@ pub struct Vm {
 #[derive(Debug, Subcommand)]
 pub enum VmCommand {
     /// Boot a VM, copy a checkout into it, run a command there, bring exit code and patch back
-    Run(Run),
+    Run(Box<Run>),
     /// Define a VM and print its record: the beginning of a pipeline
     Plan(Plan),
     /// Define a VM without starting it
@@ -346,6 +347,34 @@ pub fn parse_disk_size(text: &str) -> Result<u64, String> {
     config::disk_size_bytes(size).ok_or_else(|| "it must be between 64M and 16T".to_owned())
 }
 
+/// Where what changed goes.
+#[derive(Debug, Args)]
+pub struct Patches {
+    /// Write what changed in the checkout since it was copied as a patch to FILE, or to stdout ("-")
+    #[arg(long, value_name = "FILE")]
+    pub patch: Option<PathBuf>,
+    /// Write what changed in each repository, the checkout and its submodules, as a patch of its own to the directory DIR, with a README of how
+    /// they are applied; DIR is made, or empty
+    #[arg(long, value_name = "DIR", conflicts_with = "patch")]
+    pub patch_dir: Option<PathBuf>,
+}
+
+impl Patches {
+    /// The file or the directory, where there is to be one.
+    pub fn place(&self) -> Option<&Path> {
+        self.patch.as_deref().or(self.patch_dir.as_deref())
+    }
+
+    /// `stage` with the option for it.
+    pub fn wanted_of(&self, stage: Stage) -> Stage {
+        match (&self.patch, &self.patch_dir) {
+            (Some(file), _) => stage.arg("--patch").arg(file),
+            (None, Some(dir)) => stage.arg("--patch-dir").arg(dir),
+            (None, None) => stage,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub struct Run {
     /// The VM's name [default: a generated one]
@@ -356,9 +385,8 @@ pub struct Run {
     pub rm: bool,
     #[command(flatten)]
     pub spec: Spec,
-    /// Write what changed in the checkout as a patch to FILE, or to stdout ("-")
-    #[arg(long, value_name = "FILE")]
-    pub patch: Option<PathBuf>,
+    #[command(flatten)]
+    pub patches: Patches,
     /// Write the VM's record to FILE
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
@@ -477,11 +505,10 @@ pub struct Exec {
     /// The VM's name or id
     #[arg(value_name = "VM")]
     pub vm: String,
-    /// Write what changed in the checkout since it was copied as a patch to FILE, or to stdout ("-")
-    #[arg(long, value_name = "FILE")]
-    pub patch: Option<PathBuf>,
+    #[command(flatten)]
+    pub patches: Patches,
     /// Give the command a terminal: this one
-    #[arg(long, short, conflicts_with_all = ["patch", "no_stdin"])]
+    #[arg(long, short, conflicts_with_all = ["patch", "patch_dir", "no_stdin"])]
     pub tty: bool,
     /// Send the checkout again before, as it stands now
     #[arg(long)]

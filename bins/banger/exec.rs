@@ -139,7 +139,7 @@ pub fn run_in_guest(
 pub fn exec(context: &Context, args: &args::Exec) -> Result<ExitCode> {
     let wanted = Wanted { options: &args.options, words: &args.command };
     run::check_command(&wanted)?;
-    run::patch_to_stdout(context, args.patch.as_deref())?;
+    run::patch_to_stdout(context, args.patches.patch.as_deref())?;
     let (mut store, row) = lifecycle::find(context, &args.vm)?;
     if context.explain {
         return explain(args, &wanted, &row);
@@ -167,18 +167,14 @@ pub fn exec(context: &Context, args: &args::Exec) -> Result<ExitCode> {
     if context.json {
         context::emit(&ran.document.to_value());
     }
-    if let Some(patch) = &args.patch {
+    if let Some(patch) = args.patches.place() {
         review::tell(context, patch, &ran.document)?;
     }
     Ok(ExitCode::from(ran.status))
 }
 
 fn stage_of(args: &args::Exec) -> Stage {
-    let stage = Stage::new("banger-ws", "exec");
-    match &args.patch {
-        Some(patch) => stage.arg("--patch").arg(patch),
-        None => stage,
-    }
+    args.patches.wanted_of(Stage::new("banger-ws", "exec"))
 }
 
 fn explain(args: &args::Exec, wanted: &Wanted<'_>, row: &VmRow) -> Result<ExitCode> {

@@ -94,7 +94,7 @@ fn asked_for() -> (&'static str, bool) {
 fn dispatch(context: &Context, command: Command) -> context::Result<ExitCode> {
     match command {
         Command::Vm(vm) => match vm.command {
-            VmCommand::Run(args) => run::run(context, args),
+            VmCommand::Run(args) => run::run(context, *args),
             VmCommand::Plan(args) => plan::plan_verb(context, &args),
             VmCommand::Create(args) => lifecycle::create(context, &args),
             VmCommand::Start(args) => lifecycle::start(context, &args),

@@ -1,6 +1,7 @@
 //! `banger vm run`: boot, copy, run, bring back.
 
 use std::ffi::OsString;
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -43,6 +44,8 @@ pub enum RunError {
     NoDirectory(PathBuf),
     #[error("{0:?} is a directory; a file is needed")]
     IsDirectory(PathBuf),
+    #[error("{0:?} is no new or empty directory, which patches need")]
+    PatchDirectory(PathBuf),
     #[error("the command is {0} bytes long; {MAX_COMMAND} is the most that can be sent")]
     LongCommand(usize),
     #[error("--json and --patch - both want stdout")]
@@ -143,18 +146,32 @@ pub fn utf8(words: &[OsString]) -> Result<Vec<String>> {
 
 /// Where output is to go, checked before anything is made.
 fn check_outputs(context: &Context, args: &Run) -> Result<()> {
-    let to_stdout = patch_to_stdout(context, args.patch.as_deref())?;
-    for path in args.patch.iter().filter(|_| !to_stdout).chain(&args.record) {
+    let to_stdout = patch_to_stdout(context, args.patches.patch.as_deref())?;
+    if let Some(dir) = &args.patches.patch_dir {
+        check_patch_dir(dir)?;
+    }
+    for path in args.patches.patch.iter().filter(|_| !to_stdout).chain(&args.record) {
         if path.is_dir() {
             return Err(RunError::IsDirectory(path.clone()).into());
         }
-        let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        if !parent.is_dir() {
-            return Err(RunError::NoDirectory(path.clone()).into());
-        }
+        check_parent(path)?;
         atomic::check_writable(&atomic::place_of(path))?;
     }
     Ok(())
+}
+
+fn check_parent(path: &Path) -> Result<()> {
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if parent.is_dir() { Ok(()) } else { Err(RunError::NoDirectory(path.to_owned()).into()) }
+}
+
+/// Whether `dir` can be made, or is there and empty.
+fn check_patch_dir(dir: &Path) -> Result<()> {
+    match fs::read_dir(dir).map(Iterator::count) {
+        Ok(0) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => check_parent(dir),
+        _ => Err(RunError::PatchDirectory(dir.to_owned()).into()),
+    }
 }
 
 /// Whether the patch is to go to stdout, which then is for nothing else.
@@ -185,10 +202,7 @@ fn workspace_stage(args: &Run) -> Result<Stage> {
     if let Some(path) = &args.guest_path {
         stage = stage.arg("--guest-path").arg(path);
     }
-    if let Some(patch) = &args.patch {
-        stage = stage.arg("--patch").arg(patch);
-    }
-    Ok(stage)
+    Ok(args.patches.wanted_of(stage))
 }
 
 fn inspect(context: &Context, args: &Run) -> Result<CheckoutReply> {
@@ -253,7 +267,7 @@ fn finish(context: &Context, args: &Run, store: &mut Store, row: VmRow, ran: Ran
     if context.json {
         context::emit(&ran.document.to_value());
     }
-    if let Some(patch) = &args.patch {
+    if let Some(patch) = args.patches.place() {
         review::tell(context, patch, &ran.document)?;
     }
     if is_lossy {
@@ -315,7 +329,7 @@ fn after_failure(context: &Context, args: &Run, store: &mut Store, row: &VmRow, 
         context.say(format!("{} ended: {}", row.vm.name, exit.message));
     }
     // With --rm and no --patch the caller wants nothing out of the VM, whatever became of the command.
-    let wanted = !args.rm || args.patch.is_some();
+    let wanted = !args.rm || args.patches.place().is_some();
     if args.keep || (work_inside && wanted) {
         if let Err(error) = store.set_life(&row.vm.id, Life { creating: false, ephemeral: false }) {
             return error.into();

@@ -12,6 +12,7 @@ mod hostile;
 mod locks;
 mod memory;
 mod modes;
+mod patch_dir;
 mod prepare;
 mod resync;
 mod sequences;

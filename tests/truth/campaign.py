@@ -189,7 +189,7 @@ class Run:
         record = judge.load_record(read("r.json") or b"") or judge.load_record(out)
         tree = disk.walk(self.guest.look_at())
         export = Export(verb, status, err.decode(errors="replace"), record, read("p.patch"))
-        volatile = frozenset(path for one in self.operations for path in one.volatile)
+        volatile = disk.with_hard_links(self.guest.look_at(), tree, {path for one in self.operations for path in one.volatile})
         return judge.judge(judge.Case(self.host, tree, export, volatile, self.folder, self.plan.limit))
 
 

@@ -76,6 +76,19 @@ def walk(root, details=False, enter=lambda path: True):
     return found
 
 
+def with_hard_links(root, found, paths):
+    """`paths`, and those of the walk `found` of `root` that are other names of the same files."""
+    def inode(path):
+        try:
+            looked = os.lstat(os.path.join(os.fsencode(root), path))
+        except OSError:
+            return None
+        return (looked.st_dev, looked.st_ino) if looked.st_nlink > 1 else None
+
+    inodes = {inode(path) for path in paths} - {None}
+    return frozenset(paths | ({path for path, entry in found.items() if entry.kind == "file" and inode(path) in inodes} if inodes else set()))
+
+
 def parents(path):
     """The directories above a path, the nearest first."""
     while b"/" in path:

@@ -1,6 +1,7 @@
 """The rule, applied strictly: the patch on the files as sent gives what lies on the guest's disk; or what is missing is named in
 `result.lost`, and the exit status says so; or no patch can hold it, and `result.left_out` names it."""
 
+import errno
 import json
 import os
 from typing import NamedTuple
@@ -180,17 +181,18 @@ class Ignored:
         if part.prefix not in self.skeletons:
             self.skeletons[part.prefix] = self.skeleton(part)
         place, git_dir, home = self.skeletons[part.prefix]
-        # A path that git cannot name cannot be ignored by it either. Behind `./` nothing is a pattern.
-        inner = (path[len(part.prefix):] for path in paths)
-        asked = b"".join(b"./" + path + b"\0" for path in inner if len(path) <= LONGEST_PATH - 2)
+        # A path that git cannot name is ignored where a directory above it is. Behind `./` nothing is a pattern.
+        short = {path: shortened(path[len(part.prefix):]) for path in paths}
+        asked = b"".join(b"./" + path + b"\0" for path in set(short.values()))
         for path in paths:
-            if path.endswith(b"/"):
-                self.make_folder(place, path[len(part.prefix):])
+            if short[path].endswith(b"/"):
+                self.make_folder(place, short[path])
         args = [f"--git-dir={git_dir}", f"--work-tree={place}", "check-ignore", "--no-index", "-z", "--stdin"]
         status, out, said = sealed.git(home, place, *args, stdin=asked)
         if status not in (0, 1):
             raise RuntimeError(f"git check-ignore: {said.decode(errors='replace')}")
-        return {part.prefix + path.removeprefix(b"./") for path in out.split(b"\0")[:-1]}
+        ignored = {path.removeprefix(b"./") for path in out.split(b"\0")[:-1]}
+        return {path for path, inner in short.items() if inner in ignored}
 
     @staticmethod
     def make_folder(place, path):
@@ -215,6 +217,11 @@ class Ignored:
                  and not is_of_git(path)}
         disk.write(place, rules)
         return place, git_dir, home
+
+
+def shortened(path):
+    """The path, or the nearest directory above it that git can name behind `./`."""
+    return path if len(path) <= LONGEST_PATH - 2 else next(above + b"/" for above in disk.parents(path) if len(above) <= LONGEST_PATH - 3)
 
 
 def in_submodule(case, path):
@@ -303,7 +310,17 @@ def may_be_lost(case, path):
     sizes = [len(one.data) for one in (entry, case.checkout.sent.get(path)) if one is not None]
     # What a patch needs for a file is a matter of its encoding; next to the limit any file may be too much.
     too_large = any(size > (case.limit or LARGEST_FILE) // 4 for size in sizes) or (case.limit and len(case.export.patch) > case.limit // 2)
-    return in_submodule(case, path) or like_git or too_long or too_large or is_volatile(case, path) or any(link.startswith(path + b"/") for link in case.checkout.links)
+    beneath_submodule = any(link.startswith(path + b"/") for link in case.checkout.links)
+    return in_submodule(case, path) or like_git or too_long or too_large or is_volatile(case, path) or beneath_submodule or goes_round(case, path)
+
+
+def goes_round(case, path):
+    """Whether links of the checkout lead round in a circle on the way to `path`: git makes nothing there, whatever it removes."""
+    try:
+        os.lstat(os.path.join(os.fsencode(case.checkout.path), path))
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def bytes_and_mode(path, walked):

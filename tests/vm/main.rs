@@ -13,6 +13,7 @@ mod dm;
 mod exec;
 mod firecracker;
 mod full;
+mod hints;
 mod home;
 mod import;
 mod inside;

@@ -7,6 +7,7 @@ mod exec;
 mod export;
 mod inspect;
 mod job;
+mod patch_dir;
 mod prepare;
 pub mod summary;
 

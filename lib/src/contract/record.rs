@@ -416,6 +416,20 @@ pub struct FileChange {
     pub patch_bytes: u64,
 }
 
+/// The patch of one repository of a checkout.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RepositoryPatch {
+    /// Where the repository is in the checkout; `.` is the checkout itself. Bytes that are not UTF-8 are replaced.
+    pub repository: String,
+    /// Where the patch was written.
+    pub file: String,
+    /// The patch's size.
+    pub bytes: u64,
+    /// The SHA-256 of the patch, hexadecimal.
+    pub sha256: String,
+}
+
 /// A path that a person should know of, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -464,6 +478,13 @@ pub struct Outcome {
     /// The SHA-256 of the patch, hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patch_sha256: Option<String>,
+    /// The directory with a patch for each repository of the checkout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patch_dir: Option<String>,
+    /// The patches in it; of a repository in which nothing changed there is none. `files`, `changes`, `flagged` and the counts are of all of
+    /// them, by paths from the root of the checkout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patches: Option<Vec<RepositoryPatch>>,
     /// The ref in the guest that the patch is made against; absent where a commit was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_ref: Option<String>,

@@ -225,7 +225,8 @@ fn grow(dir: &VmDir, vm: &str, sizes: &[Change<'_>]) -> Result<bool, UpdateError
             None => return Ok(grew),
             Some(_) if Instant::now() < until => thread::sleep(SIZE_INTERVAL),
             Some(mount) => {
-                let said = format!("its kernel has not seen the new size of the disk of {}", escape_controls(mount));
+                let said =
+                    format!("its kernel has not seen the new size of the disk of {}", escape_controls(mount));
                 return Err(UpdateError::Guest { vm: vm.to_owned(), said });
             }
         }

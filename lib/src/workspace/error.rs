@@ -256,15 +256,15 @@ impl Coded for WorkspaceError {
             Self::Empty(_) => "add a file first: git add -A",
             Self::Moving(_) => "run the command again when nothing writes to the checkout",
             Self::Occupied { .. } => {
-                "give another --guest-path; banger vm workspace prepare --force replaces it"
+                "give another --guest-path, or replace what is there: banger vm workspace prepare --force NAME"
             }
             Self::Changed { .. } => {
-                "take the guest's changes out first (banger vm diff NAME >FILE), or give them up: banger vm workspace prepare --force NAME"
+                "take the guest's changes out first: banger vm diff NAME >FILE; or give them up: banger vm workspace prepare --force NAME"
             }
             Self::Cut { .. } => "copy it again, which completes it: banger vm workspace prepare NAME",
             Self::Completed { .. } => "run it again",
             Self::Whole { .. } => {
-                "banger vm workspace prepare --force NAME replaces it; what the guest has changed there is lost"
+                "replace it, which gives up what the guest has changed there: banger vm workspace prepare --force NAME"
             }
             Self::Submodule { .. } => {
                 "see .gitmodules and git submodule status; --mode files sends files alone"

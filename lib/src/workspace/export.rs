@@ -4,7 +4,7 @@
 //! So a patch is true or says so: applied to the files that were sent it gives the guest's, or what is missing is [`Export::lost`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,12 +13,13 @@ use super::error::WorkspaceError;
 use super::guest::{Ended, Given, Guest, Output, fill, quote};
 use super::incoming::{Incoming, LARGE, Told, refused};
 use super::index::{Index, ObjectId};
+use super::loops;
 use super::maker::{Change, Maker, write_large, write_small};
 use super::object::Objects;
 use super::patch::{Entry, Scanned, Scanner};
 use super::resync::is_unable;
 use super::transfer::failed;
-use crate::contract::changes::{Request, SentFile, VERB};
+use crate::contract::changes::{MODE_LINK, Request, SentFile, SentTree, VERB};
 use crate::sys::digest::hex;
 use crate::sys::remote::Exit;
 
@@ -26,18 +27,29 @@ use crate::sys::remote::Exit;
 const SILENCE: Duration = Duration::from_secs(600);
 /// How much may come of objects that only the guest has, bytes.
 const MAX_FETCHED: usize = 256 << 20;
+
 /// What is wanted of the changes.
-#[derive(Debug, Clone, Copy)]
-pub struct Wanted<'a> {
-    /// What the guest's files are compared with; of its trees the first is the one whose patch is made.
-    pub sent: &'a Request,
+#[derive(Debug)]
+pub struct Wanted {
+    /// What the guest's files are compared with; the first of its trees has a patch.
+    pub sent: Request,
     /// Of which files and directories alone; all where there is none.
-    pub only: &'a [String],
-    /// How large the patch may be, bytes.
+    pub only: Vec<String>,
+    /// How large a patch may be, bytes.
     pub max_bytes: u64,
+    /// Whether each of the other trees has a patch of its own, too; else what changed in them is lost.
+    pub of_each: bool,
 }
 
-/// What came out.
+/// What differs in the trees, as the guest told, and what makes patches of it.
+#[derive(Debug)]
+pub struct Differences {
+    wanted: Wanted,
+    told: Told,
+    maker: Maker,
+}
+
+/// What came out of one tree.
 #[derive(Debug)]
 pub struct Export {
     /// The patch.
@@ -139,54 +151,96 @@ pub fn rebase(
     Ok(())
 }
 
-/// Writes what changed in the workspace to `out`, as a patch; `path` is its name for people. When it fails, `out` holds part of one.
+/// Has the guest tell what differs in its workspace at `guest_path`.
 ///
 /// # Errors
 /// [`WorkspaceError`].
-pub fn export(
+pub fn compare(
     guest: &Guest<'_>,
     guest_path: &str,
-    wanted: Wanted<'_>,
-    mut maker: Maker,
-    out: &mut File,
-    path: &Path,
-) -> Result<Export, WorkspaceError> {
-    let mut request = wanted.sent.clone();
+    mut wanted: Wanted,
+    maker: Maker,
+) -> Result<Differences, WorkspaceError> {
+    for number in 0..wanted.sent.trees.len() {
+        wanted.sent.trees[number].names_only = !wanted.has_patch(number);
+    }
+    let request = &mut wanted.sent;
     (request.max_file_bytes, request.max_bytes) = (wanted.max_bytes, wanted.max_bytes.saturating_mul(2));
-    request.trees.iter_mut().skip(1).for_each(|tree| tree.names_only = true);
     let objects = maker.objects.clone();
-    let mut incoming = Incoming::new(&request, &objects, maker.temp.path().join("files"));
-    ask(guest, guest_path, &request, &mut incoming)?;
+    let mut incoming = Incoming::new(request, &objects, maker.temp.path().join("files"));
+    ask(guest, guest_path, request, &mut incoming)?;
     let told = incoming.finish()?;
-    let mut lost = named(&request, &told.lost);
-    lost.extend(of_other_trees(&request, &told));
-    let mut changes = changes(&request, &told, wanted.only, &mut lost);
-    let sizes = known_sizes(&mut maker, guest, guest_path, &changes)?;
-    changes.retain(|change| is_known(change, &sizes, &mut lost));
-    let large = |change: &Change<'_>| {
-        let old = change.old.is_some_and(|old| sizes.get(&old.id).is_some_and(|size| *size > LARGE));
-        old || change
-            .new
-            .is_some_and(|new| new.large.is_some() || sizes.get(&new.id).is_some_and(|s| *s > LARGE))
-    };
-    let (large, small): (Vec<_>, Vec<_>) = changes.iter().partition(|change| large(change));
-    write_small(&mut maker, &small, out)?;
-    write_large(&mut maker, &large, out)?;
-    let error = || WorkspaceError::io("write", path);
-    let scanned = scan(out, error)?;
-    let scanned = if scanned.bytes > wanted.max_bytes {
-        shorten(&scanned, wanted.max_bytes, out, &maker, &mut lost)?
-    } else {
-        scanned
-    };
-    out.seek(io::SeekFrom::End(0)).map_err(error())?;
-    let is_wanted = |path: &[u8]| wanted.only.is_empty() || is_below(path, wanted.only);
-    lost.retain(|(path, _)| is_wanted(path));
-    let mut left_out = named(&request, &told.left_out);
-    left_out.retain(|(path, _)| is_wanted(path));
-    lost.sort();
-    left_out.sort();
-    Ok(Export { scanned, lost, left_out, ignored: told.ignored })
+    Ok(Differences { wanted, told, maker })
+}
+
+impl Wanted {
+    /// Whether there is a patch of the tree `number`: not of a submodule of which nothing was sent, since the host has not checked it out.
+    fn has_patch(&self, number: usize) -> bool {
+        number == 0 || self.of_each && !self.sent.trees[number].files.is_empty()
+    }
+}
+
+impl Differences {
+    /// The numbers of the trees that have a patch, and where each is from the first one.
+    pub fn trees(&self) -> Vec<(u16, Vec<u8>)> {
+        let numbers = (0..self.wanted.sent.trees.len()).filter(|number| self.wanted.has_patch(*number));
+        let numbers = numbers.filter_map(|number| u16::try_from(number).ok());
+        numbers.map(|number| (number, place(&self.wanted.sent, number))).collect()
+    }
+
+    /// Writes what changed in the tree `number` to `out`, as a patch; `path` is its name for people. With that of the first tree comes what
+    /// is lost of the trees that have none. When it fails, `out` holds part of a patch.
+    ///
+    /// # Errors
+    /// [`WorkspaceError`].
+    pub fn write_patch(
+        &mut self,
+        number: u16,
+        guest: &Guest<'_>,
+        guest_path: &str,
+        out: &mut File,
+        path: &Path,
+    ) -> Result<Export, WorkspaceError> {
+        let Self { wanted, told, maker } = self;
+        let request = &wanted.sent;
+        // What there is to say of trees without a patch is said with the first one's.
+        let is_said = |tree: u16| tree == number || number == 0 && !wanted.has_patch(usize::from(tree));
+        let mut lost = named(request, &told.lost, is_said);
+        if number == 0 {
+            lost.extend(of_other_trees(wanted, told));
+        }
+        let mut own = Vec::new();
+        let mut changes = changes(request, told, number, &wanted.only, &mut own);
+        let sizes = known_sizes(maker, guest, guest_path, &changes)?;
+        changes.retain(|change| is_known(change, &sizes, &mut own));
+        drop_below_loops(&request.trees[usize::from(number)], maker, &mut changes, &mut own);
+        let large = |change: &Change<'_>| {
+            let old = change.old.is_some_and(|old| sizes.get(&old.id).is_some_and(|size| *size > LARGE));
+            old || change
+                .new
+                .is_some_and(|new| new.large.is_some() || sizes.get(&new.id).is_some_and(|s| *s > LARGE))
+        };
+        let (large, small): (Vec<_>, Vec<_>) = changes.iter().partition(|change| large(change));
+        write_small(maker, &small, out)?;
+        write_large(maker, &large, out)?;
+        let error = || WorkspaceError::io("write", path);
+        let scanned = scan(out, error)?;
+        let scanned = if scanned.bytes > wanted.max_bytes {
+            shorten(&scanned, wanted.max_bytes, out, maker, &mut own)?
+        } else {
+            scanned
+        };
+        out.seek(io::SeekFrom::End(0)).map_err(error())?;
+        lost.extend(own.into_iter().map(|(path, why)| (whole(request, number, &path), why)));
+        let is_wanted = |path: &[u8]| wanted.only.is_empty() || is_below(path, &wanted.only);
+        lost.retain(|(path, _)| is_wanted(path));
+        let mut left_out = named(request, &told.left_out, is_said);
+        left_out.retain(|(path, _)| is_wanted(path));
+        lost.sort();
+        lost.dedup();
+        left_out.sort();
+        Ok(Export { scanned, lost, left_out, ignored: told.ignored })
+    }
 }
 
 /// The paths that differ.
@@ -206,34 +260,47 @@ pub fn changed(guest: &Guest<'_>, guest_path: &str, sent: &Request) -> Result<Ve
     Ok(paths.into_iter().collect())
 }
 
+/// Where the tree `number` is, from the first one.
+fn place(request: &Request, number: u16) -> Vec<u8> {
+    let prefix = |number: u16| request.trees.get(usize::from(number)).map_or(&b""[..], |tree| &tree.prefix);
+    let below = prefix(number).strip_prefix(prefix(0)).unwrap_or(prefix(number));
+    below.strip_prefix(b"/").unwrap_or(below).to_vec()
+}
+
 /// The path in the workspace of what is at `path` in a tree.
 fn whole(request: &Request, tree: u16, path: &[u8]) -> Vec<u8> {
-    let first = request.trees.first().map_or(&b""[..], |tree| &tree.prefix);
-    let prefix = request.trees.get(usize::from(tree)).map_or(&b""[..], |tree| &tree.prefix);
-    let prefix = prefix.strip_prefix(first).unwrap_or(prefix);
-    match prefix.strip_prefix(b"/").unwrap_or(prefix) {
+    match &place(request, tree)[..] {
         b"" => path.to_vec(),
-        prefix => [prefix, b"/", path].concat(),
+        place => [place, b"/", path].concat(),
     }
 }
 
-fn named(request: &Request, told: &[((u16, Vec<u8>), String)]) -> Vec<(Vec<u8>, String)> {
-    told.iter().map(|((tree, path), why)| (whole(request, *tree, path), why.clone())).collect()
+/// What was `told` of the trees that `is_said` names, by its path in the workspace.
+fn named(
+    request: &Request,
+    told: &[((u16, Vec<u8>), String)],
+    is_said: impl Fn(u16) -> bool,
+) -> Vec<(Vec<u8>, String)> {
+    let said = told.iter().filter(|((tree, _), _)| is_said(*tree));
+    said.map(|((tree, path), why)| (whole(request, *tree, path), why.clone())).collect()
 }
 
-/// What changed in submodules: it is in no patch but their own.
-fn of_other_trees(request: &Request, told: &Told) -> Vec<(Vec<u8>, String)> {
-    let places = told.files.keys().chain(&told.gone).filter(|(tree, _)| *tree > 0);
+/// What changed in submodules of which there is no patch here.
+fn of_other_trees(wanted: &Wanted, told: &Told) -> Vec<(Vec<u8>, String)> {
+    let request = &wanted.sent;
+    let places = told.files.keys().chain(&told.gone);
     let of = |(tree, path): &(u16, Vec<u8>)| {
-        let submodule = whole(request, *tree, b"");
-        let submodule =
-            String::from_utf8_lossy(submodule.strip_suffix(b"/").unwrap_or(&submodule)).into_owned();
-        (
-            whole(request, *tree, path),
-            format!("it is in the submodule {submodule}, which has a patch of its own"),
-        )
+        let submodule = String::from_utf8_lossy(&place(request, *tree)).into_owned();
+        let why = if request.trees[usize::from(*tree)].files.is_empty() {
+            format!("it is in the submodule {submodule}, of which the host has no files")
+        } else {
+            format!(
+                "it is in the submodule {submodule}, which has a patch of its own (--patch-dir, --submodule)"
+            )
+        };
+        (whole(request, *tree, path), why)
     };
-    places.map(of).collect()
+    places.filter(|(tree, _)| !wanted.has_patch(usize::from(*tree))).map(of).collect()
 }
 
 fn is_below(path: &[u8], only: &[String]) -> bool {
@@ -244,17 +311,18 @@ fn is_below(path: &[u8], only: &[String]) -> bool {
     })
 }
 
-/// The differences of the first tree that a patch can hold.
+/// The differences of the tree `number` that a patch can hold.
 fn changes<'a>(
     request: &'a Request,
     told: &'a Told,
+    number: u16,
     only: &[String],
     lost: &mut Vec<(Vec<u8>, String)>,
 ) -> Vec<Change<'a>> {
-    let Some(tree) = request.trees.first() else { return Vec::new() };
+    let Some(tree) = request.trees.get(usize::from(number)) else { return Vec::new() };
     let old: HashMap<&[u8], &SentFile> = tree.files.iter().map(|file| (file.path.as_slice(), file)).collect();
     let mut changes = Vec::new();
-    for ((_, path), new) in told.files.iter().filter(|((tree, _), _)| *tree == 0) {
+    for ((_, path), new) in told.files.iter().filter(|((tree, _), _)| *tree == number) {
         let old = old.get(path.as_slice()).copied();
         if old.is_some_and(|old| (old.mode, &old.id) == (new.mode, &new.id)) {
             continue;
@@ -264,7 +332,7 @@ fn changes<'a>(
             None => changes.push(Change { path, old, new: Some(new) }),
         }
     }
-    let gone = told.gone.iter().filter(|place| place.0 == 0 && !told.files.contains_key(*place));
+    let gone = told.gone.iter().filter(|place| place.0 == number && !told.files.contains_key(*place));
     changes.extend(gone.map(|(_, path)| Change { path, old: old.get(path.as_slice()).copied(), new: None }));
     if !only.is_empty() {
         changes.retain(|change| is_below(change.path, only));
@@ -345,6 +413,37 @@ fn fetch(
     Ok(sizes)
 }
 
+/// Takes those of `changes` away that git applies to no checkout whose links are those of `tree`.
+fn drop_below_loops(
+    tree: &SentTree,
+    maker: &mut Maker,
+    changes: &mut Vec<Change<'_>>,
+    lost: &mut Vec<(Vec<u8>, String)>,
+) {
+    let links = tree.files.iter().filter(|file| file.mode == MODE_LINK);
+    let links: HashMap<&[u8], &SentFile> = links.map(|file| (file.path.as_slice(), file)).collect();
+    let is_below_link = |path: &[u8]| {
+        let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+        slashes.map(|(at, _)| &path[..at]).any(|above| links.contains_key(above))
+    };
+    let mut targets: HashMap<Vec<u8>, Option<Vec<u8>>> = HashMap::new();
+    changes.retain(|change| {
+        let is_endless = change.new.is_some() && is_below_link(change.path) && {
+            let mut read =
+                |link: &SentFile| maker.content(&link.id).ok().and_then(|file| fs::read(file).ok());
+            loops::is_endless(change.path, |path| {
+                let link = links.get(path)?;
+                targets.entry(path.to_vec()).or_insert_with(|| read(link)).clone()
+            })
+        };
+        if is_endless {
+            let why = "git makes no file below what was a symbolic link that leads round in a circle";
+            lost.push((change.path.to_vec(), why.to_owned()));
+        }
+        !is_endless
+    });
+}
+
 /// Whether all is there that the change needs.
 fn is_known(change: &Change<'_>, sizes: &HashMap<Vec<u8>, u64>, lost: &mut Vec<(Vec<u8>, String)>) -> bool {
     let old = change.old.is_none_or(|old| sizes.contains_key(&old.id));
@@ -372,6 +471,41 @@ fn scan<E: FnOnce(io::Error) -> WorkspaceError>(
     }
 }
 
+/// Which changes of a patch hang together: those of the same file, by any of its names, and where a file takes a directory's place, or a
+/// directory a file's.
+struct Related<'a> {
+    entries: &'a [Entry],
+    by_path: BTreeMap<&'a [u8], Vec<usize>>,
+}
+
+impl<'a> Related<'a> {
+    fn of(entries: &'a [Entry]) -> Self {
+        let mut by_path: BTreeMap<&[u8], Vec<usize>> = BTreeMap::new();
+        for (at, entry) in entries.iter().enumerate() {
+            entry.paths().for_each(|path| by_path.entry(path).or_default().push(at));
+        }
+        Self { entries, by_path }
+    }
+
+    /// The change `at` and all that hang together with it.
+    fn to(&self, at: usize) -> BTreeSet<usize> {
+        let (mut found, mut open) = (BTreeSet::from([at]), vec![at]);
+        while let Some(at) = open.pop() {
+            for path in self.entries[at].paths() {
+                let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+                let above = slashes.filter_map(|(at, _)| self.by_path.get(&path[..at]));
+                let inside = [path.as_slice(), b"/"].concat();
+                let below =
+                    self.by_path.range(inside.as_slice()..).take_while(|(path, _)| path.starts_with(&inside));
+                let all =
+                    above.chain(self.by_path.get(path.as_slice())).chain(below.map(|(_, changes)| changes));
+                open.extend(all.flatten().filter(|at| found.insert(**at)));
+            }
+        }
+        found
+    }
+}
+
 /// Takes the largest changes out of the patch in `out` until the rest is no larger than `limit`, and calls them lost.
 fn shorten(
     scanned: &Scanned,
@@ -381,29 +515,30 @@ fn shorten(
     lost: &mut Vec<(Vec<u8>, String)>,
 ) -> Result<Scanned, WorkspaceError> {
     let error = || maker.io("shorten a patch in");
-    let mut by_size: Vec<&Entry> = scanned.entries.iter().collect();
-    by_size.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.bytes));
+    let related = Related::of(&scanned.entries);
+    let mut by_size: Vec<usize> = (0..scanned.entries.len()).collect();
+    by_size.sort_unstable_by_key(|at| std::cmp::Reverse(scanned.entries[*at].bytes));
     let (mut dropped, mut left) = (BTreeSet::new(), scanned.bytes);
-    for entry in by_size {
+    for at in by_size {
         if left <= limit {
             break;
         }
-        let paths: Vec<&Vec<u8>> = entry.paths().collect();
-        // What else there is about the same file is of no use without it.
-        let of_it = |other: &&Entry| other.paths().any(|path| paths.contains(&path));
-        let all = scanned.entries.iter().filter(of_it).filter(|other| !dropped.contains(&other.path));
-        left -= all.map(|other| other.bytes).sum::<u64>();
-        let why = format!("its part of the patch has {} bytes, and the whole may have {limit}", entry.bytes);
-        lost.extend(paths.iter().map(|path| ((*path).clone(), why.clone())));
-        dropped.extend(paths.into_iter().cloned());
+        let bytes = scanned.entries[at].bytes;
+        // What hangs together with it is of no use without it.
+        for at in related.to(at).into_iter().filter(|at| dropped.insert(*at)) {
+            let entry = &scanned.entries[at];
+            left -= entry.bytes;
+            let why = format!("its part of the patch has {bytes} bytes, and the whole may have {limit}");
+            lost.extend(entry.paths().map(|path| (path.clone(), why.clone())));
+        }
     }
     let kept = maker.temp.path().join("kept");
     let mut file =
         File::options().read(true).write(true).create(true).truncate(true).open(&kept).map_err(error())?;
     let mut attempt = || -> io::Result<()> {
         let mut at = 0;
-        for entry in &scanned.entries {
-            if !entry.paths().any(|path| dropped.contains(path)) {
+        for (number, entry) in scanned.entries.iter().enumerate() {
+            if !dropped.contains(&number) {
                 out.seek(io::SeekFrom::Start(at))?;
                 io::copy(&mut (&mut *out).take(entry.bytes), &mut file)?;
             }
@@ -421,6 +556,26 @@ fn shorten(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_change_goes_with_those_that_hang_together_with_it() {
+        let entry = |path: &str, from: Option<&str>| {
+            let from = from.map(Into::into);
+            Entry { from, ..Entry::at(path.into()) }
+        };
+        let entries = [
+            entry("a", None),
+            entry("a/b", Some("c/d/e")),
+            entry("a.b", None),
+            entry("c", None),
+            entry("x", Some("a/b/f")),
+            entry("y", None),
+        ];
+        let related = Related::of(&entries);
+        assert_eq!(related.to(0), BTreeSet::from([0, 1, 3, 4]));
+        assert_eq!(related.to(3), related.to(0));
+        assert_eq!((related.to(2), related.to(5)), (BTreeSet::from([2]), BTreeSet::from([5])));
+    }
 
     #[test]
     fn what_is_below_a_directory_is_told_from_what_begins_like_it() {

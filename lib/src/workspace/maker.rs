@@ -120,7 +120,7 @@ impl Maker {
     }
 
     /// Writes the bytes of the object `id` to a file of ours.
-    fn content(&mut self, id: &[u8]) -> Result<PathBuf, WorkspaceError> {
+    pub(super) fn content(&mut self, id: &[u8]) -> Result<PathBuf, WorkspaceError> {
         let path = self.temp.path().join("files").join(hex(id));
         let serving = &mut self.contents;
         let mut attempt = || -> io::Result<()> {
@@ -164,22 +164,42 @@ pub(super) fn write_small(
     let trees = (maker.objects.write_tree(&old)?, maker.objects.write_tree(&new)?);
     let error = maker.io("have git make a patch in");
     let dir = maker.temp.path().to_owned();
-    let Some(Serving { running, mut stdin, mut stdout }) = maker.diff.take() else { return Ok(()) };
-    let asked = writeln!(stdin, "{} {}", hex(&trees.0), hex(&trees.1));
-    // It ends with its input.
-    drop(stdin);
-    let attempt = || -> io::Result<()> {
-        asked?;
-        // It names the trees first.
-        stdout.read_until(b'\n', &mut Vec::new())?;
-        let mut out = BufWriter::with_capacity(64 << 10, out);
-        io::copy(&mut stdout, &mut out)?;
-        out.flush()
-    };
-    let copied = attempt();
-    // Where git failed its own words count.
-    running.wait().map_err(|source| WorkspaceError::Git { root: dir, source })?;
-    copied.map_err(error)
+    let Some(mut diff) = maker.diff.take() else { return Err(error(io::Error::other("git has ended"))) };
+    match diff_trees(&mut diff, (&hex(&trees.0), &hex(&trees.1)), out) {
+        Ok(()) => maker.diff = Some(diff),
+        Err(failure) => {
+            drop(diff.stdin);
+            // Where git failed its own words count.
+            diff.running.wait().map_err(|source| WorkspaceError::Git { root: dir, source })?;
+            return Err(error(failure));
+        }
+    }
+    Ok(())
+}
+
+/// A line that git says again as it is, since it names no object; in no patch does a line read so.
+const END_OF_PATCH: &str = "end of patch\n";
+
+/// Has `diff` write what differs between two trees, by their names, to `out`.
+fn diff_trees(diff: &mut Serving, trees: (&str, &str), out: &mut File) -> io::Result<()> {
+    write!(diff.stdin, "{} {}\n{END_OF_PATCH}", trees.0, trees.1)?;
+    diff.stdin.flush()?;
+    let mut out = BufWriter::with_capacity(64 << 10, out);
+    let mut line = Vec::new();
+    // It names the trees first.
+    let mut is_first = true;
+    loop {
+        line.clear();
+        if diff.stdout.read_until(b'\n', &mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if line == END_OF_PATCH.as_bytes() {
+            return out.flush();
+        }
+        if !std::mem::take(&mut is_first) {
+            out.write_all(&line)?;
+        }
+    }
 }
 
 /// Writes what changed where a file is large, or was.

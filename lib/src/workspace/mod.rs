@@ -48,6 +48,7 @@ pub mod guest;
 pub mod incoming;
 pub mod index;
 pub mod literal;
+mod loops;
 pub mod maker;
 mod marks;
 pub mod note;

@@ -283,18 +283,7 @@ impl Scanner {
         let path = path::both_names(names).unwrap_or_default();
         self.names = names.to_vec();
         self.hunks = Hunks::default();
-        self.entries.push(Entry {
-            path,
-            from: None,
-            status: Status::Modified,
-            old_mode: None,
-            new_mode: None,
-            additions: 0,
-            deletions: 0,
-            binary: false,
-            bytes: 0,
-            target: Vec::new(),
-        });
+        self.entries.push(Entry::at(path));
         Ok(Some(State::Header(Head::Names)))
     }
 

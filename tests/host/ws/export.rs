@@ -231,3 +231,55 @@ fn a_submodule_has_a_patch_of_its_own() {
     let output = guest.ws(&["export", "--submodule", "lib"], &record);
     assert_eq!(output.status.code(), Some(3), "{}", said(&output));
 }
+
+#[test]
+fn the_rules_around_a_repository_do_not_count_in_it() {
+    let Some(guest) = Guest::new() else { return };
+    let repo = guest.repo();
+    let inner = super::modes::upstream(&guest, "repo/inner");
+    fs::write(inner.join(".git/info/exclude"), "/own\n").unwrap();
+    git(&repo, &["-c", "advice.addEmbeddedRepo=false", "add", "inner"]);
+    git(&repo, &["commit", "-qm", "a repository that is no submodule"]);
+    let output = guest.run(
+        &repo,
+        &[],
+        &["sh", "-c", "echo '*' >>.gitignore; cd inner; touch new own; touch ../around"],
+    );
+    assert!(output.status.success(), "{}", said(&output));
+    let result = &guest.last_record()["result"];
+    assert_eq!(result["files"], json!([".gitignore", "inner/new"]), "{result}");
+    assert_eq!(result["ignored_count"], 2);
+}
+
+#[test]
+fn nothing_is_made_where_a_link_led_round_in_a_circle() {
+    let Some(guest) = Guest::new() else { return };
+    let repo = guest.repo();
+    std::os::unix::fs::symlink("loop", repo.join("loop")).unwrap();
+    git(&repo, &["add", "-A"]);
+    git(&repo, &["commit", "-qm", "a loop"]);
+    let output = guest.run(&repo, &[], &["sh", "-c", "rm loop; mkdir loop; echo 1 >loop/f; echo 2 >other"]);
+    assert_eq!(output.status.code(), Some(125), "{}", said(&output));
+    let result = &guest.last_record()["result"];
+    assert_eq!(
+        (&result["lost"][0]["path"], &result["lost_count"]),
+        (&json!("loop/f"), &json!(1)),
+        "{result}"
+    );
+    git(&repo, &["apply", guest.path("p.patch").to_str().unwrap()]);
+    assert!(!repo.join("loop").is_symlink() && repo.join("other").exists());
+}
+
+#[test]
+fn what_makes_room_for_a_file_is_not_left_out_without_it() {
+    let Some(guest) = Guest::new() else { return };
+    let repo = guest.repo();
+    let command = "cp README.md README; rm README.md; mkdir README.md; seq 1500 >README.md/large; echo 1 >README.md/f; seq 1400 >f";
+    let output = guest.run(&repo, &["--max-patch-size", "10K"], &["sh", "-c", command]);
+    assert_eq!(output.status.code(), Some(125), "{}", said(&output));
+    let result = &guest.last_record()["result"];
+    let lost: Vec<_> = result["lost"].as_array().unwrap().iter().map(|lost| &lost["path"]).collect();
+    assert_eq!(lost, ["README", "README.md", "README.md/f", "README.md/large"], "{result}");
+    git(&repo, &["apply", guest.path("p.patch").to_str().unwrap()]);
+    assert!(repo.join("f").is_file() && repo.join("README.md").is_file());
+}

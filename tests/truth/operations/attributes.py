@@ -123,7 +123,7 @@ def filter_process(c):
 
 @kind
 def filter_that_changes_files(c):
-    return f"{rule(c, '* filter=evil')}; git config filter.evil.clean 'echo touched >>/root/repo/by-the-filter; cat'; echo {c.text()} >>{c.file()}; git add -A"
+    return f"{rule(c, '* filter=evil')}; git config filter.evil.clean '[ -s /root/repo/by-the-filter ] || echo touched >>/root/repo/by-the-filter; cat'; echo {c.text()} >>{c.file()}; git add -A"
 
 
 @kind

@@ -162,6 +162,10 @@ pub(super) struct Products {
     /// Write what changed as a patch to FILE ("-": stdout, and the command's output to stderr)
     #[arg(long, value_name = "FILE")]
     pub patch: Option<PathBuf>,
+    /// Write what changed in each repository, the checkout and its submodules, as a patch of its own to the directory DIR, with a README of how
+    /// they are applied; DIR is made, or empty
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["patch", "base_commit"])]
+    pub patch_dir: Option<PathBuf>,
     /// Write the record to FILE, and leave stdout and stderr to the command
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
@@ -204,6 +208,10 @@ pub(super) struct ExportArgs {
     /// Where the patch goes ("-": stdout)
     #[arg(long, value_name = "FILE", default_value = "-")]
     pub output: PathBuf,
+    /// Write what changed in each repository, the checkout and its submodules, as a patch of its own to the directory DIR, with a README of how
+    /// they are applied; DIR is made, or empty
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["output", "name_only", "stat", "submodule", "base_commit", "paths"])]
+    pub patch_dir: Option<PathBuf>,
     /// Write the record to FILE instead of to stdout
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,

@@ -57,6 +57,47 @@ pub(super) fn describe_rest(export: &Export, outcome: &mut Outcome) {
     outcome.ignored_count = (export.ignored > 0).then_some(export.ignored);
 }
 
+/// Adds to `outcome` what is known of `part` of the checkout, a repository at `place` in it.
+pub(super) fn add(outcome: &mut Outcome, part: Outcome, place: &[u8]) {
+    let below = |path: String| if place.is_empty() { path } else { format!("{}/{path}", text(place)) };
+    let sum =
+        |total: &mut Option<u64>, more: Option<u64>| *total = Some(total.unwrap_or(0) + more.unwrap_or(0));
+    outcome.files.get_or_insert_default().extend(part.files.into_iter().flatten().map(below));
+    let changes = part.changes.into_iter().flatten();
+    let changes = changes.map(|c| FileChange { path: below(c.path), from: c.from.map(below), ..c });
+    outcome.changes.get_or_insert_default().extend(changes);
+    let flagged = part.flagged.into_iter().flatten();
+    let flagged = flagged.map(|f| Flagged { path: below(f.path), ..f });
+    outcome.flagged.get_or_insert_default().extend(flagged);
+    sum(&mut outcome.change_count, part.change_count);
+    sum(&mut outcome.additions, part.additions);
+    sum(&mut outcome.deletions, part.deletions);
+    // These are named by their paths in the checkout.
+    for (all, count, own, own_count) in [
+        (&mut outcome.lost, &mut outcome.lost_count, part.lost, part.lost_count),
+        (&mut outcome.left_out, &mut outcome.left_out_count, part.left_out, part.left_out_count),
+    ] {
+        if let Some(own) = own {
+            all.get_or_insert_default().extend(own);
+            sum(count, own_count);
+        }
+    }
+    outcome.ignored_count = part.ignored_count;
+}
+
+/// Shortens the lists of `outcome`, of several repositories, to what a record holds.
+pub(super) fn limit(outcome: &mut Outcome) {
+    let named = |list: Option<Vec<Flagged>>| {
+        list.map(|list| within(list.into_iter(), |f| f.path.len() + f.reason.len()))
+    };
+    outcome.files = outcome.files.take().map(|files| within(files.into_iter(), String::len));
+    let length = |c: &FileChange| c.path.len() + c.from.as_ref().map_or(0, String::len);
+    outcome.changes = outcome.changes.take().map(|changes| within(changes.into_iter(), length));
+    outcome.flagged = named(outcome.flagged.take());
+    outcome.lost = named(outcome.lost.take());
+    outcome.left_out = named(outcome.left_out.take());
+}
+
 /// As many of `items` as a record lists.
 fn within<T>(items: impl Iterator<Item = T>, length: impl Fn(&T) -> usize) -> Vec<T> {
     let mut room = MAX_LISTED;

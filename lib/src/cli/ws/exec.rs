@@ -1,12 +1,12 @@
 //! `exec` and `run`: a command in the workspace.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::TOOL;
 use super::args::{ExecArgs, Products, RunArgs};
-use super::export::{Base, Destination, take_patch};
+use super::export::{Base, Destination, Target, take_patch};
 use super::inspect;
 use super::job::{places, report};
 use super::prepare::Staged;
@@ -33,6 +33,12 @@ fn destinations(products: &Products) -> Result<(RecordTo, bool), UsageError> {
         None if patch_to_stdout => Err(UsageError("--patch - needs --record FILE for the record".into())),
         None => Ok((RecordTo::Stdout, true)),
     }
+}
+
+/// The files that `products` are written to.
+fn written(products: &Products, target: Option<&Target>) -> Result<Vec<PathBuf>, Failure> {
+    let patches = target.map_or_else(|| Ok(Vec::new()), Target::places)?;
+    Ok([patches, places(&[products.record.as_ref()])?].concat())
 }
 
 fn outcome_of(ending: &Ending) -> Outcome {
@@ -65,14 +71,11 @@ pub(super) fn exec(args: &ExecArgs) -> ExitCode {
     report("exec", &to, true, &args.input, |job| {
         let (command, stdin) = command_of(&args.options, &args.command, &args.input)?;
         let workspace = job.document.required_workspace()?;
-        let base = products
-            .patch
-            .as_ref()
-            .map(|_| Base::new(&products.comparison, &workspace, &job.dir()))
-            .transpose()?;
+        let target = Target::of(products)?;
+        let base =
+            target.as_ref().map(|_| Base::new(&products.comparison, &workspace, &job.dir())).transpose()?;
         transfer::check_guest_path(&workspace.guest_path)?;
-        let files = places(&[products.patch.as_ref(), products.record.as_ref()])?;
-        job.confine(&[], &files)?;
+        job.confine(&[], &written(products, target.as_ref())?)?;
         let connect = || Guest::connect_within(&job.endpoint, &job.interrupts, command.limit);
         let guest = job.timeline.step("connect", connect)?;
         let mut live = Live::new(&job.interrupts, all_to_stderr, || {});
@@ -80,9 +83,9 @@ pub(super) fn exec(args: &ExecArgs) -> ExitCode {
         let ran = command::run(&guest, path, workspace.mode, &command, stdin, &mut live, &mut job.timeline);
         job.started = guest.has_started();
         let mut outcome = outcome_of(&ran?);
-        if let (Some(patch), Some(base)) = (&products.patch, base) {
+        if let (Some(target), Some(base)) = (&target, base) {
             let _lock = job.lock("exec")?;
-            let into = Destination { path: patch, dir: job.dir(), interrupts: &job.interrupts };
+            let into = Destination { target, dir: job.dir(), interrupts: &job.interrupts };
             take_patch(&guest, path, base, &into, &mut job.timeline, &mut outcome)?;
         }
         Ok(outcome)
@@ -107,10 +110,9 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
         }
         let staged = Staged::new(job, source)?;
         staged.notice();
-        let base =
-            products.patch.as_ref().map(|_| staged.base(&products.comparison, &job.dir())).transpose()?;
-        let files = places(&[products.patch.as_ref(), products.record.as_ref()])?;
-        job.confine(&[staged.root()], &files)?;
+        let target = Target::of(products)?;
+        let base = target.as_ref().map(|_| staged.base(&products.comparison, &job.dir())).transpose()?;
+        job.confine(&[staged.root()], &written(products, target.as_ref())?)?;
         let guest = job.timeline.step("connect", || Guest::connect(&job.endpoint, &job.interrupts))?;
         let (workspace, dir) = (staged.workspace(), job.dir());
         let mut noted = Ok(());
@@ -136,9 +138,9 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
         let mut outcome = outcome_of(&ran?);
         noted?;
         job.document.set_workspace(Some(&workspace));
-        if let (Some(patch), Some(base)) = (&products.patch, base) {
+        if let (Some(target), Some(base)) = (&target, base) {
             let _lock = job.lock("run")?;
-            let into = Destination { path: patch, dir, interrupts: &job.interrupts };
+            let into = Destination { target, dir, interrupts: &job.interrupts };
             take_patch(&guest, path, base, &into, &mut job.timeline, &mut outcome)?;
         }
         Ok(outcome)

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::TOOL;
-use super::args::{Comparison, ExportArgs};
+use super::args::{Comparison, ExportArgs, Products};
 use super::changes;
 use super::job::{places, report};
+use super::patch_dir;
 use super::prepare::sent_with;
 use crate::cli::Failure;
 use crate::cli::plumbing::Input;
@@ -23,7 +24,7 @@ use crate::sys::clock::Timeline;
 use crate::sys::signal::Interrupts;
 use crate::workspace::checkout::Checkout;
 use crate::workspace::error::WorkspaceError;
-use crate::workspace::export::Wanted;
+use crate::workspace::export::{Differences, Wanted};
 use crate::workspace::guest::Guest;
 use crate::workspace::index::Index;
 use crate::workspace::maker::Maker;
@@ -36,7 +37,7 @@ use crate::workspace::{export, transfer};
 pub(super) fn export(args: &ExportArgs) -> ExitCode {
     let to = match &args.record {
         Some(file) => RecordTo::File(file.clone()),
-        None if args.output == Path::new("-") => RecordTo::Nowhere,
+        None if args.output == Path::new("-") && args.patch_dir.is_none() => RecordTo::Nowhere,
         None => RecordTo::Stdout,
     };
     report("export", &to, false, &args.input, |job| {
@@ -47,7 +48,11 @@ pub(super) fn export(args: &ExportArgs) -> ExitCode {
             base.of_submodule(submodule)?;
         }
         let guest_path = workspace.guest_path.clone();
-        let files = places(&[Some(&args.output), args.record.as_ref()])?;
+        let target = match &args.patch_dir {
+            Some(dir) => Target::Dir(patch_dir::make(dir)?),
+            None => Target::File(args.output.clone()),
+        };
+        let files = [target.places()?, places(&[args.record.as_ref()])?].concat();
         job.confine(&[], &files)?;
         let guest = job.timeline.step("connect", || Guest::connect(&job.endpoint, &job.interrupts))?;
         let as_what = match args {
@@ -55,11 +60,11 @@ pub(super) fn export(args: &ExportArgs) -> ExitCode {
             ExportArgs { name_only: true, .. } => As::Names,
             _ => As::Patch,
         };
-        let into = Destination { path: &args.output, dir: job.dir(), interrupts: &job.interrupts };
-        let wanted = Product { base, only: &args.paths, as_what };
         let mut outcome = Outcome::default();
+        let into = Destination { target: &target, dir: job.dir(), interrupts: &job.interrupts };
+        let wanted = Product { base, only: &args.paths, as_what };
         take(&guest, &guest_path, wanted, &into, &mut job.timeline, &mut outcome)?;
-        outcome.changed = outcome.patch_bytes != Some(0) || outcome.lost.is_some();
+        outcome.changed = outcome.change_count != Some(0) || outcome.lost.is_some();
         Ok(outcome)
     })
 }
@@ -116,6 +121,8 @@ fn sent_of(workspace: &Workspace, dir: &VmDir) -> Result<Request, WorkspaceError
 pub(super) struct Base {
     commit: Option<String>,
     prepared: String,
+    /// Where the checkout is.
+    home: String,
     max_bytes: u64,
     sent: Request,
     /// What git had of what was sent.
@@ -153,8 +160,30 @@ impl Base {
             None => Index::default(),
         };
         let maker = Maker::start(dir.path(), &objects_of(workspace, dir), sent.sha256)?;
-        let (max_bytes, prepared) = (comparison.max_patch_size, workspace.base_commit.clone());
-        Ok(Self { commit, prepared, max_bytes, sent, tree, maker })
+        let (prepared, home) = (workspace.base_commit.clone(), workspace.host_path.clone());
+        Ok(Self { commit, prepared, home, max_bytes: comparison.max_patch_size, sent, tree, maker })
+    }
+
+    /// Where the checkout is on this host.
+    pub(super) fn home(&self) -> &str {
+        &self.home
+    }
+
+    /// The commit that was prepared of it.
+    pub(super) fn prepared(&self) -> &str {
+        &self.prepared
+    }
+
+    /// Has the guest say what differs; `of_each` where each repository has a patch.
+    pub(super) fn compare(
+        self,
+        guest: &Guest<'_>,
+        guest_path: &str,
+        only: &[String],
+        of_each: bool,
+    ) -> Result<Differences, WorkspaceError> {
+        let wanted = Wanted { sent: self.sent, only: only.to_vec(), max_bytes: self.max_bytes, of_each };
+        export::compare(guest, guest_path, wanted, self.maker)
     }
 
     /// Of the submodule at `path` alone.
@@ -181,9 +210,37 @@ fn objects_of(workspace: &Workspace, dir: &VmDir) -> Vec<PathBuf> {
     Checkout::open(Path::new(&workspace.host_path)).map(|checkout| checkout.objects).into_iter().collect()
 }
 
-/// Where a patch goes.
+/// Where patches go.
+#[derive(Debug, Clone)]
+pub(super) enum Target {
+    /// That of the checkout itself: to a file, or `-`.
+    File(PathBuf),
+    /// One for each repository: to this directory.
+    Dir(PathBuf),
+}
+
+impl Target {
+    /// What `products` ask for, if they do; a directory is made.
+    pub(super) fn of(products: &Products) -> Result<Option<Self>, Failure> {
+        match (&products.patch, &products.patch_dir) {
+            (Some(file), _) => Ok(Some(Self::File(file.clone()))),
+            (None, Some(dir)) => Ok(Some(Self::Dir(patch_dir::make(dir)?))),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// The files that are to be written.
+    pub(super) fn places(&self) -> Result<Vec<PathBuf>, Failure> {
+        match self {
+            Self::File(file) => places(&[Some(file)]),
+            Self::Dir(dir) => places(&[Some(&dir.join(patch_dir::README))]),
+        }
+    }
+}
+
+/// Where patches go, and what it takes to bring them there.
 pub(super) struct Destination<'a> {
-    pub(super) path: &'a Path,
+    pub(super) target: &'a Target,
     pub(super) dir: VmDir,
     pub(super) interrupts: &'a Interrupts,
 }
@@ -216,7 +273,7 @@ pub(super) fn take_patch(
     take(guest, guest_path, wanted, into, timeline, outcome)
 }
 
-/// Takes the changes into a file beside their place, and puts it there once it is whole, allowed and on disk.
+/// Takes the changes to where they go, and says what is not among them.
 fn take(
     guest: &Guest<'_>,
     guest_path: &str,
@@ -225,23 +282,40 @@ fn take(
     timeline: &mut Timeline,
     outcome: &mut Outcome,
 ) -> Result<(), Failure> {
-    let to_stdout = into.path == Path::new("-");
-    let place = atomic::place_of(into.path);
+    match into.target {
+        Target::File(file) => take_file(guest, guest_path, product, (file, into), timeline, outcome)?,
+        Target::Dir(dir) => patch_dir::take(guest, guest_path, product.base, dir, timeline, outcome)?,
+    }
+    tell(outcome);
+    Ok(())
+}
+
+/// Takes the changes into a file beside their place, and puts it there once it is whole, allowed and on disk.
+fn take_file(
+    guest: &Guest<'_>,
+    guest_path: &str,
+    product: Product<'_>,
+    (path, into): (&Path, &Destination<'_>),
+    timeline: &mut Timeline,
+    outcome: &mut Outcome,
+) -> Result<(), Failure> {
+    let to_stdout = path == Path::new("-");
+    let place = atomic::place_of(path);
     let beside = !to_stdout && !atomic::is_special(&place);
     let dir = if beside { directory_of(&place) } else { into.dir.path() };
-    let error = |what: &'static str| WorkspaceError::io(what, into.path);
+    let error = |what: &'static str| WorkspaceError::io(what, path);
     // The mode that open(2) of a new file has: the umask takes its share.
     let mode = Permissions::from_mode(if beside { 0o666 } else { 0o600 });
     let temp = tempfile::Builder::new().prefix(".banger-").permissions(mode).tempfile_in(dir);
     let mut temp = temp.map_err(error("write"))?;
-    let Product { base, only, as_what } = product;
-    let mut sent = base.sent;
+    let Product { mut base, only, as_what } = product;
     if let Some(commit) = &base.commit {
-        timeline.step("base", || export::rebase(guest, guest_path, commit, &base.tree, &mut sent))?;
+        timeline.step("base", || export::rebase(guest, guest_path, commit, &base.tree, &mut base.sent))?;
     }
-    let wanted = Wanted { sent: &sent, only, max_bytes: base.max_bytes };
+    let (commit, prepared) = (base.commit.take(), base.prepared.clone());
     let taken = timeline.step("export", || {
-        export::export(guest, guest_path, wanted, base.maker, temp.as_file_mut(), into.path)
+        let mut differences = base.compare(guest, guest_path, only, false)?;
+        differences.write_patch(0, guest, guest_path, temp.as_file_mut(), path)
     })?;
     let instead = match as_what {
         As::Patch => None,
@@ -266,13 +340,12 @@ fn take(
         File::open(dir).and_then(|d| d.sync_all()).map_err(error("write"))?;
     }
     if as_what == As::Patch {
-        outcome.patch_file = Some(into.path.to_string_lossy().into_owned());
+        outcome.patch_file = Some(path.to_string_lossy().into_owned());
     }
-    outcome.base_ref = base.commit.is_none().then(|| PREPARED_REF.to_owned());
-    outcome.base_commit = Some(base.commit.unwrap_or(base.prepared));
+    outcome.base_ref = commit.is_none().then(|| PREPARED_REF.to_owned());
+    outcome.base_commit = Some(commit.unwrap_or(prepared));
     changes::describe(&taken.scanned, outcome);
     changes::describe_rest(&taken, outcome);
-    tell(outcome);
     Ok(())
 }
 

@@ -1,24 +1,27 @@
 //! What the verbs that talk to a guest have in common.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::OnceLock;
+
+use serde_json::{Map, Value};
 
 use super::TOOL;
 use crate::cli::Failure;
 use crate::cli::lock::state_of;
 use crate::cli::plumbing::{Input, UsageError};
 use crate::cli::report::{RecordTo, directory_of};
-use crate::contract::Document;
 use crate::contract::error::OWN_FAILURE_STATUS;
 use crate::contract::record::{Outcome, Vm};
+use crate::contract::{Coded, Document, ErrorCode};
 use crate::state::dir::{StateDir, VmDir};
 use crate::state::lock::WorkspaceLock;
 use crate::sys::clock::Timeline;
 use crate::sys::signal::Interrupts;
 use crate::sys::{atomic, fd, landlock};
 use crate::workspace::error::WorkspaceError;
-use crate::workspace::guest::Endpoint;
+use crate::workspace::guest::{Endpoint, quote};
 
 /// The descriptor of the session lock that `banger` hands down: held as long as this program runs.
 pub(super) const SESSION_FD_VARIABLE: &str = "BANGER_SESSION_FD";
@@ -85,9 +88,51 @@ impl Job {
     }
 }
 
-impl crate::contract::Coded for landlock::ConfineError {
-    fn code(&self) -> crate::contract::ErrorCode {
-        crate::contract::ErrorCode::Failed
+impl Coded for landlock::ConfineError {
+    fn code(&self) -> ErrorCode {
+        ErrorCode::Failed
+    }
+}
+
+/// An error of a verb that works on one VM: what to do about it names that.
+#[derive(Debug)]
+struct OfVm {
+    error: Box<dyn Coded>,
+    name: String,
+    /// Where the copy is in the guest, quoted for a shell.
+    copy: String,
+}
+
+impl OfVm {
+    fn name(failure: Failure, (name, copy): (String, String)) -> Failure {
+        match failure {
+            Failure::Own(error) => Self { error, name, copy }.into(),
+            passed @ Failure::Passed(_) => passed,
+        }
+    }
+}
+
+impl fmt::Display for OfVm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for OfVm {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
+    }
+}
+
+impl Coded for OfVm {
+    fn code(&self) -> ErrorCode {
+        self.error.code()
+    }
+    fn details(&self) -> Map<String, Value> {
+        self.error.details()
+    }
+    fn hint(&self) -> Option<String> {
+        self.error.hint().map(|hint| hint.replace("NAME", &self.name).replace("COPY", &self.copy))
     }
 }
 
@@ -103,7 +148,10 @@ pub(super) fn report(
         Ok(job) => job,
         Err(failure) => return to.fail(failure, TOOL, verb, own, false),
     };
-    let worked = work(&mut job);
+    let copy =
+        job.document.workspace().ok().flatten().map(|workspace| quote([workspace.guest_path.as_str()]));
+    let names = (job.vm.name.to_string(), copy.unwrap_or_else(|| "COPY".to_owned()));
+    let worked = work(&mut job).map_err(|failure| OfVm::name(failure, names));
     let started = job.started;
     let delivered = worked.and_then(|outcome| {
         let status = match outcome.exit_code.filter(|_| own) {

@@ -39,6 +39,22 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// One of which nothing is known yet but its path.
+    pub(in crate::workspace) fn at(path: Vec<u8>) -> Self {
+        Self {
+            path,
+            from: None,
+            status: Status::Modified,
+            old_mode: None,
+            new_mode: None,
+            additions: 0,
+            deletions: 0,
+            binary: false,
+            bytes: 0,
+            target: Vec::new(),
+        }
+    }
+
     /// The paths that it touches.
     pub fn paths(&self) -> impl Iterator<Item = &Vec<u8>> {
         self.from.iter().chain([&self.path])
