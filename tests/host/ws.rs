@@ -7,6 +7,7 @@ mod broken;
 mod command;
 mod exec;
 mod export;
+mod faults;
 mod guest;
 mod hostile;
 mod locks;

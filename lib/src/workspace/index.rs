@@ -185,6 +185,27 @@ impl Index {
         Some(Self { entries, is_foreign })
     }
 
+    /// Has git read the files again, in the index that `bytes` are, whose entries are in `doubt`: it compares with the size 0 as with none.
+    /// `None` where there is no such entry.
+    pub fn smudge(
+        mut bytes: Vec<u8>,
+        object_format: &str,
+        mut doubt: impl FnMut(&Entry) -> Result<bool, WorkspaceError>,
+    ) -> Result<Option<Vec<u8>>, WorkspaceError> {
+        let id_length = if object_format == "sha1" { 20 } else { 32 };
+        let (version, count) = (word(&bytes, 4), word(&bytes, 8));
+        let (mut at, mut before, mut any) = (12, Vec::new(), false);
+        for _ in 0..count {
+            let Some((entry, length)) = entry(&bytes[at..], version, id_length, &before) else { break };
+            if doubt(&entry)? {
+                bytes[at + SIZE..at + STAT].fill(0);
+                any = true;
+            }
+            (at, before) = (at + length, entry.path);
+        }
+        Ok(any.then_some(bytes))
+    }
+
     /// Takes over of the files `there`, which are sorted, what they were when they were looked at; what else there is an entry of
     /// counts as not there.
     pub fn stamp(&mut self, there: &[checkout::Entry]) {

@@ -7,12 +7,13 @@ use std::fs::{self, File, FileTimes};
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, Stat};
 
 use super::checkout::{Checkout, Entry, Head, Status};
 use super::error::WorkspaceError;
-use super::index::Index;
+use super::index::{self, Index};
 use crate::sys::atomic;
 use crate::sys::git::{self, Git};
 
@@ -55,6 +56,15 @@ impl Selection {
 #[derive(Debug)]
 pub struct Staging {
     temp: tempfile::TempDir,
+}
+
+/// How long a clock that stamps files may stand still.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Whether a file has changed when the index was `written`, or after.
+fn is_recent(stat: &Stat, written: SystemTime) -> bool {
+    let changed = UNIX_EPOCH + Duration::new(stat.st_ctime.max(0).unsigned_abs(), stat.st_ctime_nsec as u32);
+    changed + TICK >= written
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), WorkspaceError> {
@@ -158,8 +168,38 @@ impl Staging {
         Index::read(&path, &checkout.object_format)
     }
 
+    /// Has git read again what it might take for unchanged though it is not: of the change time it compares whole seconds, if that, and
+    /// a file may have got its size and its modification time back within one.
+    fn doubt(&self, checkout: &Checkout) -> Result<(), WorkspaceError> {
+        let path = self.index();
+        if !path.exists() {
+            return Ok(());
+        }
+        // One that points elsewhere is written anew.
+        self.read_index(checkout)?;
+        let error = || WorkspaceError::io("read", &path);
+        let modified = fs::metadata(&path).and_then(|metadata| metadata.modified()).map_err(error())?;
+        let mut looker = checkout.looker();
+        let doubt = |entry: &index::Entry| {
+            if entry.is_link() || entry.assumed || entry.skipped || entry.size() == 0 {
+                return Ok(false);
+            }
+            let found = looker.look(&git::path(&entry.path))?;
+            Ok(found.is_some_and(|found| !entry.is_as(&found.stat) || is_recent(&found.stat, modified)))
+        };
+        let bytes = fs::read(&path).map_err(error())?;
+        if let Some(bytes) = Index::smudge(bytes, &checkout.object_format, doubt)? {
+            write(&path, &bytes)?;
+            let file = File::options().write(true).open(&path);
+            let stamped = file.and_then(|file| file.set_times(FileTimes::new().set_modified(modified)));
+            stamped.map_err(error())?;
+        }
+        Ok(())
+    }
+
     /// Looks at everything that travels.
     pub fn select(&self, checkout: &Checkout, include_untracked: bool) -> Result<Selection, WorkspaceError> {
+        self.doubt(checkout)?;
         let git = self.git(checkout, &self.index()).env("GIT_OPTIONAL_LOCKS", "1");
         let (head, status) = checkout.status(&git)?;
         let index = self.read_index(checkout)?;

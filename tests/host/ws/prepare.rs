@@ -167,3 +167,28 @@ fn what_a_forced_copy_cannot_replace_is_there_as_before() {
     assert!(prepare(&["--force"]).status.success());
     assert!(!copy.join("mine").exists() && !aside.exists());
 }
+
+#[test]
+fn an_edit_that_git_does_not_see_travels() {
+    let Some(guest) = Guest::new() else { return };
+    let repo = guest.repo();
+    let file = repo.join("src/a.c");
+    // Of the same size, its time put back, within the second in which git read it: git compares no less than that.
+    let edit = || {
+        let old = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000);
+        fs::write(&file, "int a;\n").unwrap();
+        fs::File::options().write(true).open(&file).unwrap().set_modified(old).unwrap();
+        git(&repo, &["update-index", "--refresh"]);
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        fs::write(&file, "int b;\n").unwrap();
+        fs::File::options().write(true).open(&file).unwrap().set_modified(old).unwrap();
+        git(&repo, &["status", "--porcelain"]).is_empty()
+    };
+    if !(0..20).any(|_| edit()) {
+        // This git compares the nanoseconds, too.
+        assert_eq!(git(&repo, &["status", "--porcelain"]), b" M src/a.c\n");
+    }
+    let output = guest.run(&repo, &[], &["sh", "-c", "cat src/a.c; git status --porcelain"]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "int b;\n M src/a.c\n", "{}", said(&output));
+    assert_eq!(fs::read(guest.path("p.patch")).unwrap(), b"");
+}
