@@ -29,6 +29,7 @@ mod recipe;
 mod registry;
 mod resync;
 mod review;
+mod scratch;
 mod sequences;
 mod surroundings;
 mod truth;
