@@ -344,6 +344,14 @@ class Second(NamedTuple):
     may_refuse: bool
 
 
+def no_room(second, path, counted):
+    """Whether the guest has made something of a directory above `path`, so that the host's file has no place."""
+    if second.new.get(path) is None:
+        return False
+    above = [one for one in disk.parents(path) if counted(second.before, one)]
+    return any(second.new.get(one) is None and counted(second.before, one) != second.old.get(one) for one in above)
+
+
 def second_copy(second):
     """Faults of a second copy: what only the host changed arrives, what the guest changed stays, and where both did, nothing happens
     and every such path is named, or, forced, the host's is taken."""
@@ -357,7 +365,7 @@ def second_copy(second):
             continue
         if old == new:
             expected = guest
-        elif guest == old or guest == new or second.forced:
+        elif second.forced or ((guest == old or guest == new) and not no_room(second, path, counted)):
             expected = new
         else:
             conflicts.append(path)
