@@ -3,6 +3,7 @@
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
@@ -23,6 +24,11 @@ use crate::sys::{http, unix};
 const VMM_LIMIT: Duration = Duration::from_secs(10);
 /// How long the supervisor may take to answer for itself.
 const SUPERVISOR_LIMIT: Duration = Duration::from_secs(7);
+/// How long the guest's kernel may take to see that a disk is larger, and how often it is asked.
+const SIZE_LIMIT: Duration = Duration::from_secs(10);
+const SIZE_INTERVAL: Duration = Duration::from_millis(20);
+/// Size of a block of the disks' filesystems, of which they have whole ones, bytes.
+const EXT4_BLOCK_BYTES: u64 = 4096;
 
 /// Why a running VM cannot be changed.
 #[derive(Debug, Error)]
@@ -117,7 +123,7 @@ pub fn update(
     };
     // What cannot be taken back comes first: with a larger disk nothing is wrong where the rest fails.
     change(&sizes)?;
-    let grew = grow(&dir, &name)?;
+    let grew = grow(&dir, &name, &sizes)?;
     let limited = change(&limits(disk, &vmm, &now));
     let timed = limited.and_then(|()| ttl.map(|ttl| set_ttl(&dir, &name, &ttl)).transpose());
     match timed {
@@ -181,12 +187,53 @@ struct Grown {
 
 #[derive(Debug, Deserialize)]
 struct GrownDisk {
+    mount: String,
     from_bytes: u64,
     to_bytes: u64,
 }
 
-/// Has the guest grow its filesystems; whether one of them did.
-fn grow(dir: &VmDir, vm: &str) -> Result<bool, UpdateError> {
+impl Grown {
+    /// The first disk that its guest's kernel has at a smaller size than its file.
+    fn lagging(&self, sizes: &[Change<'_>]) -> Option<&str> {
+        let size = |wanted: &str| {
+            sizes.iter().find_map(|change| match change {
+                Change::Grown { drive, size_bytes, .. } if mount_of(drive) == wanted => Some(*size_bytes),
+                _ => None,
+            })
+        };
+        let lags = |disk: &&GrownDisk| {
+            size(&disk.mount).is_some_and(|size| disk.to_bytes < size / EXT4_BLOCK_BYTES * EXT4_BLOCK_BYTES)
+        };
+        self.disks.iter().find(lags).map(|disk| disk.mount.as_str())
+    }
+}
+
+/// Where the guest has the writable filesystem of a drive.
+fn mount_of(drive: &str) -> &'static str {
+    if drive == "work" { "/root" } else { "/" }
+}
+
+/// Has the guest grow its filesystems to their disks' `sizes`; whether one of them did. The VMM has told the guest of the sizes, whose
+/// kernel takes them over when it comes to it.
+fn grow(dir: &VmDir, vm: &str, sizes: &[Change<'_>]) -> Result<bool, UpdateError> {
+    let until = Instant::now() + SIZE_LIMIT;
+    let mut grew = false;
+    loop {
+        let grown = resize(dir, vm)?;
+        grew |= grown.disks.iter().any(|disk| disk.to_bytes > disk.from_bytes);
+        match grown.lagging(sizes) {
+            None => return Ok(grew),
+            Some(_) if Instant::now() < until => thread::sleep(SIZE_INTERVAL),
+            Some(mount) => {
+                let said = format!("its kernel has not seen the new size of the disk of {}", escape_controls(mount));
+                return Err(UpdateError::Guest { vm: vm.to_owned(), said });
+            }
+        }
+    }
+}
+
+/// Has the guest grow its filesystems to what its kernel knows of its disks.
+fn resize(dir: &VmDir, vm: &str) -> Result<Grown, UpdateError> {
     let guest = |said: &str| UpdateError::Guest { vm: vm.to_owned(), said: escape_controls(said) };
     let until = Instant::now() + RESIZE_LIMIT + SUPERVISOR_LIMIT;
     let answer = unix::connect(&dir.agent_socket())
@@ -197,8 +244,7 @@ fn grow(dir: &VmDir, vm: &str) -> Result<bool, UpdateError> {
         let said: String = said["error"].as_str().unwrap_or("no reason given").chars().take(200).collect();
         return Err(guest(&said));
     }
-    let grown: Grown = serde_json::from_slice(&body).map_err(|_| guest("its answer makes no sense"))?;
-    Ok(grown.disks.iter().any(|disk| disk.to_bytes > disk.from_bytes))
+    serde_json::from_slice(&body).map_err(|_| guest("its answer makes no sense"))
 }
 
 /// The supervisor's answer to `POST /v1/ttl`.

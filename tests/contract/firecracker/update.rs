@@ -69,10 +69,14 @@ fn a_running_vm_is_made_what_its_record_says() {
     );
     let net = &bodies(&stage, "PATCH /network-interfaces/eth0")[0];
     assert_eq!(net["tx_rate_limiter"], limit(1 << 16, 1000));
+    // At first its kernel has not seen the new size.
+    let resizes = || stage.events().iter().filter(|e| e["agent"]["path"] == "/v1/resize").count();
+    assert_eq!(resizes(), 2);
     // The second time there is nothing to do.
     let again = assert_changed(&stage.run(&["update"], &updated), false);
     assert_eq!(again["vmm"], updated["vmm"]);
     assert_eq!(bodies(&stage, "PATCH /network-interfaces/eth0").len(), 1);
+    assert_eq!(resizes(), 3);
     let mut unlimited = again;
     unlimited["vm"]["net_rate_bytes_s"] = Value::Null;
     let unlimited = assert_changed(&stage.run(&["update"], &unlimited), true);

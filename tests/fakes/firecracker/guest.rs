@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write, stdout};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -13,6 +13,9 @@ use crate::scenario::Scenario;
 /// Where the agent listens in the guest, and where it tells its events on the host.
 const AGENT_PORT: u32 = 1024;
 const EVENT_PORT: u32 = 1025;
+/// Sizes of a disk's filesystem before and after it grew, bytes: less and more than any disk of the tests has.
+const SMALL: u64 = 1 << 10;
+const LARGE: u64 = 1 << 50;
 
 /// A running guest.
 pub struct Guest {
@@ -20,13 +23,14 @@ pub struct Guest {
     /// The vsock's socket on the host.
     path: String,
     boot_args: String,
-    grown: AtomicBool,
+    /// How often it was told to grow its filesystems.
+    resizes: AtomicUsize,
 }
 
 impl Guest {
     /// Boots it beside the API.
     pub fn boot(listener: UnixListener, path: String, boot_args: String, scenario: Arc<Scenario>) {
-        let guest = Arc::new(Self { scenario, path, boot_args, grown: AtomicBool::new(false) });
+        let guest = Arc::new(Self { scenario, path, boot_args, resizes: AtomicUsize::new(0) });
         let booting = Arc::clone(&guest);
         std::thread::spawn(move || booting.start_up());
         std::thread::spawn(move || {
@@ -126,9 +130,13 @@ impl Guest {
             ("GET", "/v1/ports") => (200, json!({"items": []})),
             ("POST", "/v1/shutdown") => (200, json!({"ok": true})),
             ("POST", "/v1/resize") => {
-                // The first time there is something to grow.
-                let from = if self.grown.swap(true, Ordering::Relaxed) { 2048 } else { 1024 };
-                (200, json!({"disks": [{"mount": "/root", "from_bytes": from, "to_bytes": 2048}]}))
+                let (from, to) = match self.resizes.fetch_add(1, Ordering::Relaxed) {
+                    // Its kernel has not heard of it yet.
+                    0 => (SMALL, SMALL),
+                    1 => (SMALL, LARGE),
+                    _ => (LARGE, LARGE),
+                };
+                (200, json!({"disks": [{"mount": "/root", "from_bytes": from, "to_bytes": to}]}))
             }
             ("POST", path) if path.starts_with("/v1/expires/") => (200, json!({"told": true})),
             _ => (404, json!({"error": "no such thing"})),
