@@ -16,6 +16,7 @@ mod firewall;
 mod forwarding;
 mod fuzz;
 mod guest;
+mod held;
 mod link_layer;
 mod packets;
 mod permission;

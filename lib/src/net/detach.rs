@@ -12,6 +12,7 @@ use super::NetError;
 use super::attach::{LOCK, PATIENCE};
 use super::caller::Caller;
 use super::firewall;
+use super::hold;
 use super::host::Host;
 use super::pool;
 use super::request::{Names, dummy_name};
@@ -60,6 +61,9 @@ pub fn detach(names: &Names, caller: &Caller, timeline: &mut Timeline) -> Result
         timeline.step("links", || link::delete_together(&mut host.netlink, &links, &host.links, &held))?;
     }
     let any_rules = rules?.is_some();
+    if any_rules || any_links {
+        timeline.step("ports", || hold::release(names))?;
+    }
     forget_behind(&addresses?).map_err(NetError::io(FORGET))?;
     Ok(any_rules || any_links)
 }
@@ -69,7 +73,7 @@ fn forget_behind(addresses: &[Ipv4Addr]) -> io::Result<()> {
     if addresses.is_empty() {
         return Ok(());
     }
-    let behind = linger::leave_behind(|| drop(conntrack::forget(addresses)));
+    let behind = linger::leave_behind(&[], || drop(conntrack::forget(addresses)));
     behind.or_else(|_| conntrack::forget(addresses).map(drop))
 }
 

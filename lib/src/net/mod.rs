@@ -17,6 +17,7 @@ pub mod dns;
 pub mod error;
 pub mod firewall;
 pub mod gc;
+pub mod hold;
 pub mod networkd;
 pub mod permit;
 pub mod pool;

@@ -32,7 +32,7 @@ pub struct Names {
     pub dummy: LinkName,
     /// The tap.
     pub tap: LinkName,
-    /// The chain of the published ports.
+    /// The chain of the published ports, and the process that holds them.
     pub published: String,
     /// The chain of what bounds its connections.
     pub limits: String,

@@ -13,13 +13,13 @@ use super::packets::{
 use super::{NETD, STATE, document, document_in, ip, isolated, netd, ok, sh, snapshot, tap};
 use crate::support::{SOON, assert_error, command, run};
 
-fn published(n: u8, ports: Value) -> Value {
+pub fn published(n: u8, ports: Value) -> Value {
     let mut document = document(n);
     document["vm"]["publish"] = ports;
     document
 }
 
-fn port(host_ip: Option<&str>, host_port: u16, guest_port: u16, protocol: &str) -> Value {
+pub fn port(host_ip: Option<&str>, host_port: u16, guest_port: u16, protocol: &str) -> Value {
     json!({ "host_ip": host_ip, "host_port": host_port, "guest_port": guest_port, "protocol": protocol })
 }
 
