@@ -23,12 +23,14 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 
+use super::cow::{self, CowFault};
 use super::dm_error::DmVerbError;
 use crate::contract::dm::{DM_SCHEMA, DmReply, DmRequest};
 use crate::contract::host_policy::HostPolicy;
 use crate::sys::caller::Caller;
 use crate::sys::dm::{Control, DmError, Target};
 use crate::sys::host_policy::{self, NotPermitted};
+use crate::sys::lease::Lease;
 use crate::sys::loopdev::Loop;
 use crate::sys::rootlock::RootLock;
 use crate::types::{Size, StateId, VmId};
@@ -38,8 +40,8 @@ pub const NODES: &str = "/dev/banger";
 /// How long others may hold the lock: it serialises what looks for a shared loop and makes one.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The unit of copying: 8 sectors, which is ext4's block.
-const CHUNK_SECTORS: u64 = 8;
-const SECTOR: u64 = 512;
+pub(super) const CHUNK_SECTORS: u64 = 8;
+pub(super) const SECTOR: u64 = 512;
 /// The largest root, bytes.
 const MAX_SIZE_BYTES: u64 = 16 << 40;
 
@@ -105,13 +107,11 @@ pub fn create(request: &DmRequest, caller: &Caller) -> Result<DmReply, DmVerbErr
     }
     let base_file = open_owned(base, owner, false)?;
     let cow_file = open_owned(cow, owner, true)?;
-    let (base_size, cow_size) = (length(&base_file, base)?, length(&cow_file, cow)?);
+    let base_size = length(&base_file, base)?;
     if size % SECTOR != 0 || size > MAX_SIZE_BYTES || size < base_size || base_size < SECTOR {
         return Err(DmVerbError::Size { size, base: base_size });
     }
-    if cow_size < 4 * CHUNK_SECTORS * SECTOR || cow_size > cow_size_bytes(MAX_SIZE_BYTES) {
-        return Err(DmVerbError::CowSize { path: cow.clone(), size: cow_size });
-    }
+    require_fit(&cow_file, cow, size)?;
     let names = Names::of(&request.state_id, &request.vm_id, owner);
     let _lock = lock()?;
     let control = Control::open()?;
@@ -119,8 +119,12 @@ pub fn create(request: &DmRequest, caller: &Caller) -> Result<DmReply, DmVerbErr
         return Ok(reply);
     }
     if let Some(policy) = &policy {
-        require_room(policy, &control, owner)?;
+        require_room(policy, &control, owner, size)?;
     }
+    // What was seen is what the kernel reads: until it has, nobody else opens the file.
+    let lease = Lease::take(&cow_file);
+    let _lease = lease.map_err(|source| DmVerbError::Lease { path: cow.clone(), source })?;
+    require_fit(&cow_file, cow, size)?;
     match make(&control, &names, &base_file, &cow_file, size, owner) {
         Ok(()) => Ok(reply(&control, &names, true)?),
         Err(error) => {
@@ -146,18 +150,38 @@ fn require_permitted(policy: &HostPolicy, uid: u32, size: u64) -> Result<(), DmV
 }
 
 /// # Errors
-/// The user has as many roots as root lets them have.
-fn require_room(policy: &HostPolicy, control: &Control, uid: u32) -> Result<(), DmVerbError> {
-    let mut held = 0;
+/// The user has as many roots as root lets them have, or as large ones.
+fn require_room(policy: &HostPolicy, control: &Control, uid: u32, size: u64) -> Result<(), DmVerbError> {
+    let (mut held, mut total) = (1, size);
     for name in control.names()?.iter().filter(|name| name.starts_with("bgd")) {
         let theirs = |uuid: &str| uuid.starts_with("banger-d-") && uuid.ends_with(&format!("-{uid}"));
-        held += u32::from(control.state(name)?.is_some_and(|state| theirs(&state.uuid)));
+        if control.state(name)?.is_some_and(|state| theirs(&state.uuid)) {
+            held += 1;
+            total = total.saturating_add(control.sectors(name)?.saturating_mul(SECTOR));
+        }
     }
-    if held < policy.dm_snapshots {
+    let (what, allowed, key) = if held > policy.dm_snapshots {
+        (format!("{held} device-mapper roots"), policy.dm_snapshots.to_string(), "dm.snapshots")
+    } else if total > policy.dm_total_size.bytes() {
+        let what = format!("device-mapper roots of {} together", Size::from_bytes(total));
+        (what, policy.dm_total_size.to_string(), "dm.total_size")
+    } else {
         return Ok(());
+    };
+    Err(NotPermitted { uid, what, allowed, key }.into())
+}
+
+/// # Errors
+/// The file of changes is not of a size for a root of `size` bytes, or holds what the kernel is not to be given ([`cow`]).
+fn require_fit(file: &File, path: &Path, size: u64) -> Result<(), DmVerbError> {
+    let cow_size = length(file, path)?;
+    if cow_size < 4 * CHUNK_SECTORS * SECTOR || cow_size > cow_size_bytes(size) {
+        return Err(DmVerbError::CowSize { path: path.to_owned(), size: cow_size });
     }
-    let (what, allowed) = (format!("{} device-mapper roots", held + 1), policy.dm_snapshots.to_string());
-    Err(NotPermitted { uid, what, allowed, key: "dm.snapshots" }.into())
+    cow::check(file, cow_size, size).map_err(|fault| match fault {
+        CowFault::Io(source) => DmVerbError::Open { path: path.to_owned(), source },
+        CowFault::Content(why) => DmVerbError::Unfit { path: path.to_owned(), why },
+    })
 }
 
 /// Opens a file by what it is, not by its name: no symbolic link anywhere, regular, its owner's alone. Looked at before it is opened
