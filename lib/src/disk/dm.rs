@@ -5,9 +5,12 @@
 //! |---|---|
 //! | one loop for each image, read-only, of all its VMs | found by the inode behind it |
 //! | one loop for each VM's file of changes | goes with the snapshot |
-//! | the image, followed by zeros up to the VM's size | `bgo<state>-<vm>` |
-//! | the snapshot of that: the VM's root | `bgd<state>-<vm>` |
-//! | the node that the VM's owner opens | `/dev/banger/bgd<state>-<vm>` |
+//! | the image, followed by zeros up to the VM's size | `bgo<state>-<vm>-<uid>` |
+//! | the snapshot of that: the VM's root | `bgd<state>-<vm>-<uid>` |
+//! | the node that the VM's owner opens | `/dev/banger/bgd<state>-<vm>-<uid>` |
+//!
+//! The uid is the owner's, since the ids in a request are anybody's to write and another user's device of the same name would be in the
+//! way. It is left out for root; earlier programs left it out for all, and a VM that has such a node keeps it until it is detached.
 //!
 //! The nodes are ours and not udev's, which would give its own back to root whenever the device changes. Every UUID holds the
 //! state id and the owner, by which `gc` and `remove` know what is whose. Loops are the kernel's to count and to clear.
@@ -62,11 +65,18 @@ struct Names {
 
 impl Names {
     fn of(state: &StateId, vm: &VmId, owner: u32) -> Self {
-        let snapshot = format!("bgd{state}-{vm}");
+        let plain = Self::with(state, vm, owner, "");
+        let earlier = std::fs::symlink_metadata(&plain.node).is_ok_and(|metadata| metadata.uid() == owner);
+        if owner == 0 || earlier { plain } else { Self::with(state, vm, owner, &format!("-{owner}")) }
+    }
+
+    /// Those whose names end in `end`.
+    fn with(state: &StateId, vm: &VmId, owner: u32, end: &str) -> Self {
+        let snapshot = format!("bgd{state}-{vm}{end}");
         Self {
             node: Path::new(NODES).join(&snapshot),
             snapshot,
-            origin: format!("bgo{state}-{vm}"),
+            origin: format!("bgo{state}-{vm}{end}"),
             snapshot_uuid: format!("banger-d-{state}-{vm}-{owner}"),
             origin_uuid: format!("banger-o-{state}-{vm}-{owner}"),
         }
@@ -74,8 +84,8 @@ impl Names {
 }
 
 /// The node of a VM's root.
-pub fn node(state: &StateId, vm: &VmId) -> PathBuf {
-    Names::of(state, vm, 0).node
+pub fn node(state: &StateId, vm: &VmId, owner: u32) -> PathBuf {
+    Names::of(state, vm, owner).node
 }
 
 /// The owner in a UUID of ours; `None`: it is not ours.
@@ -431,10 +441,10 @@ pub fn gc(state: &StateId, keep: &BTreeSet<VmId>, caller: &Caller) -> Result<Col
     // A node without a device, where removing was cut off before it.
     let left = std::fs::read_dir(NODES).into_iter().flatten().flatten();
     names.extend(left.filter_map(|entry| entry.file_name().into_string().ok()));
-    let vms: BTreeSet<VmId> = names.iter().filter_map(|name| vm_of(name, state)).collect();
+    let roots: BTreeSet<(VmId, String)> = names.iter().filter_map(|name| parts_of(name, state)).collect();
     let mut collected = Collected::default();
-    for vm in vms.difference(keep) {
-        match collect(&control, state, vm, caller) {
+    for (vm, end) in roots.iter().filter(|(vm, _)| !keep.contains(vm)) {
+        match collect(&control, state, (vm, end), caller) {
             Ok(Some(name)) => collected.removed.push(name),
             Ok(None) => {}
             Err(error) => collected.errors.push(error),
@@ -443,19 +453,21 @@ pub fn gc(state: &StateId, keep: &BTreeSet<VmId>, caller: &Caller) -> Result<Col
     Ok(collected)
 }
 
-/// The VM in the name of a device of `state`.
-fn vm_of(name: &str, state: &StateId) -> Option<VmId> {
+/// The VM in the name of a device of `state`, and what is behind it.
+fn parts_of(name: &str, state: &StateId) -> Option<(VmId, String)> {
     let rest = name.strip_prefix("bgd").or_else(|| name.strip_prefix("bgo"))?;
-    rest.strip_prefix(state.as_str())?.strip_prefix('-')?.parse().ok()
+    let rest = rest.strip_prefix(state.as_str())?.strip_prefix('-')?;
+    let at = rest.find('-').unwrap_or(rest.len());
+    Some((rest[..at].parse().ok()?, rest[at..].to_owned()))
 }
 
 fn collect(
     control: &Control,
     state: &StateId,
-    vm: &VmId,
+    (vm, end): (&VmId, &str),
     caller: &Caller,
 ) -> Result<Option<String>, DmVerbError> {
-    let names = Names::of(state, vm, 0);
+    let names = Names::with(state, vm, 0, end);
     for (name, kind) in [(&names.snapshot, "d"), (&names.origin, "o")] {
         let there = control.state(name)?;
         let ours =
@@ -484,9 +496,13 @@ mod tests {
     fn names_tell_whose_they_are() {
         let (state, vm): (StateId, VmId) = ("0a1b2c3d".parse().unwrap(), "0123456789ab".parse().unwrap());
         let names = Names::of(&state, &vm, 1000);
-        assert_eq!(vm_of(&names.snapshot, &state), Some(vm.clone()));
-        assert_eq!(vm_of(&names.origin, &state), Some(vm.clone()));
-        assert_eq!(vm_of(&names.snapshot, &"ffffffff".parse().unwrap()), None);
+        for name in [&names.snapshot, &names.origin] {
+            assert_eq!(parts_of(name, &state), Some((vm.clone(), "-1000".to_owned())));
+        }
+        assert_eq!(parts_of(&names.snapshot, &"ffffffff".parse().unwrap()), None);
+        let roots = Names::of(&state, &vm, 0);
+        assert_eq!(roots.snapshot, "bgd0a1b2c3d-0123456789ab");
+        assert_eq!(parts_of(&roots.snapshot, &state), Some((vm.clone(), String::new())));
         assert_eq!(owner_in(&names.snapshot_uuid, "d", &state, &vm), Some(1000));
         for uuid in ["", "LVM-x", "banger-d-0a1b2c3d-0123456789ab-", "banger-d-0a1b2c3d-0123456789ab-+1"] {
             assert_eq!(owner_in(uuid, "d", &state, &vm), None, "{uuid}");

@@ -377,10 +377,10 @@ pub(super) fn undo(error: NetError, request: &TapRequest, made: &Made, lock: &Ro
         undo_errors.extend(result.err().map(|e| e.line()));
     };
     if made.bridge {
-        note(firewall::remove_tables(&names.state).map(drop));
+        note(firewall::remove_tables(&names.realm).map(drop));
         note(remove_bridge(names, lock));
     } else if made.rules && !matches!(error, NetError::AddressTaken(_)) {
-        note(rules::remove_guest(&names.table, &names.vm).map(drop));
+        note(rules::remove_guest(&names.table, &names.key).map(drop));
     }
     // Without nft there are no rules to take back, and the failure itself says so.
     let nft_is_missing = matches!(&error, NetError::Nft(e) if e.is_missing_program());
@@ -392,6 +392,6 @@ pub(super) fn undo(error: NetError, request: &TapRequest, made: &Made, lock: &Ro
 
 fn remove_bridge(names: &Names, lock: &RootLock) -> Result<(), NetError> {
     let mut host = Host::read()?;
-    let links = super::detach::bridge_links(&host, &names.state, |link| names.own(link));
+    let links = super::detach::bridge_links(&host, &names.realm, |link| names.own(link));
     Ok(link::delete_together(&mut host.netlink, &links, &host.links, &[lock.as_fd()])?)
 }

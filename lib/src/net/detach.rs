@@ -15,7 +15,8 @@ use super::firewall;
 use super::hold;
 use super::host::Host;
 use super::pool;
-use super::request::{Names, dummy_name};
+use super::realm::Realm;
+use super::request::Names;
 use super::rules::{self, remove_guest};
 use crate::sys::clock::Timeline;
 use crate::sys::conntrack;
@@ -23,7 +24,6 @@ use crate::sys::linger;
 use crate::sys::link::{self, Link};
 use crate::sys::nf_tables::Removed;
 use crate::sys::rootlock::RootLock;
-use crate::types::StateId;
 
 /// Removes the VM's tap and rules, and with the last VM the bridge and both tables. Gives whether anything was there.
 ///
@@ -48,11 +48,11 @@ pub fn detach(names: &Names, caller: &Caller, timeline: &mut Timeline) -> Result
             (doomed, others) = (None, true);
         }
     }
-    let mut links = if others { Vec::new() } else { bridge_links(&host, &names.state, |l| names.own(l)) };
+    let mut links = if others { Vec::new() } else { bridge_links(&host, &names.realm, |l| names.own(l)) };
     links.extend(doomed);
     let any_links = tap.is_some() || !links.is_empty();
     // The guest sends nothing any more. The kernel looks through the whole table, some 20 ms, for which a process stays behind.
-    let addresses = if any_links { rules::addresses_of(&names.table, &names.vm) } else { Ok(Vec::new()) };
+    let addresses = if any_links { rules::addresses_of(&names.table, &names.key) } else { Ok(Vec::new()) };
     let rules = timeline.step("nft", || remove_rules(names, others, any_links));
     let removed = rules.as_ref().ok().and_then(Option::as_ref);
     let held: Vec<BorrowedFd<'_>> = [lock.as_fd()].into_iter().chain(removed.map(Removed::as_fd)).collect();
@@ -84,15 +84,15 @@ pub(super) const FORGET: &str = "forget the guest's connections";
 /// says that there is something to remove in any case.
 fn remove_rules(names: &Names, others: bool, any_links: bool) -> Result<Option<Removed>, NetError> {
     if others {
-        return remove_guest(&names.table, &names.vm);
+        return remove_guest(&names.table, &names.key);
     }
-    let there = any_links || firewall::has_tables(&names.state)?;
-    there.then(|| firewall::remove_tables(&names.state)).transpose()
+    let there = any_links || firewall::has_tables(&names.realm)?;
+    there.then(|| firewall::remove_tables(&names.realm)).transpose()
 }
 
-/// The bridge of `state` and its dummy port, each where it is there and `ours`.
-pub(super) fn bridge_links(host: &Host, state: &StateId, ours: impl Fn(&Link) -> bool) -> Vec<Link> {
-    let made = [(dummy_name(state), "dummy"), (state.bridge(), "bridge")];
+/// The bridge of `realm` and its dummy port, each where it is there and `ours`.
+pub(super) fn bridge_links(host: &Host, realm: &Realm, ours: impl Fn(&Link) -> bool) -> Vec<Link> {
+    let made = [(realm.dummy(), "dummy"), (realm.bridge(), "bridge")];
     let found = made.iter().filter_map(|(name, kind)| Some((host.link(name)?, *kind)));
     found
         .filter(|(link, kind)| link.kind.as_deref() == Some(*kind) && ours(link))

@@ -215,6 +215,6 @@ pub fn take_all(publish: &[Publish]) -> Result<Vec<Port>, (&Publish, io::Error)>
 /// Whether the port is held for a VM that has no tap any more.
 fn is_going(publish: &Publish) -> bool {
     let holder = listen::holder(publish.protocol == Protocol::Tcp, publish.host_ip, publish.host_port);
-    let vm = holder.as_ref().and_then(|process| super::rules::vm_of_chain(&process.name));
-    vm.is_some_and(|vm| if_nametoindex(vm.tap().as_str()).is_err())
+    let key = holder.as_ref().and_then(|process| super::rules::vm_of_chain(&process.name));
+    key.is_some_and(|key| if_nametoindex(key.tap().as_str()).is_err())
 }

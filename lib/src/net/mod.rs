@@ -22,6 +22,7 @@ pub mod networkd;
 pub mod permit;
 pub mod pool;
 pub mod publish;
+pub mod realm;
 pub mod rebuild;
 pub mod request;
 pub mod rules;

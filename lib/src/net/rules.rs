@@ -103,7 +103,7 @@ pub fn apply(request: &TapRequest, before: Before<'_>, besides: &str) -> Result<
         }
         Before::Bridge => {}
         Before::Tap(held) => {
-            script = held.removal_of(table, &request.names.vm, Some(request.address)) + &script;
+            script = held.removal_of(table, &request.names.key, Some(request.address)) + &script;
         }
     }
     match apply_whole(table, &script) {

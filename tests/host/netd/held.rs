@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 
 use super::packets::listen;
 use super::reach::{port, published};
-use super::{ip, isolated, netd, ok, sh, tap};
+use super::{ip, isolated, netd, ok, sh};
 use crate::support::{SOON, assert_error, eventually};
 
 /// The process that holds the ports of a VM: its number.
 fn holder_of(attached: &Value) -> Option<String> {
-    let name = format!("bgp{}", attached["vm"]["id"].as_str().expect("an id"));
+    let name = attached["net"]["tap"].as_str().expect("a tap").replace("bgt", "bgp");
     let found = sh(&format!("grep -lx {name} /proc/[0-9]*/comm"));
     let paths = String::from_utf8(found.stdout).expect("text");
     let alive = |pid: &&str| {
@@ -78,7 +78,7 @@ fn a_published_port_is_held_as_long_as_it_is_published() {
             assert_held();
         }
         // So they are where the tap goes by itself, or back to the pool.
-        ip(&["link", "del", &tap(2)]);
+        ip(&["link", "del", attached["net"]["tap"].as_str().expect("a tap")]);
         ok("attach", &document);
         assert_held();
         ok("detach", &document);

@@ -454,9 +454,9 @@ fn update_and_status_refuse_what_is_not_theirs_to_do() {
         assert_error(&sudo, 1, "conflict");
         let mut theirs = attached.clone();
         theirs["vm"]["owner_uid"] = json!(61000);
-        for verb in ["update", "status"] {
+        for (verb, status, code) in [("update", 1, "conflict"), ("status", 3, "not-found")] {
             let sudo = run(command(NETD).arg(verb).env("SUDO_UID", "61000"), theirs.to_string().as_bytes());
-            assert_error(&sudo, 1, "conflict");
+            assert_error(&sudo, status, code);
         }
         // Through sudo nobody publishes a port that is root's.
         let mut low = published(4, json!([port(None, 80, 80, "tcp")]));

@@ -204,6 +204,21 @@ put 0 '\0\0\0\0'
 truncate -s 134M "$c"
 believed "a file larger than all changes" 'too small or too large'
 
+# Another user's root with the same ids is another one, and neither is in the other's way.
+rm "$c"
+truncate -s 0 others
+truncate -s 133M others
+cp base.ext4 theirs.ext4
+chown 1000 theirs.ext4
+theirs() { request 1 1000 "$work/theirs.ext4" "$work/others" $n | SUDO_UID=1000 "$disk" dm "$1"; }
+theirs create | grep -q '"changed":true' || fail "a root of root's is in another user's way: $(held)"
+[ -e "$(node 1)" ] && [ -e "$(node 1)-1000" ] || fail "two users, one VM's id: $(held)"
+list "$state" "" | SUDO_UID=1000 "$disk" dm gc >/dev/null
+[ -e "$(node 1)" ] && [ ! -e "$(node 1)-1000" ] || fail "a gc of one of two users: $(held)"
+theirs create >/dev/null
+theirs remove >/dev/null
+held | cmp -s - before || fail "another user's root leaves: $(held)"
+
 dmsetup=$(list "$state" "" | SUDO_UID=1000 "$disk" dm gc)
 [ -e "$(node 1)" ] || fail "somebody else's gc took a root: $dmsetup"
 gc
