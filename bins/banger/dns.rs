@@ -9,6 +9,7 @@ use banger_lib::contract::record::{NetMode, Vm};
 use banger_lib::contract::reply::{Check, CheckState};
 use banger_lib::contract::{Coded, Document, ErrorCode};
 use banger_lib::net::dns::{hook, resolvers, serving};
+use banger_lib::net::realm::Realm;
 use banger_lib::state::db::Store;
 use banger_lib::state::names::NamesLock;
 use banger_lib::sys::link;
@@ -50,7 +51,10 @@ fn attached(store: &Store) -> Result<Vec<NamedVm>> {
     let links: HashSet<String> =
         link::list(&mut netlink).map_err(LinksError)?.into_iter().map(|link| link.name).collect();
     let rows = store.vms()?;
-    let attached = rows.iter().map(|row| &row.vm).filter(|vm| links.contains(vm.id.tap().as_str()));
+    let attached = rows
+        .iter()
+        .map(|row| &row.vm)
+        .filter(|vm| links.contains(Realm::of(&vm.state_id, vm.owner_uid).vm(&vm.id).tap().as_str()));
     Ok(attached.map(named).collect())
 }
 
@@ -113,7 +117,7 @@ fn follow_choice(context: &Context, state: &StateId) -> Result<()> {
 
 /// Starts the resolver where none runs for the bridge.
 fn ensure_served(context: &Context, state: &StateId) -> Result<()> {
-    if serving::is_served(state) {
+    if serving::is_served(&Realm::of_caller(state)) {
         return Ok(());
     }
     let names = context.state.names();
@@ -130,8 +134,9 @@ pub fn refresh(context: &Context, vm: &Vm) {
     match publish(context) {
         Ok(true) => {}
         Ok(false) => {
+            let realm = Realm::of(&vm.state_id, vm.owner_uid);
             let until = Instant::now() + ENDING;
-            while serving::runs(&vm.state_id) && Instant::now() < until {
+            while serving::runs(&realm) && Instant::now() < until {
                 std::thread::sleep(Duration::from_millis(2));
             }
         }
@@ -172,7 +177,7 @@ pub fn checkup(context: &Context) -> Option<Check> {
         let path = hook::dnsmasq::path(state);
         return is_left(state).then(|| note(format!("{} is left; banger gc removes it", path.display())))?;
     }
-    if !serving::is_served(state) {
+    if !serving::is_served(&Realm::of_caller(state)) {
         return note("no resolver runs: VMs have no names; banger gc starts it".into());
     }
     let told = match verbs::told(&store) {

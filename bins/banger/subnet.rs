@@ -8,6 +8,7 @@ use banger_lib::contract::record::NetMode;
 use banger_lib::contract::reply::{Check, CheckState};
 use banger_lib::contract::{Coded, ErrorCode};
 use banger_lib::net::claims::{Claim, Claims};
+use banger_lib::net::realm::Realm;
 use banger_lib::net::request::require_subnet;
 use banger_lib::state::db::Store;
 use banger_lib::sys::host_policy;
@@ -109,7 +110,7 @@ struct Networks {
 
 impl Networks {
     fn read(store: &Store) -> io::Result<Self> {
-        let claims = Claims::of_host(&store.state_id().bridge())?;
+        let claims = Claims::of_host(&Realm::of_caller(store.state_id()).bridge())?;
         if rustix::process::geteuid().is_root() {
             let last = Cidr::containing(Ipv4Addr::new(192, 168, 0, 0), 16);
             let usual = HostPolicy::default().subnets.into_iter().chain(last).collect();

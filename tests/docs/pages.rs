@@ -83,6 +83,7 @@ fn the_policys_page_has_every_key_and_its_examples_are_policies() {
         connections,
         dm_snapshots,
         dm_size,
+        dm_total_size,
     } = HostPolicy::default()
     else {
         panic!("the page says that by default nobody is left out")
@@ -100,7 +101,9 @@ fn the_policys_page_has_every_key_and_its_examples_are_policies() {
         let part = page.split(&format!("\n.B {key}\n")).nth(1).and_then(|rest| rest.split("\n.TP\n").next());
         assert!(part.is_some_and(|part| part.contains(&format!("Default: {default}."))), "{key}: {default}");
     }
-    assert!(page.contains(&format!("Default: {dm_size}.")));
+    for default in [dm_size, dm_total_size] {
+        assert!(page.contains(&format!("Default: {default}.")), "{default}");
+    }
 }
 
 #[test]

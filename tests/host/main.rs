@@ -4,6 +4,7 @@
 mod support;
 
 mod disk;
+mod dm;
 mod image_build;
 mod import;
 mod netd;

@@ -16,6 +16,7 @@ mod firewall;
 mod forwarding;
 mod fuzz;
 mod guest;
+mod held;
 mod link_layer;
 mod packets;
 mod permission;
@@ -363,25 +364,89 @@ fn through_sudo_a_user_acts_for_none_but_themselves() {
         assert_error(&sudo("attach", "61001", &mine), 5, "denied");
         assert_error(&sudo("attach", "61000", &document(2)), 5, "denied");
         assert_error(&sudo("attach", "x", &mine), 2, "bad-input");
-        assert!(sudo("attach", "61000", &mine).status.success());
-        let details = String::from_utf8(ip(&["-d", "link", "show", &tap(2)])).expect("text");
+        let attached = record(&sudo("attach", "61000", &mine));
+        let own_tap = attached["net"]["tap"].as_str().unwrap_or_else(|| panic!("{attached}")).to_owned();
+        let details = String::from_utf8(ip(&["-d", "link", "show", &own_tap])).expect("text");
         // As Firecracker and QEMU open it.
         for part in ["tun type tap", "pi off", "vnet_hdr on", "persist on", "user 61000"] {
             assert!(details.contains(part), "{part}: {details}");
         }
         assert!(!details.contains("multi_queue"), "{details}");
-        // Another user names the first one's state directory, or VM.
+        // Another user names the first one's state directory, or VM: another one, whose subnet is taken.
         let before = snapshot();
         let mut theirs = document(3);
         theirs["vm"]["owner_uid"] = json!(61001);
         assert_error(&sudo("attach", "61001", &theirs), 1, "conflict");
         theirs["vm"]["id"] = mine["vm"]["id"].clone();
-        assert_error(&sudo("detach", "61001", &theirs), 1, "conflict");
+        assert_eq!(record(&sudo("detach", "61001", &theirs))["result"]["changed"], false);
         let empty = json!({ "schema": "banger.vms/1", "state_id": STATE, "items": [] });
         assert_eq!(record(&sudo("gc", "61001", &empty))["removed"], json!([]));
         before.assert_still("in the end");
         assert!(sudo("gc", "61000", &empty).status.success());
-        assert!(!snapshot().has_link(&tap(2)));
+        assert!(!snapshot().has_link(&own_tap));
+    });
+}
+
+#[test]
+fn two_users_with_the_same_ids_are_in_nobodys_way() {
+    isolated("netd::two_users_with_the_same_ids_are_in_nobodys_way", || {
+        let nothing = snapshot();
+        let list = json!({ "schema": "banger.vms/1", "state_id": STATE, "items": [] });
+        let done = |uid: u32, verb: &str, input: &Value| {
+            let output = in_turn(|| for_user(uid, verb, input));
+            assert!(output.status.success(), "{verb} for {uid}: {}", record(&output));
+            record(&output)
+        };
+        // The squatter was there first, with all ids of the other's.
+        let squatter = done(61001, "attach", &document_of(61001, STATE, "213.9", 2));
+        done(61001, "pool fill 2", &squatter);
+        let squatted = snapshot();
+        let owner = done(61000, "attach", &document_of(61000, STATE, "213.7", 2));
+        done(61000, "pool fill 1", &owner);
+        let root = ok("attach", &document_in(STATE, "77.1", 2));
+        for key in ["bridge", "tap"] {
+            let names: std::collections::BTreeSet<&str> =
+                [&squatter, &owner, &root].iter().filter_map(|d| d["net"][key].as_str()).collect();
+            assert_eq!(names.len(), 3, "{key}: {names:?}");
+        }
+        // Each has their own, and removes no other.
+        for (uid, attached) in [(61001, &squatter), (61000, &owner)] {
+            done(uid, "check", attached);
+            assert_eq!(done(uid, "attach", attached)["result"]["changed"], false);
+        }
+        done(61000, "gc", &list);
+        done(61001, "check", &squatter);
+        ok("check", &root);
+        ok("detach", &root);
+        squatted.assert_still("once the others have gone");
+        done(61001, "detach", &squatter);
+        done(61001, "pool drain", &squatter);
+        nothing.assert_still("in the end");
+    });
+}
+
+#[test]
+fn what_an_earlier_program_named_is_used_until_it_is_gone() {
+    isolated("netd::what_an_earlier_program_named_is_used_until_it_is_gone", || {
+        let nothing = snapshot();
+        let wanted = document_of(61000, STATE, "213.7", 2);
+        // Its bridge, which had the state id alone in its name.
+        let bridge = format!("bgr{STATE}");
+        ip(&["link", "add", &bridge, "type", "bridge"]);
+        ip(&["link", "set", &bridge, "alias", &format!("banger:{STATE}:61000")]);
+        let earlier = ok("attach", &wanted);
+        assert_eq!((&earlier["net"]["bridge"], &earlier["net"]["tap"]), (&json!(bridge), &json!(tap(2))));
+        ok("check", &earlier);
+        // Another's of that name is not.
+        ip(&["link", "set", &bridge, "alias", &format!("banger:{STATE}:61001")]);
+        assert_eq!(record(&for_user(61000, "detach", &wanted))["result"]["changed"], false);
+        ip(&["link", "set", &bridge, "alias", &format!("banger:{STATE}:61000")]);
+        assert_eq!(record(&for_user(61000, "detach", &wanted))["result"]["changed"], true);
+        nothing.assert_still("once it is detached");
+        let now = ok("attach", &wanted);
+        assert_ne!(now["net"]["bridge"], json!(bridge));
+        ok("detach", &now);
+        nothing.assert_still("in the end");
     });
 }
 

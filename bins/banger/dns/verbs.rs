@@ -13,6 +13,7 @@ use banger_lib::net::caller::Caller;
 use banger_lib::net::dns::hook::{self, HookError};
 use banger_lib::net::dns::serving;
 use banger_lib::net::dns::site::Site;
+use banger_lib::net::realm::Realm;
 use banger_lib::state::db::Store;
 use banger_lib::sys::getent;
 use banger_lib::types::StateId;
@@ -90,7 +91,7 @@ fn run(context: &Context, verb: &str, state: &StateId) -> Result<bool> {
 
 /// Whether the state directory's bridge is there.
 pub fn is_attached(state: &StateId) -> bool {
-    nix::net::if_::if_nametoindex(state.bridge().as_str()).is_ok()
+    nix::net::if_::if_nametoindex(Realm::of_caller(state).bridge().as_str()).is_ok()
 }
 
 /// Whether the host is to resolve the names of VMs.
@@ -202,9 +203,9 @@ fn status(context: &Context, store: Option<&Store>) -> Result<ExitCode> {
         state_id: state.cloned(),
         enabled: store.map_or(Ok(false), chosen)?,
         resolver,
-        bridge: site.as_ref().map(|site| site.state.bridge()),
+        bridge: site.as_ref().map(|site| site.realm.bridge()),
         address,
-        served: state.is_some_and(serving::is_served),
+        served: state.is_some_and(|state| serving::is_served(&Realm::of_caller(state))),
         hooked,
         claimed_by: others.into_iter().map(|claim| claim.by).collect(),
         names: tried(store.map_or(Ok(Vec::new()), super::attached)?),

@@ -183,7 +183,7 @@ fn run_detach(document: &mut Document, timeline: &mut Timeline) -> Result<bool, 
         NetMode::Tap => {
             let changed = detach::detach(&names, &caller, timeline)?;
             // The VM is detached either way, and gc tries again.
-            if let Err(error) = hook::release(&names.state, &caller) {
+            if let Err(error) = hook::release(&vm.state_id, &caller) {
                 let fault = Fault::new(&error, TOOL, "detach");
                 plumbing::warn(TOOL, &format!("the host's resolver keeps the names: {}", fault.human_line()));
             }

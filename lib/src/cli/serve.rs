@@ -109,8 +109,8 @@ fn foreground(tool: &str, args: &Serve, caller: Result<Caller, NetError>) -> Res
 fn answer(site: &Site, changed: bool) -> serde_json::Value {
     plumbing::value(&Resolver {
         schema: RESOLVER_SCHEMA.to_owned(),
-        state_id: site.state.clone(),
-        bridge: site.state.bridge(),
+        state_id: site.realm.state().clone(),
+        bridge: site.realm.bridge(),
         address: site.address,
         changed,
     })

@@ -30,6 +30,8 @@ pub struct HostPolicy {
     pub dm_snapshots: u32,
     /// The largest device-mapper root.
     pub dm_size: Size,
+    /// The most that the device-mapper roots of a user add up to.
+    pub dm_total_size: Size,
 }
 
 /// How many connections a guest may open: each takes memory of the host's, and a place in a table that all share (nf_conntrack_max).
@@ -59,6 +61,7 @@ impl Default for HostPolicy {
             connections: ConnectionLimits::default(),
             dm_snapshots: 64,
             dm_size: Size::from_bytes(256 << 30),
+            dm_total_size: Size::from_bytes(1 << 40),
         }
     }
 }
@@ -118,7 +121,9 @@ const COUNT_ALLOWED: &str = "a whole number from 0 to 65536";
 const LIMIT: RangeInclusive<u32> = 1..=1_000_000;
 const LIMIT_ALLOWED: &str = "a whole number from 1 to 1000000";
 
-const KEYS: [Key; 9] = [
+const SIZE_ALLOWED: &str = "a size such as \"64G\"";
+
+const KEYS: [Key; 10] = [
     Key {
         name: "uids",
         allowed: "a list of user ids, such as [1000, 1001]",
@@ -164,8 +169,13 @@ const KEYS: [Key; 9] = [
     },
     Key {
         name: "dm.size",
-        allowed: "a size such as \"64G\"",
-        set: |policy, value| value.as_str()?.parse().ok().map(|size| policy.dm_size = size),
+        allowed: SIZE_ALLOWED,
+        set: |policy, value| size(value).map(|size| policy.dm_size = size),
+    },
+    Key {
+        name: "dm.total_size",
+        allowed: SIZE_ALLOWED,
+        set: |policy, value| size(value).map(|size| policy.dm_total_size = size),
     },
 ];
 
@@ -180,6 +190,10 @@ fn count(value: &DeValue<'_>) -> Option<u32> {
 
 fn limit(value: &DeValue<'_>) -> Option<u32> {
     number(value).filter(|n| LIMIT.contains(n))
+}
+
+fn size(value: &DeValue<'_>) -> Option<Size> {
+    value.as_str()?.parse().ok()
 }
 
 fn list<T>(value: &DeValue<'_>, one: impl Fn(&DeValue<'_>) -> Option<T>) -> Option<Vec<T>> {
@@ -246,13 +260,13 @@ mod tests {
     #[test]
     fn what_is_not_said_stays_as_it_is() {
         assert_eq!(HostPolicy::parse("").unwrap(), HostPolicy::default());
-        let text =
-            "uids = [1000]\nsubnets = ['192.168.77.0/24']\nnetworks = 1\n[dm]\nsnapshots = 0\nsize = '10G'\n";
+        let text = "uids = [1000]\nsubnets = ['192.168.77.0/24']\nnetworks = 1\n[dm]\nsnapshots = 0\nsize = '10G'\ntotal_size = '2T'\n";
         let policy = HostPolicy::parse(text).unwrap();
         assert!(policy.admits(1000) && !policy.admits(0) && !policy.admits(1001));
         assert_eq!(policy.subnets, ["192.168.77.0/24".parse().unwrap()]);
         assert_eq!((policy.networks, policy.taps), (1, HostPolicy::default().taps));
-        assert_eq!((policy.dm_snapshots, policy.dm_size.bytes()), (0, 10 << 30));
+        let dm = (policy.dm_snapshots, policy.dm_size.bytes(), policy.dm_total_size.bytes());
+        assert_eq!(dm, (0, 10 << 30, 2 << 40));
         assert!(!HostPolicy::parse("uids = []").unwrap().admits(1000));
         assert!(HostPolicy::default().admits(1000));
     }
@@ -288,6 +302,7 @@ mod tests {
             "dm.snapshots = []",
             "dm.size = 5",
             "dm.size = '5'",
+            "dm.total_size = 1",
         ] {
             assert!(refused(text).contains("is allowed"), "{text}: {}", refused(text));
         }

@@ -59,7 +59,7 @@ pub fn check(vm: &Vm, disk: &Disk) -> Result<(), DiskError> {
 
 /// What is wrong with a device-mapper root.
 fn dm_problem(vm: &Vm, device: &str) -> Option<String> {
-    if Path::new(device) != dm::node(&vm.state_id, &vm.id) {
+    if Path::new(device) != dm::node(&vm.state_id, &vm.id, vm.owner_uid) {
         return Some(format!("the VM would write to {device:?}, which is not its own"));
     }
     let block = fs::metadata(device).is_ok_and(|metadata| metadata.file_type().is_block_device());

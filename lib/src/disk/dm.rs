@@ -5,9 +5,12 @@
 //! |---|---|
 //! | one loop for each image, read-only, of all its VMs | found by the inode behind it |
 //! | one loop for each VM's file of changes | goes with the snapshot |
-//! | the image, followed by zeros up to the VM's size | `bgo<state>-<vm>` |
-//! | the snapshot of that: the VM's root | `bgd<state>-<vm>` |
-//! | the node that the VM's owner opens | `/dev/banger/bgd<state>-<vm>` |
+//! | the image, followed by zeros up to the VM's size | `bgo<state>-<vm>-<uid>` |
+//! | the snapshot of that: the VM's root | `bgd<state>-<vm>-<uid>` |
+//! | the node that the VM's owner opens | `/dev/banger/bgd<state>-<vm>-<uid>` |
+//!
+//! The uid is the owner's, since the ids in a request are anybody's to write and another user's device of the same name would be in the
+//! way. It is left out for root; earlier programs left it out for all, and a VM that has such a node keeps it until it is detached.
 //!
 //! The nodes are ours and not udev's, which would give its own back to root whenever the device changes. Every UUID holds the
 //! state id and the owner, by which `gc` and `remove` know what is whose. Loops are the kernel's to count and to clear.
@@ -23,12 +26,14 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 
+use super::cow::{self, CowFault};
 use super::dm_error::DmVerbError;
 use crate::contract::dm::{DM_SCHEMA, DmReply, DmRequest};
 use crate::contract::host_policy::HostPolicy;
 use crate::sys::caller::Caller;
 use crate::sys::dm::{Control, DmError, Target};
 use crate::sys::host_policy::{self, NotPermitted};
+use crate::sys::lease::Lease;
 use crate::sys::loopdev::Loop;
 use crate::sys::rootlock::RootLock;
 use crate::types::{Size, StateId, VmId};
@@ -38,8 +43,8 @@ pub const NODES: &str = "/dev/banger";
 /// How long others may hold the lock: it serialises what looks for a shared loop and makes one.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The unit of copying: 8 sectors, which is ext4's block.
-const CHUNK_SECTORS: u64 = 8;
-const SECTOR: u64 = 512;
+pub(super) const CHUNK_SECTORS: u64 = 8;
+pub(super) const SECTOR: u64 = 512;
 /// The largest root, bytes.
 const MAX_SIZE_BYTES: u64 = 16 << 40;
 
@@ -60,11 +65,18 @@ struct Names {
 
 impl Names {
     fn of(state: &StateId, vm: &VmId, owner: u32) -> Self {
-        let snapshot = format!("bgd{state}-{vm}");
+        let plain = Self::with(state, vm, owner, "");
+        let earlier = std::fs::symlink_metadata(&plain.node).is_ok_and(|metadata| metadata.uid() == owner);
+        if owner == 0 || earlier { plain } else { Self::with(state, vm, owner, &format!("-{owner}")) }
+    }
+
+    /// Those whose names end in `end`.
+    fn with(state: &StateId, vm: &VmId, owner: u32, end: &str) -> Self {
+        let snapshot = format!("bgd{state}-{vm}{end}");
         Self {
             node: Path::new(NODES).join(&snapshot),
             snapshot,
-            origin: format!("bgo{state}-{vm}"),
+            origin: format!("bgo{state}-{vm}{end}"),
             snapshot_uuid: format!("banger-d-{state}-{vm}-{owner}"),
             origin_uuid: format!("banger-o-{state}-{vm}-{owner}"),
         }
@@ -72,8 +84,8 @@ impl Names {
 }
 
 /// The node of a VM's root.
-pub fn node(state: &StateId, vm: &VmId) -> PathBuf {
-    Names::of(state, vm, 0).node
+pub fn node(state: &StateId, vm: &VmId, owner: u32) -> PathBuf {
+    Names::of(state, vm, owner).node
 }
 
 /// The owner in a UUID of ours; `None`: it is not ours.
@@ -105,13 +117,11 @@ pub fn create(request: &DmRequest, caller: &Caller) -> Result<DmReply, DmVerbErr
     }
     let base_file = open_owned(base, owner, false)?;
     let cow_file = open_owned(cow, owner, true)?;
-    let (base_size, cow_size) = (length(&base_file, base)?, length(&cow_file, cow)?);
+    let base_size = length(&base_file, base)?;
     if size % SECTOR != 0 || size > MAX_SIZE_BYTES || size < base_size || base_size < SECTOR {
         return Err(DmVerbError::Size { size, base: base_size });
     }
-    if cow_size < 4 * CHUNK_SECTORS * SECTOR || cow_size > cow_size_bytes(MAX_SIZE_BYTES) {
-        return Err(DmVerbError::CowSize { path: cow.clone(), size: cow_size });
-    }
+    require_fit(&cow_file, cow, size)?;
     let names = Names::of(&request.state_id, &request.vm_id, owner);
     let _lock = lock()?;
     let control = Control::open()?;
@@ -119,8 +129,12 @@ pub fn create(request: &DmRequest, caller: &Caller) -> Result<DmReply, DmVerbErr
         return Ok(reply);
     }
     if let Some(policy) = &policy {
-        require_room(policy, &control, owner)?;
+        require_room(policy, &control, owner, size)?;
     }
+    // What was seen is what the kernel reads: until it has, nobody else opens the file.
+    let lease = Lease::take(&cow_file);
+    let _lease = lease.map_err(|source| DmVerbError::Lease { path: cow.clone(), source })?;
+    require_fit(&cow_file, cow, size)?;
     match make(&control, &names, &base_file, &cow_file, size, owner) {
         Ok(()) => Ok(reply(&control, &names, true)?),
         Err(error) => {
@@ -146,18 +160,38 @@ fn require_permitted(policy: &HostPolicy, uid: u32, size: u64) -> Result<(), DmV
 }
 
 /// # Errors
-/// The user has as many roots as root lets them have.
-fn require_room(policy: &HostPolicy, control: &Control, uid: u32) -> Result<(), DmVerbError> {
-    let mut held = 0;
+/// The user has as many roots as root lets them have, or as large ones.
+fn require_room(policy: &HostPolicy, control: &Control, uid: u32, size: u64) -> Result<(), DmVerbError> {
+    let (mut held, mut total) = (1, size);
     for name in control.names()?.iter().filter(|name| name.starts_with("bgd")) {
         let theirs = |uuid: &str| uuid.starts_with("banger-d-") && uuid.ends_with(&format!("-{uid}"));
-        held += u32::from(control.state(name)?.is_some_and(|state| theirs(&state.uuid)));
+        if control.state(name)?.is_some_and(|state| theirs(&state.uuid)) {
+            held += 1;
+            total = total.saturating_add(control.sectors(name)?.saturating_mul(SECTOR));
+        }
     }
-    if held < policy.dm_snapshots {
+    let (what, allowed, key) = if held > policy.dm_snapshots {
+        (format!("{held} device-mapper roots"), policy.dm_snapshots.to_string(), "dm.snapshots")
+    } else if total > policy.dm_total_size.bytes() {
+        let what = format!("device-mapper roots of {} together", Size::from_bytes(total));
+        (what, policy.dm_total_size.to_string(), "dm.total_size")
+    } else {
         return Ok(());
+    };
+    Err(NotPermitted { uid, what, allowed, key }.into())
+}
+
+/// # Errors
+/// The file of changes is not of a size for a root of `size` bytes, or holds what the kernel is not to be given ([`cow`]).
+fn require_fit(file: &File, path: &Path, size: u64) -> Result<(), DmVerbError> {
+    let cow_size = length(file, path)?;
+    if cow_size < 4 * CHUNK_SECTORS * SECTOR || cow_size > cow_size_bytes(size) {
+        return Err(DmVerbError::CowSize { path: path.to_owned(), size: cow_size });
     }
-    let (what, allowed) = (format!("{} device-mapper roots", held + 1), policy.dm_snapshots.to_string());
-    Err(NotPermitted { uid, what, allowed, key: "dm.snapshots" }.into())
+    cow::check(file, cow_size, size).map_err(|fault| match fault {
+        CowFault::Io(source) => DmVerbError::Open { path: path.to_owned(), source },
+        CowFault::Content(why) => DmVerbError::Unfit { path: path.to_owned(), why },
+    })
 }
 
 /// Opens a file by what it is, not by its name: no symbolic link anywhere, regular, its owner's alone. Looked at before it is opened
@@ -407,10 +441,10 @@ pub fn gc(state: &StateId, keep: &BTreeSet<VmId>, caller: &Caller) -> Result<Col
     // A node without a device, where removing was cut off before it.
     let left = std::fs::read_dir(NODES).into_iter().flatten().flatten();
     names.extend(left.filter_map(|entry| entry.file_name().into_string().ok()));
-    let vms: BTreeSet<VmId> = names.iter().filter_map(|name| vm_of(name, state)).collect();
+    let roots: BTreeSet<(VmId, String)> = names.iter().filter_map(|name| parts_of(name, state)).collect();
     let mut collected = Collected::default();
-    for vm in vms.difference(keep) {
-        match collect(&control, state, vm, caller) {
+    for (vm, end) in roots.iter().filter(|(vm, _)| !keep.contains(vm)) {
+        match collect(&control, state, (vm, end), caller) {
             Ok(Some(name)) => collected.removed.push(name),
             Ok(None) => {}
             Err(error) => collected.errors.push(error),
@@ -419,19 +453,21 @@ pub fn gc(state: &StateId, keep: &BTreeSet<VmId>, caller: &Caller) -> Result<Col
     Ok(collected)
 }
 
-/// The VM in the name of a device of `state`.
-fn vm_of(name: &str, state: &StateId) -> Option<VmId> {
+/// The VM in the name of a device of `state`, and what is behind it.
+fn parts_of(name: &str, state: &StateId) -> Option<(VmId, String)> {
     let rest = name.strip_prefix("bgd").or_else(|| name.strip_prefix("bgo"))?;
-    rest.strip_prefix(state.as_str())?.strip_prefix('-')?.parse().ok()
+    let rest = rest.strip_prefix(state.as_str())?.strip_prefix('-')?;
+    let at = rest.find('-').unwrap_or(rest.len());
+    Some((rest[..at].parse().ok()?, rest[at..].to_owned()))
 }
 
 fn collect(
     control: &Control,
     state: &StateId,
-    vm: &VmId,
+    (vm, end): (&VmId, &str),
     caller: &Caller,
 ) -> Result<Option<String>, DmVerbError> {
-    let names = Names::of(state, vm, 0);
+    let names = Names::with(state, vm, 0, end);
     for (name, kind) in [(&names.snapshot, "d"), (&names.origin, "o")] {
         let there = control.state(name)?;
         let ours =
@@ -460,9 +496,13 @@ mod tests {
     fn names_tell_whose_they_are() {
         let (state, vm): (StateId, VmId) = ("0a1b2c3d".parse().unwrap(), "0123456789ab".parse().unwrap());
         let names = Names::of(&state, &vm, 1000);
-        assert_eq!(vm_of(&names.snapshot, &state), Some(vm.clone()));
-        assert_eq!(vm_of(&names.origin, &state), Some(vm.clone()));
-        assert_eq!(vm_of(&names.snapshot, &"ffffffff".parse().unwrap()), None);
+        for name in [&names.snapshot, &names.origin] {
+            assert_eq!(parts_of(name, &state), Some((vm.clone(), "-1000".to_owned())));
+        }
+        assert_eq!(parts_of(&names.snapshot, &"ffffffff".parse().unwrap()), None);
+        let roots = Names::of(&state, &vm, 0);
+        assert_eq!(roots.snapshot, "bgd0a1b2c3d-0123456789ab");
+        assert_eq!(parts_of(&roots.snapshot, &state), Some((vm.clone(), String::new())));
         assert_eq!(owner_in(&names.snapshot_uuid, "d", &state, &vm), Some(1000));
         for uuid in ["", "LVM-x", "banger-d-0a1b2c3d-0123456789ab-", "banger-d-0a1b2c3d-0123456789ab-+1"] {
             assert_eq!(owner_in(uuid, "d", &state, &vm), None, "{uuid}");

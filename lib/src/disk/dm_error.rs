@@ -48,6 +48,15 @@ pub enum DmVerbError {
         /// Why.
         why: &'static str,
     },
+    /// The file of changes cannot be kept from being changed while the kernel reads it.
+    #[error("cannot keep others from the file of changes {path:?} while it is read")]
+    Lease {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// A size that the root cannot have.
     #[error("a root of {size} bytes over an image of {base} is not possible")]
     Size {
@@ -117,6 +126,8 @@ impl Coded for DmVerbError {
             Self::Dm(error) if os(&error.source) == Some(libc::EBUSY) => ErrorCode::InUse,
             // An unknown target: its module is not there.
             Self::Dm(error) if os(&error.source) == Some(libc::EINVAL) => ErrorCode::Unsupported,
+            Self::Lease { source, .. } if os(source) == Some(libc::EAGAIN) => ErrorCode::InUse,
+            Self::Lease { source, .. } if os(source) == Some(libc::EINVAL) => ErrorCode::Unsupported,
             Self::Foreign(_) | Self::Differs(_) => ErrorCode::Conflict,
             Self::Lock(error) => error.code(),
             _ => ErrorCode::Failed,
@@ -135,6 +146,10 @@ impl Coded for DmVerbError {
             Self::NoDeviceMapper(_) => {
                 Some("load the modules dm_mod and dm_snapshot, or use --disk overlay".into())
             }
+            Self::Lease { source, .. } if source.raw_os_error() == Some(libc::EAGAIN) => {
+                Some("end what has the file open".into())
+            }
+            Self::Lease { .. } => Some("use --disk overlay".into()),
             Self::Differs(_) => Some("detach the VM's disks first".into()),
             Self::Dm(error) if error.source.raw_os_error() == Some(libc::EBUSY) => {
                 Some("stop the VM that has it open first".into())

@@ -28,6 +28,7 @@ pub mod seed;
 pub mod update;
 
 mod build_error;
+mod cow;
 mod disk_error;
 mod dm_error;
 mod file_sync;

@@ -12,6 +12,7 @@ use super::NetError;
 use super::caller::Caller;
 use super::error::UndoError;
 use super::firewall;
+use super::hold::{self, Port};
 use super::host::Host;
 use super::permit::Permit;
 use super::request::{Names, TapRequest};
@@ -41,6 +42,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 pub(super) struct Made {
     pub bridge: bool,
     pub rules: bool,
+    /// The published ports, nobody else's any more.
+    ports: Vec<Port>,
     /// Not made, but found: who keeps the network from working.
     blocked: Vec<Blocked>,
 }
@@ -88,6 +91,7 @@ pub fn attach(
         if differences.is_empty()
             && tables.differences(request).is_empty()
             && forwarding_differs(request)?.is_empty()
+            && hold::differences(request)?.is_empty()
         {
             return Ok(Attached { net: section, changed: false, blocked: Vec::new() });
         }
@@ -215,10 +219,13 @@ fn make(
     applied?;
     timeline.step("forwarding", || switch_forwarding_on(request, &switch))?;
     made.blocked = timeline.step("firewalls", || firewall::answer(request))?;
+    // From here on it depends on the tap whether they are held.
+    let ports = Some(&made.ports).filter(|ports| !ports.is_empty());
+    let _watch = ports.map(|ports| hold::leave_behind(&request.names, ports)).transpose()?;
     timeline.step("tap", || ensure_tap(host, request, &bridge))
 }
 
-/// The bridge, and whether the ports are free that are to be published; one may be on the bridge's own address.
+/// The bridge, and the ports that are to be published; one may be on the bridge's own address.
 fn make_bridge(
     host: &mut Host,
     request: &TapRequest,
@@ -226,8 +233,10 @@ fn make_bridge(
     timeline: &mut Timeline,
 ) -> Result<Link, NetError> {
     let bridge = timeline.step("bridge", || ensure_bridge(host, request, made))?;
-    if made.rules && !request.publish.is_empty() {
-        timeline.step("ports", || require_free_ports(host, request))?;
+    // Where there was no tap, what holds them is about to let go.
+    let free = made.rules && !request.publish.is_empty() || !hold::differences(request)?.is_empty();
+    if free {
+        made.ports = timeline.step("ports", || take_ports(host, request))?;
     }
     Ok(bridge)
 }
@@ -241,11 +250,13 @@ fn timed<T>(work: impl FnOnce() -> T) -> (T, u64, u64) {
 
 /// # Errors
 /// A process or another VM has one of the ports.
-fn require_free_ports(host: &Host, request: &TapRequest) -> Result<(), NetError> {
-    publish::require_no_listener(&request.publish)?;
+fn take_ports(host: &Host, request: &TapRequest) -> Result<Vec<Port>, NetError> {
     let own = request.names.tap.as_str();
     let others = host.links.iter().any(|link| link.name.starts_with("bgt") && link.name != own);
-    if others { publish::require_unpublished(request) } else { Ok(()) }
+    if others {
+        publish::require_unpublished(request)?;
+    }
+    publish::take(&request.publish)
 }
 
 /// What the host is to route, once the rules are there.
@@ -366,10 +377,10 @@ pub(super) fn undo(error: NetError, request: &TapRequest, made: &Made, lock: &Ro
         undo_errors.extend(result.err().map(|e| e.line()));
     };
     if made.bridge {
-        note(firewall::remove_tables(&names.state).map(drop));
+        note(firewall::remove_tables(&names.realm).map(drop));
         note(remove_bridge(names, lock));
     } else if made.rules && !matches!(error, NetError::AddressTaken(_)) {
-        note(rules::remove_guest(&names.table, &names.vm).map(drop));
+        note(rules::remove_guest(&names.table, &names.key).map(drop));
     }
     // Without nft there are no rules to take back, and the failure itself says so.
     let nft_is_missing = matches!(&error, NetError::Nft(e) if e.is_missing_program());
@@ -381,6 +392,6 @@ pub(super) fn undo(error: NetError, request: &TapRequest, made: &Made, lock: &Ro
 
 fn remove_bridge(names: &Names, lock: &RootLock) -> Result<(), NetError> {
     let mut host = Host::read()?;
-    let links = super::detach::bridge_links(&host, &names.state, |link| names.own(link));
+    let links = super::detach::bridge_links(&host, &names.realm, |link| names.own(link));
     Ok(link::delete_together(&mut host.netlink, &links, &host.links, &[lock.as_fd()])?)
 }

@@ -3,6 +3,7 @@
 use super::NetError;
 use super::attach::forwarding_differs;
 use super::caller::Caller;
+use super::hold;
 use super::host::Host;
 use super::request::{Names, TapRequest};
 use super::rules::Tables;
@@ -48,6 +49,7 @@ fn present(request: &TapRequest, net: &Net, caller: &Caller) -> Result<Vec<Strin
     caller.require_net_admin()?;
     differences.extend(Tables::read(&request.names.table)?.differences(request));
     differences.extend(forwarding_differs(request)?);
+    differences.extend(hold::differences(request)?);
     Ok(differences)
 }
 

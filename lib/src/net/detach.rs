@@ -12,9 +12,11 @@ use super::NetError;
 use super::attach::{LOCK, PATIENCE};
 use super::caller::Caller;
 use super::firewall;
+use super::hold;
 use super::host::Host;
 use super::pool;
-use super::request::{Names, dummy_name};
+use super::realm::Realm;
+use super::request::Names;
 use super::rules::{self, remove_guest};
 use crate::sys::clock::Timeline;
 use crate::sys::conntrack;
@@ -22,7 +24,6 @@ use crate::sys::linger;
 use crate::sys::link::{self, Link};
 use crate::sys::nf_tables::Removed;
 use crate::sys::rootlock::RootLock;
-use crate::types::StateId;
 
 /// Removes the VM's tap and rules, and with the last VM the bridge and both tables. Gives whether anything was there.
 ///
@@ -47,11 +48,11 @@ pub fn detach(names: &Names, caller: &Caller, timeline: &mut Timeline) -> Result
             (doomed, others) = (None, true);
         }
     }
-    let mut links = if others { Vec::new() } else { bridge_links(&host, &names.state, |l| names.own(l)) };
+    let mut links = if others { Vec::new() } else { bridge_links(&host, &names.realm, |l| names.own(l)) };
     links.extend(doomed);
     let any_links = tap.is_some() || !links.is_empty();
     // The guest sends nothing any more. The kernel looks through the whole table, some 20 ms, for which a process stays behind.
-    let addresses = if any_links { rules::addresses_of(&names.table, &names.vm) } else { Ok(Vec::new()) };
+    let addresses = if any_links { rules::addresses_of(&names.table, &names.key) } else { Ok(Vec::new()) };
     let rules = timeline.step("nft", || remove_rules(names, others, any_links));
     let removed = rules.as_ref().ok().and_then(Option::as_ref);
     let held: Vec<BorrowedFd<'_>> = [lock.as_fd()].into_iter().chain(removed.map(Removed::as_fd)).collect();
@@ -60,6 +61,9 @@ pub fn detach(names: &Names, caller: &Caller, timeline: &mut Timeline) -> Result
         timeline.step("links", || link::delete_together(&mut host.netlink, &links, &host.links, &held))?;
     }
     let any_rules = rules?.is_some();
+    if any_rules || any_links {
+        timeline.step("ports", || hold::release(names))?;
+    }
     forget_behind(&addresses?).map_err(NetError::io(FORGET))?;
     Ok(any_rules || any_links)
 }
@@ -69,7 +73,7 @@ fn forget_behind(addresses: &[Ipv4Addr]) -> io::Result<()> {
     if addresses.is_empty() {
         return Ok(());
     }
-    let behind = linger::leave_behind(|| drop(conntrack::forget(addresses)));
+    let behind = linger::leave_behind(&[], || drop(conntrack::forget(addresses)));
     behind.or_else(|_| conntrack::forget(addresses).map(drop))
 }
 
@@ -80,15 +84,15 @@ pub(super) const FORGET: &str = "forget the guest's connections";
 /// says that there is something to remove in any case.
 fn remove_rules(names: &Names, others: bool, any_links: bool) -> Result<Option<Removed>, NetError> {
     if others {
-        return remove_guest(&names.table, &names.vm);
+        return remove_guest(&names.table, &names.key);
     }
-    let there = any_links || firewall::has_tables(&names.state)?;
-    there.then(|| firewall::remove_tables(&names.state)).transpose()
+    let there = any_links || firewall::has_tables(&names.realm)?;
+    there.then(|| firewall::remove_tables(&names.realm)).transpose()
 }
 
-/// The bridge of `state` and its dummy port, each where it is there and `ours`.
-pub(super) fn bridge_links(host: &Host, state: &StateId, ours: impl Fn(&Link) -> bool) -> Vec<Link> {
-    let made = [(dummy_name(state), "dummy"), (state.bridge(), "bridge")];
+/// The bridge of `realm` and its dummy port, each where it is there and `ours`.
+pub(super) fn bridge_links(host: &Host, realm: &Realm, ours: impl Fn(&Link) -> bool) -> Vec<Link> {
+    let made = [(realm.dummy(), "dummy"), (realm.bridge(), "bridge")];
     let found = made.iter().filter_map(|(name, kind)| Some((host.link(name)?, *kind)));
     found
         .filter(|(link, kind)| link.kind.as_deref() == Some(*kind) && ours(link))

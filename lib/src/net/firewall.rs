@@ -10,9 +10,9 @@ use crate::sys::exec::{Exec, ExecError};
 use crate::sys::iptables;
 use crate::sys::nf_tables::{self, Chain, Removed};
 use crate::sys::nft;
-use crate::types::StateId;
 
 use super::NetError;
+use super::realm::Realm;
 use super::request::TapRequest;
 use super::routing;
 
@@ -271,12 +271,12 @@ fn chains() -> Result<Vec<Chain>, NetError> {
     nf_tables::chains().map_err(NetError::io("list the chains of nf_tables"))
 }
 
-/// Those that keep the VMs of `state` from being reached and from reaching anything, and what to do about it.
+/// Those that keep the VMs of `realm` from being reached and from reaching anything, and what to do about it.
 ///
 /// # Errors
 /// The host's rules cannot be read.
-pub fn blocking(state: &StateId) -> Result<Vec<Blocked>, NetError> {
-    let bridge = state.bridge();
+pub fn blocking(realm: &Realm) -> Result<Vec<Blocked>, NetError> {
+    let bridge = realm.bridge();
     let mut blocked = Vec::new();
     for firewall in present()? {
         if !firewall.is_open(bridge.as_str())? {
@@ -300,12 +300,12 @@ pub(super) fn answer(request: &TapRequest) -> Result<Vec<Blocked>, NetError> {
     if !request.is_forwarded() {
         return Ok(Vec::new());
     }
-    let (state, table) = (&request.names.state, &request.names.table);
-    let (bridge, tag) = (request.names.bridge.as_str(), tag(state));
+    let (realm, table) = (&request.names.realm, &request.names.table);
+    let (bridge, tag) = (request.names.bridge.as_str(), tag(realm));
     let mut blocked = Vec::new();
     for firewall in present()? {
         let half = firewall.mark().map(|mark| format!("{OPENING}{mark}"));
-        let half_open = half.is_some_and(|note| notes(state).is_ok_and(|notes| notes.contains(&note)));
+        let half_open = half.is_some_and(|note| notes(realm).is_ok_and(|notes| notes.contains(&note)));
         if !half_open && firewall.is_open(bridge)? {
             continue;
         }
@@ -328,27 +328,27 @@ pub(super) fn answer(request: &TapRequest) -> Result<Vec<Blocked>, NetError> {
     Ok(blocked)
 }
 
-/// What the tables of `state` note of other firewalls.
-fn notes(state: &StateId) -> Result<Vec<String>, NetError> {
-    let table = state.nft_table();
+/// What the tables of `realm` note of other firewalls.
+fn notes(realm: &Realm) -> Result<Vec<String>, NetError> {
+    let table = realm.nft_table();
     let is_note = |name: &str| [OPENING, OPENED].iter().any(|note| name.starts_with(note));
     let ours = chains()?.into_iter().filter(|chain| chain.table == table && is_note(&chain.name));
     Ok(ours.map(|chain| chain.name).collect())
 }
 
-/// Whether there is a table of `state` with anything in it.
-pub(super) fn has_tables(state: &StateId) -> Result<bool, NetError> {
-    let table = state.nft_table();
+/// Whether there is a table of `realm` with anything in it.
+pub(super) fn has_tables(realm: &Realm) -> Result<bool, NetError> {
+    let table = realm.nft_table();
     Ok(chains()?.iter().any(|chain| chain.table == table))
 }
 
-/// Removes both tables of `state`, and before them what was opened for it in other firewalls, and forwarding where it was switched on for
+/// Removes both tables of `realm`, and before them what was opened for it in other firewalls, and forwarding where it was switched on for
 /// bridges of banger's and this is the last.
 ///
 /// # Errors
 /// A firewall cannot be asked; then the tables stay, which say so. Or the kernel refuses.
-pub(super) fn remove_tables(state: &StateId) -> Result<Removed, NetError> {
-    let (bridge, tag, notes) = (state.bridge(), tag(state), notes(state)?);
+pub(super) fn remove_tables(realm: &Realm) -> Result<Removed, NetError> {
+    let (bridge, tag, notes) = (realm.bridge(), tag(realm), notes(realm)?);
     let noted = |firewall: &&Firewall| {
         let mark = firewall.mark().unwrap_or_default();
         [OPENING, OPENED].iter().any(|note| notes.contains(&format!("{note}{mark}")))
@@ -356,15 +356,15 @@ pub(super) fn remove_tables(state: &StateId) -> Result<Removed, NetError> {
     for firewall in KNOWN.iter().filter(noted) {
         firewall.close(bridge.as_str(), &tag)?;
     }
-    let own = state.nft_table();
-    let tables: Vec<&str> = [own.as_str()].into_iter().chain(routing::switch_off_after(state)?).collect();
+    let own = realm.nft_table();
+    let tables: Vec<&str> = [own.as_str()].into_iter().chain(routing::switch_off_after(realm)?).collect();
     let removed = nf_tables::remove_tables(&tables);
     removed.map_err(NetError::io("remove the nftables tables"))
 }
 
 /// The comment of rules that are ours to remove.
-fn tag(state: &StateId) -> String {
-    format!("banger:{state}")
+fn tag(realm: &Realm) -> String {
+    format!("banger:{}", realm.key())
 }
 
 fn run(firewall: &Firewall, words: &[String]) -> Result<(), NetError> {

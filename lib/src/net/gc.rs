@@ -10,7 +10,7 @@ use super::detach::{FORGET, bridge_links};
 use super::firewall;
 use super::host::Host;
 use super::pool;
-use super::request::dummy_name;
+use super::realm::Realm;
 use super::rules::{self, Tables, remove_guest};
 use super::tag::Tag;
 use crate::sys::conntrack;
@@ -46,79 +46,109 @@ fn is_ours(link: &Link, state: &StateId, caller: &Caller) -> bool {
 /// # Errors
 /// What keeps it from beginning; errors on the way are collected.
 pub fn collect(state: &StateId, keep: &BTreeSet<VmId>, caller: &Caller) -> Result<Collected, NetError> {
+    let mut collected = Collected::default();
     if !caller.has_net_admin() {
         let host = Host::read()?;
-        let dead = |link: &Link| is_ours(link, state, caller) && !is_kept(link, state, keep);
-        let any = host.links.iter().any(dead);
-        return if any { Err(NetError::Unprivileged) } else { Ok(Collected::default()) };
+        let any = realms(&host, state, caller).iter().any(|realm| {
+            let keep = Kept::new(realm, keep);
+            host.links.iter().any(|link| Tag::of(link).as_ref() == Some(realm.tag()) && !keep.has(link))
+        });
+        return if any { Err(NetError::Unprivileged) } else { Ok(collected) };
     }
     let lock = RootLock::acquire(LOCK, PATIENCE)?;
     let mut host = Host::read()?;
-    let mut collected = Collected::default();
-    // Another user's bridge under this state id: neither it nor its rules are the caller's.
-    let bridge = host.link(&state.bridge()).cloned();
-    if bridge.as_ref().is_some_and(|b| b.alias.is_some() && !is_ours(b, state, caller)) {
-        return Ok(collected);
+    for realm in realms(&host, state, caller) {
+        collect_realm(&mut host, &Kept::new(&realm, keep), &lock, &mut collected);
     }
-    let (dead, alive): (Vec<Link>, Vec<Link>) = host
+    Ok(collected)
+}
+
+/// The realms of `state` that the caller may act for: its own, and what links say.
+fn realms(host: &Host, state: &StateId, caller: &Caller) -> Vec<Realm> {
+    let tagged = host.links.iter().filter(|link| is_ours(link, state, caller)).filter_map(Tag::of);
+    let uids: BTreeSet<u32> = tagged.map(|tag| tag.uid).chain([caller.uid().unwrap_or(0)]).collect();
+    uids.into_iter().map(|uid| Realm::of(state, uid)).collect()
+}
+
+fn collect_realm(host: &mut Host, keep: &Kept<'_>, lock: &RootLock, collected: &mut Collected) {
+    let realm = keep.realm;
+    let ours = |link: &Link| Tag::of(link).as_ref() == Some(realm.tag());
+    // Somebody else's bridge under this name: neither it nor its rules are the caller's.
+    let bridge = host.link(&realm.bridge()).cloned();
+    if bridge.as_ref().is_some_and(|b| b.alias.is_some() && !ours(b)) {
+        return;
+    }
+    let (alive, dead): (Vec<Link>, Vec<Link>) = host
         .links
         .iter()
-        .filter(|link| is_tap(link, state) && is_ours(link, state, caller))
+        .filter(|link| is_tap(link, realm) && ours(link))
         .cloned()
-        .partition(|link| !is_kept(link, state, keep));
+        .partition(|link| keep.has(link));
     for tap in &dead {
         let result = link::delete(&mut host.netlink, tap).map_err(Into::into);
         collected.note(format!("tap {}", tap.name), result);
     }
     let is_dead = |port: &Link| dead.iter().any(|tap| tap.index == port.index);
-    let dummy = dummy_name(state);
+    let dummy = realm.dummy();
     let used =
         !alive.is_empty() || bridge.as_ref().is_some_and(|b| host.ports(b, &dummy).any(|p| !is_dead(p)));
-    collect_rules(state, keep, used, &mut collected);
-    let bridges = |link: &Link| link.alias.is_none() || is_ours(link, state, caller);
-    let links = bridge_links(&host, state, bridges);
+    collect_rules(keep, used, collected);
+    let links = bridge_links(host, realm, |link| link.alias.is_none() || ours(link));
     if !used && !links.is_empty() {
         let held = [lock.as_fd()];
         let result = link::delete_together(&mut host.netlink, &links, &host.links, &held).map_err(Into::into);
-        collected.note(format!("bridge {}", state.bridge()), result);
+        collected.note(format!("bridge {}", realm.bridge()), result);
     }
-    Ok(collected)
 }
 
 /// Whether a link is a tap of the name that a VM's has, or one that waits. A tap of another name has got our tag from somebody else.
-fn is_tap(link: &Link, state: &StateId) -> bool {
-    link.kind.as_deref() == Some("tun") && vm_of(link).is_some() || pool::is_slot(link, state)
+fn is_tap(link: &Link, realm: &Realm) -> bool {
+    link.kind.as_deref() == Some("tun") && key_of(link).is_some() || pool::is_slot(link, realm)
 }
 
-/// The VM that a tap's name stands for.
-fn vm_of(link: &Link) -> Option<VmId> {
+/// What stands for a VM in the name of a tap.
+fn key_of(link: &Link) -> Option<VmId> {
     link.name.strip_prefix("bgt")?.parse().ok()
 }
 
-/// Whether a link is a tap of a VM that stays, or waits for one while any stays; the bridge and its dummy are decided on by their
-/// ports.
-fn is_kept(link: &Link, state: &StateId, keep: &BTreeSet<VmId>) -> bool {
-    vm_of(link).is_some_and(|id| keep.contains(&id)) || pool::is_slot(link, state) && !keep.is_empty()
+/// The VMs of a realm that stay.
+struct Kept<'r> {
+    realm: &'r Realm,
+    /// What stands for them in names.
+    keys: BTreeSet<VmId>,
 }
 
-fn collect_rules(state: &StateId, keep: &BTreeSet<VmId>, used: bool, collected: &mut Collected) {
-    let table = state.nft_table();
+impl<'r> Kept<'r> {
+    fn new(realm: &'r Realm, keep: &BTreeSet<VmId>) -> Self {
+        Self { realm, keys: keep.iter().map(|vm| realm.vm(vm)).collect() }
+    }
+
+    /// Whether a link is a tap of a VM that stays, or waits for one while any stays; the bridge and its dummy are decided on by their
+    /// ports.
+    fn has(&self, link: &Link) -> bool {
+        key_of(link).is_some_and(|key| self.keys.contains(&key))
+            || pool::is_slot(link, self.realm) && !self.keys.is_empty()
+    }
+}
+
+fn collect_rules(keep: &Kept<'_>, used: bool, collected: &mut Collected) {
+    let table = keep.realm.nft_table();
     let tables = match Tables::read(&table) {
         Err(error) if error.is_missing_program() => return,
         Err(error) => return collected.errors.push(NetError::from(error)),
         Ok(tables) => tables,
     };
-    let dead: Vec<VmId> = tables.guests().into_iter().filter(|vm| !keep.contains(vm)).collect();
-    let addresses: Result<Vec<_>, _> = dead.iter().map(|vm| rules::addresses_of(&table, vm)).collect();
+    let dead: Vec<VmId> = tables.guests().into_iter().filter(|key| !keep.keys.contains(key)).collect();
+    let addresses: Result<Vec<_>, _> = dead.iter().map(|key| rules::addresses_of(&table, key)).collect();
     let forgotten =
         addresses.and_then(|lists| conntrack::forget(&lists.concat()).map_err(NetError::io(FORGET)));
     collected.errors.extend(forgotten.err());
     if !used && tables.exist() {
-        let result = firewall::remove_tables(state).map(drop);
+        let result = firewall::remove_tables(keep.realm).map(drop);
         return collected.note(format!("nftables tables {table}"), result);
     }
-    for vm in dead {
-        let result = remove_guest(&table, &vm).map(drop);
-        collected.note(format!("rules of {} in {table}", vm.tap()), result);
+    for key in dead {
+        let result = remove_guest(&table, &key).map(drop);
+        collected.note(format!("rules of {} in {table}", key.tap()), result);
     }
 }

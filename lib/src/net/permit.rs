@@ -4,6 +4,7 @@ use super::NetError;
 use super::caller::Caller;
 use super::host::Host;
 use super::policy::PUBLISHED;
+use super::realm::Realm;
 use super::request::TapRequest;
 use super::tag::Tag;
 use crate::contract::host_policy::{ConnectionLimits, HostPolicy};
@@ -77,8 +78,11 @@ impl Permit {
 /// How many ports lead to VMs of the user's.
 fn published(host: &Host, uid: u32) -> Result<usize, NetError> {
     let bridges = host.links.iter().filter(|link| link.kind.as_deref() == Some("bridge"));
-    let tables: Vec<String> =
-        bridges.filter_map(Tag::of).filter(|tag| tag.uid == uid).map(|tag| tag.state.nft_table()).collect();
+    let tables: Vec<String> = bridges
+        .filter_map(Tag::of)
+        .filter(|tag| tag.uid == uid)
+        .map(|tag| Realm::of(&tag.state, uid).nft_table())
+        .collect();
     if tables.is_empty() {
         return Ok(0);
     }

@@ -16,6 +16,7 @@ use super::detach::bridge_links;
 use super::firewall;
 use super::host::Host;
 use super::permit::Permit;
+use super::realm::Realm;
 use super::request::{Names, TapRequest};
 use super::rules;
 use super::tag::Tag;
@@ -24,7 +25,7 @@ use crate::sys::clock::Timeline;
 use crate::sys::link::{self, Link};
 use crate::sys::rootlock::RootLock;
 use crate::sys::tap::Tap;
-use crate::types::{LinkName, StateId};
+use crate::types::LinkName;
 
 /// The most taps of a pool.
 pub const MAX: u8 = 64;
@@ -32,14 +33,14 @@ pub const MAX: u8 = 64;
 /// The group of the pool's taps: "bgq" and a zero.
 const GROUP: u32 = 0x6267_7100;
 
-/// Where the pool's taps wait: `bgq`, the state id and a number.
-fn slot(state: &StateId, n: u8) -> LinkName {
-    format!("bgq{state}{n:02x}").parse().expect("13 letters and digits are a link name")
+/// Where the pool's taps wait: under the realm's name for them and a number.
+fn slot(realm: &Realm, n: u8) -> LinkName {
+    format!("{}{n:02x}", realm.slots()).parse().expect("15 letters and digits are a link name")
 }
 
 /// Whether a link has the name of a waiting tap.
-pub(super) fn is_slot(link: &Link, state: &StateId) -> bool {
-    let number = link.name.strip_prefix("bgq").and_then(|name| name.strip_prefix(state.as_str()));
+pub(super) fn is_slot(link: &Link, realm: &Realm) -> bool {
+    let number = link.name.strip_prefix(&realm.slots());
     let is_number = |n: &str| n.len() == 2 && n.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     link.kind.as_deref() == Some("tun") && number.is_some_and(is_number)
 }
@@ -50,7 +51,7 @@ pub(super) fn is_of_pool(tap: &Link) -> bool {
 }
 
 fn is_ready(link: &Link, names: &Names) -> bool {
-    is_slot(link, &names.state) && is_of_pool(link) && Tag::of(link).as_ref() == Some(&names.tag)
+    is_slot(link, &names.realm) && is_of_pool(link) && Tag::of(link).as_ref() == Some(&names.tag)
 }
 
 /// Has `count` taps wait, and makes the bridge and the rules that all VMs share where they are not there yet. Gives whether any
@@ -91,7 +92,7 @@ pub fn fill(
 /// Makes taps in free slots. They outlive this program all together or, when something fails, not at all.
 fn make(host: &mut Host, names: &Names, bridge: &Link, count: usize) -> Result<(), NetError> {
     let mut taps = Vec::new();
-    for name in free_slots(host, &names.state).into_iter().take(count) {
+    for name in free_slots(host, &names.realm).into_iter().take(count) {
         let tap = Tap::create(&name, names.tag.uid)?;
         link::set_alias(&mut host.netlink, &name, &names.tag.to_string())?;
         link::set_group(&mut host.netlink, &name, GROUP)?;
@@ -102,8 +103,8 @@ fn make(host: &mut Host, names: &Names, bridge: &Link, count: usize) -> Result<(
     Ok(taps.into_iter().try_for_each(Tap::persist)?)
 }
 
-fn free_slots(host: &Host, state: &StateId) -> Vec<LinkName> {
-    (0..=u8::MAX).map(|n| slot(state, n)).filter(|name| host.link(name).is_none()).collect()
+fn free_slots(host: &Host, realm: &Realm) -> Vec<LinkName> {
+    (0..=u8::MAX).map(|n| slot(realm, n)).filter(|name| host.link(name).is_none()).collect()
 }
 
 /// Gives a waiting tap the name of the VM's; `None` where none waits.
@@ -123,7 +124,7 @@ pub(super) fn claim(host: &mut Host, names: &Names) -> Result<Option<Link>, NetE
 /// Gives a tap back, which is down; `false` where somebody still has it open, so that it cannot serve another VM.
 pub(super) fn give_back(host: &mut Host, names: &Names, tap: &Link) -> Result<bool, NetError> {
     let Some(_held) = Tap::open_free(&names.tap)? else { return Ok(false) };
-    let Some(slot) = free_slots(host, &names.state).into_iter().next() else { return Ok(false) };
+    let Some(slot) = free_slots(host, &names.realm).into_iter().next() else { return Ok(false) };
     if tap.mtu != u32::from(DEFAULT_MTU) {
         link::set_mtu(&mut host.netlink, &names.tap, DEFAULT_MTU.into())?;
     }
@@ -143,7 +144,7 @@ pub fn drain(names: &Names, caller: &Caller, timeline: &mut Timeline) -> Result<
     let bridge = host.bridge(names)?.cloned();
     let is_ours = |link: &&Link| is_of_pool(link) && Tag::of(link).as_ref() == Some(&names.tag);
     let (waiting, in_use): (Vec<Link>, Vec<Link>) =
-        host.links.iter().filter(is_ours).cloned().partition(|link| is_slot(link, &names.state));
+        host.links.iter().filter(is_ours).cloned().partition(|link| is_slot(link, &names.realm));
     for tap in &in_use {
         let name: LinkName = tap.name.parse().expect("a link's name that we gave");
         link::set_group(&mut host.netlink, &name, 0)?;
@@ -156,8 +157,8 @@ pub fn drain(names: &Names, caller: &Caller, timeline: &mut Timeline) -> Result<
     let mut links = waiting.clone();
     let mut removed = None;
     if !others {
-        removed = Some(timeline.step("nft", || firewall::remove_tables(&names.state))?);
-        links.extend(bridge_links(&host, &names.state, |link| names.own(link)));
+        removed = Some(timeline.step("nft", || firewall::remove_tables(&names.realm))?);
+        links.extend(bridge_links(&host, &names.realm, |link| names.own(link)));
     }
     let held: Vec<BorrowedFd<'_>> =
         [lock.as_fd()].into_iter().chain(removed.as_ref().map(AsFd::as_fd)).collect();

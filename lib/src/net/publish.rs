@@ -1,51 +1,43 @@
 //! Published ports: whether they are free, and who has them where they are not.
 
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
+use std::net::Ipv4Addr;
 
 use super::NetError;
+use super::hold::{self, Port};
 use super::policy::PUBLISHED;
 use super::request::{TapRequest, overlaps};
-use super::rules::vm_of;
+use super::rules::{vm_of, vm_of_chain};
 use crate::contract::policy::{Protocol, Publish};
 use crate::sys::listen::{self, Process};
 use crate::sys::nft::{self, Element};
 
+/// Takes the ports. What would be refused to a server is refused here, by the kernel itself.
+///
 /// # Errors
-/// [`NetError::PortTaken`] where a process listens on one of the ports; an address that is not this host's, or a port that this user
+/// [`NetError::PortTaken`] where a process has one of the ports; an address that is not this host's, or a port that this user
 /// may not have.
-pub fn require_no_listener(publish: &[Publish]) -> Result<(), NetError> {
-    for one in publish {
-        let at = SocketAddrV4::new(one.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED), one.host_port);
-        // What would be refused to a server is refused here, by the kernel itself. Nothing is held: with a tap the host's rules lead to
-        // the guest, and a VMM with user networking listens itself.
-        let tried = match one.protocol {
-            Protocol::Tcp => TcpListener::bind(at).map(drop),
-            Protocol::Udp => UdpSocket::bind(at).map(drop),
-        };
-        match tried {
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::AddrInUse => {
-                let tcp = one.protocol == Protocol::Tcp;
-                let holder = listen::holder(tcp, one.host_ip, one.host_port).map(shown);
-                return Err(NetError::port_taken(one, holder));
-            }
-            Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {
-                let reason = format!("{} is no address of this host", at.ip());
-                return Err(NetError::Invalid { field: "vm.publish", reason });
-            }
-            Err(source) => return Err(NetError::PortRefused { port: one.to_string(), source }),
+pub fn take(publish: &[Publish]) -> Result<Vec<Port>, NetError> {
+    hold::take_all(publish).map_err(|(one, error)| match error.kind() {
+        ErrorKind::AddrInUse => {
+            let tcp = one.protocol == Protocol::Tcp;
+            NetError::port_taken(one, listen::holder(tcp, one.host_ip, one.host_port).map(shown))
         }
-    }
-    Ok(())
+        ErrorKind::AddrNotAvailable => {
+            let ip = one.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED);
+            NetError::Invalid { field: "vm.publish", reason: format!("{ip} is no address of this host") }
+        }
+        _ => NetError::PortRefused { port: one.to_string(), source: error },
+    })
 }
 
 /// A process for people; a VMM is named by its VM.
 fn shown(process: Process) -> String {
     let Process { pid, name, arguments } = process;
-    let vm = arguments.iter().find_map(|word| word.strip_prefix("guest=banger-"));
-    match vm {
-        Some(id) => format!("VM {} (process {pid})", id.chars().take(12).collect::<String>()),
+    let of_qemu =
+        || arguments.iter().find_map(|word| word.strip_prefix("guest=banger-")?.get(..12)?.parse().ok());
+    match vm_of_chain(&name).or_else(of_qemu) {
+        Some(id) => format!("VM {id} (process {pid})"),
         None => format!("{name} (process {pid})"),
     }
 }

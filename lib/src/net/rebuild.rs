@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::dns::{resolvers, serving};
+use super::realm::Realm;
 use super::user;
 use crate::contract::record::{Net, NetMode, Vm};
 
@@ -15,15 +16,17 @@ pub fn rebuild(vm: &Vm, listening: &[u16]) -> Option<Net> {
             Some(user::section(vm, *port, user::resolvers_of(vm).addresses))
         }
         NetMode::Tap => {
-            nix::net::if_::if_nametoindex(vm.id.tap().as_str()).ok()?;
+            let realm = Realm::of(&vm.state_id, vm.owner_uid);
+            let tap = realm.vm(&vm.id).tap();
+            nix::net::if_::if_nametoindex(tap.as_str()).ok()?;
             let files = [resolvers::RESOLV_CONF, resolvers::RESOLVED_UPSTREAM].map(Path::new);
             let upstream = resolvers::upstream(&files);
-            let served = serving::is_served(&vm.state_id);
+            let served = serving::is_served(&realm);
             let dns = if served { resolvers::for_guest(vm.gateway, &upstream) } else { upstream };
             Some(Net {
                 mode: NetMode::Tap,
-                bridge: Some(vm.state_id.bridge()),
-                tap: Some(vm.id.tap()),
+                bridge: Some(realm.bridge()),
+                tap: Some(tap),
                 address: vm.address,
                 prefix_len: vm.prefix_len,
                 gateway: vm.gateway,

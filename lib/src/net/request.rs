@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use super::NetError;
 use super::caller::Caller;
+use super::realm::Realm;
 use super::rules::{limits_chain, published_chain};
 use super::tag::Tag;
 use crate::contract::host_policy::ConnectionLimits;
@@ -11,7 +12,7 @@ use crate::contract::policy::{DEFAULT_MTU, Egress, EgressPolicy, MTU, Publish};
 use crate::contract::record::{Net, NetMode, Vm};
 use crate::sys::forwarding;
 use crate::sys::link::Link;
-use crate::types::{Cidr, LinkName, MacAddr, StateId, VmId, VmName};
+use crate::types::{Cidr, LinkName, MacAddr, VmId, VmName};
 
 /// The most published ports of a VM.
 const MAX_PUBLISHED: usize = 64;
@@ -19,20 +20,22 @@ const MAX_PUBLISHED: usize = 64;
 /// The most entries of what a guest may reach outside.
 const MAX_ALLOWED: usize = 256;
 
-/// Names of a VM's host objects, which need no more than its ids, and whose they are.
+/// Names of a VM's host objects, which need no more than its ids and its owner, and whose they are.
 #[derive(Debug, Clone)]
 pub struct Names {
     /// The VM.
     pub vm: VmId,
-    /// The state directory.
-    pub state: StateId,
+    /// What stands for it in names.
+    pub key: VmId,
+    /// The state directory, of whose names the others are.
+    pub realm: Realm,
     /// The bridge.
     pub bridge: LinkName,
     /// The port that gives the bridge its carrier.
     pub dummy: LinkName,
     /// The tap.
     pub tap: LinkName,
-    /// The chain of the published ports.
+    /// The chain of the published ports, and the process that holds them.
     pub published: String,
     /// The chain of what bounds its connections.
     pub limits: String,
@@ -42,11 +45,6 @@ pub struct Names {
     pub tag: Tag,
 }
 
-/// The dummy port of a state directory's bridge: `bgd` and the state id.
-pub fn dummy_name(state: &StateId) -> LinkName {
-    format!("bgd{state}").parse().expect("bgd and 8 hexadecimal digits are a link name")
-}
-
 impl Names {
     /// The names of `vm`, which the caller may act for.
     ///
@@ -54,16 +52,19 @@ impl Names {
     /// The VM is another user's.
     pub fn new(vm: &Vm, caller: &Caller) -> Result<Self, NetError> {
         caller.require_for(vm.owner_uid)?;
+        let realm = Realm::of(&vm.state_id, vm.owner_uid);
+        let key = realm.vm(&vm.id);
         Ok(Self {
             vm: vm.id.clone(),
-            state: vm.state_id.clone(),
-            bridge: vm.state_id.bridge(),
-            dummy: dummy_name(&vm.state_id),
-            tap: vm.id.tap(),
-            published: published_chain(&vm.id),
-            limits: limits_chain(&vm.id),
-            table: vm.state_id.nft_table(),
-            tag: Tag { state: vm.state_id.clone(), uid: vm.owner_uid },
+            bridge: realm.bridge(),
+            dummy: realm.dummy(),
+            tap: key.tap(),
+            published: published_chain(&key),
+            limits: limits_chain(&key),
+            table: realm.nft_table(),
+            tag: realm.tag().clone(),
+            key,
+            realm,
         })
     }
 

@@ -6,12 +6,13 @@
 
 use super::NetError;
 use super::host::Host;
+use super::realm::Realm;
 use super::tag::Tag;
 use crate::sys::forwarding::{self, LATER_LINKS};
 use crate::sys::link::{self, Link};
 use crate::sys::netlink::{Netlink, text_of};
 use crate::sys::nf_tables;
-use crate::types::{LinkName, StateId};
+use crate::types::LinkName;
 
 const GUARD: &str = include_str!("guard.nft");
 const TABLE: &str = "banger_forwarding";
@@ -99,15 +100,15 @@ fn elements(set: &str, names: &[&str]) -> String {
     fit.map(|name| format!("add element inet {TABLE} {set} {{ \"{name}\" }}\n")).collect()
 }
 
-/// Switches it off again where banger has switched it on, `state`'s bridge is the last, and nobody else has become a router. Gives the table
+/// Switches it off again where banger has switched it on, `realm`'s bridge is the last, and nobody else has become a router. Gives the table
 /// that is to go then.
-pub(super) fn switch_off_after(state: &StateId) -> Result<Option<&'static str>, NetError> {
+pub(super) fn switch_off_after(realm: &Realm) -> Result<Option<&'static str>, NetError> {
     if !is_guarded()? {
         return Ok(None);
     }
     let mut netlink = io("open a netlink socket", Netlink::open())?;
     let links = io("list the links", link::list(&mut netlink))?;
-    let own = state.bridge();
+    let own = realm.bridge();
     let is_other = |link: &Link| {
         link.kind.as_deref() == Some("bridge") && Tag::of(link).is_some() && link.name != own.as_str()
     };

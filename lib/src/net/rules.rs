@@ -103,7 +103,7 @@ pub fn apply(request: &TapRequest, before: Before<'_>, besides: &str) -> Result<
         }
         Before::Bridge => {}
         Before::Tap(held) => {
-            script = held.removal_of(table, &request.names.vm, Some(request.address)) + &script;
+            script = held.removal_of(table, &request.names.key, Some(request.address)) + &script;
         }
     }
     match apply_whole(table, &script) {
@@ -171,11 +171,16 @@ fn whose(request: &TapRequest) -> Option<NetError> {
 
 /// The VM that an element of a map of published ports is of, for people.
 pub(super) fn vm_of(element: &Element<'_>) -> String {
-    let id = element.target.and_then(|chain| chain.strip_prefix("bgp")).unwrap_or("(unknown)");
+    let id = element.target.and_then(vm_of_chain).map_or("(unknown)".to_owned(), |vm| vm.to_string());
     match element.comment {
         Some(name) => format!("VM {name} ({id})"),
         None => format!("VM {id}"),
     }
+}
+
+/// The VM whose published ports have a chain, or are held by a process, of that name.
+pub(super) fn vm_of_chain(name: &str) -> Option<VmId> {
+    name.strip_prefix("bgp")?.parse().ok()
 }
 
 /// As [`crate::sys::nf_tables::remove_tables`], in front of what comes instead.
@@ -416,7 +421,7 @@ pub fn remove_guest(table: &str, vm: &VmId) -> Result<Option<Removed>, NetError>
     nf_tables::remove(table, &removals).map_err(NetError::io("remove the VM's rules"))
 }
 
-/// The chain of a VM's published ports.
+/// The chain of a VM's published ports, and the process that holds them.
 pub(super) fn published_chain(vm: &VmId) -> String {
     format!("bgp{vm}")
 }

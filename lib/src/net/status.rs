@@ -40,7 +40,7 @@ pub fn status(vm: &Vm, net: Option<Net>, caller: &Caller) -> Result<NetworkReply
         let request = TapRequest::new(vm, caller)?;
         reply.rules = counts(&request, caller)?;
         if request.is_forwarded() {
-            reply.blocked_by = firewall::blocking(&request.names.state)?;
+            reply.blocked_by = firewall::blocking(&request.names.realm)?;
         }
     }
     Ok(reply)

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::realm::Realm;
 use crate::sys::link::{self, Link};
 use crate::sys::netlink::Netlink;
 use crate::types::StateId;
@@ -25,7 +26,7 @@ impl Tag {
 
 /// Whether there is a link of `state`: tagged, or the bridge that a crash left without its tag. Where the kernel does not say, there is.
 pub fn any_link_of(state: &StateId) -> bool {
-    let bridge = state.bridge();
+    let bridge = Realm::of_caller(state).bridge();
     let ours =
         |link: &Link| link.name == bridge.as_str() || Tag::of(link).is_some_and(|tag| tag.state == *state);
     let links = Netlink::open().and_then(|mut netlink| link::list(&mut netlink));

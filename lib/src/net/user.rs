@@ -6,7 +6,7 @@ use std::path::Path;
 use super::NetError;
 use super::caller::Caller;
 use super::dns::resolvers;
-use super::publish::require_no_listener;
+use super::publish;
 use super::request::Policy;
 use super::user_dns::{self, GuestResolvers};
 use crate::contract::policy::{DEFAULT_MTU, EgressPolicy};
@@ -39,7 +39,8 @@ pub fn attach(vm: &Vm, caller: &Caller, previous: Option<Net>) -> Result<UserAtt
     caller.require_for(vm.owner_uid)?;
     Policy::of(vm).check()?;
     let Some(previous) = previous else {
-        require_no_listener(&vm.publish)?;
+        // They are not held: the VMM listens on them itself.
+        publish::take(&vm.publish)?;
         let GuestResolvers { addresses, is_deaf } = resolvers_of(vm);
         let net = section(vm, free_port()?, addresses);
         return Ok(UserAttached { net, changed: true, is_deaf });

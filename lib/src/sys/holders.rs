@@ -1,4 +1,4 @@
-//! Which processes hold an exclusive flock(2), and ending them. A pid that was written down somewhere proves nothing: this looks
+//! Which processes hold an exclusive flock(2), or have a name, and ending them. A pid that was written down somewhere proves nothing: this looks
 //! at what the kernel says of each process's descriptors (proc_pid_fdinfo(5)).
 
 use std::fs;
@@ -13,7 +13,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::poll;
 
-/// A process that holds the lock.
+/// A process that holds the lock, or has the name.
 #[derive(Debug)]
 pub struct Holder {
     pid: i32,
@@ -65,6 +65,31 @@ pub fn of_removed(end: &Path) -> io::Result<Vec<Holder>> {
     Ok(among(all()?, &is_file))
 }
 
+/// The processes whose name is `name` as the kernel has it, and that the user `uid` runs.
+///
+/// # Errors
+/// /proc cannot be read.
+pub fn named(name: &str, uid: u32) -> io::Result<Vec<Holder>> {
+    let own = std::process::id().cast_signed();
+    let is_it = |pid: i32| is_named(pid, name) && runs_for(pid, uid);
+    Ok(all()?
+        .filter(|pid| *pid != own && is_named(*pid, name))
+        .filter_map(|pid| opened(pid, &is_it))
+        .collect())
+}
+
+fn is_named(pid: i32, name: &str) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.strip_suffix('\n') == Some(name))
+}
+
+/// Whether the real uid of a process is `uid` (proc_pid_status(5)).
+fn runs_for(pid: i32, uid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let real =
+        status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok());
+    real == Some(uid)
+}
+
 /// All processes.
 fn all() -> io::Result<impl Iterator<Item = i32>> {
     let entries = fs::read_dir("/proc")?;
@@ -74,15 +99,19 @@ fn all() -> io::Result<impl Iterator<Item = i32>> {
 /// Those of `pids` that hold an exclusive flock on a file that `is_file` says.
 fn among(pids: impl IntoIterator<Item = i32>, is_file: &dyn Fn(&Path) -> bool) -> Vec<Holder> {
     let own = std::process::id().cast_signed();
-    pids.into_iter().filter(|pid| *pid != own).filter_map(|pid| holder(pid, is_file)).collect()
+    pids.into_iter()
+        .filter(|pid| *pid != own)
+        .filter_map(|pid| opened(pid, &|pid| holds(pid, is_file)))
+        .collect()
 }
 
-fn holder(pid: i32, is_file: &dyn Fn(&Path) -> bool) -> Option<Holder> {
+/// The process `pid` where `is_it` says that it is the one.
+fn opened(pid: i32, is_it: &dyn Fn(i32) -> bool) -> Option<Holder> {
     // The pidfd comes first: if the process lives after the look at /proc, then what was seen there is of that process.
     let known = (pid > 0).then(|| Pid::from_raw(pid)).flatten()?;
     let pidfd = pidfd_open(known, PidfdFlags::empty()).ok()?;
-    let holds = holds(pid, is_file);
-    (holds && !has_ended(&pidfd)).then_some(Holder { pid, pidfd })
+    let is_it = is_it(pid);
+    (is_it && !has_ended(&pidfd)).then_some(Holder { pid, pidfd })
 }
 
 fn holds(pid: i32, is_file: &dyn Fn(&Path) -> bool) -> bool {

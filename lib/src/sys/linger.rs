@@ -36,18 +36,20 @@ pub fn stay_behind(held: &[BorrowedFd<'_>], request: Option<(BorrowedFd<'_>, &[u
     }
 }
 
-/// Forks a process that does `work` with no descriptor of this one's, and ends; nobody learns how. Only for a process with one thread: in
-/// the fork it is the only one, and `work` may want what another held.
+/// Forks a process that does `work` with no descriptor of this one's but `held`, and ends; nobody learns how. Only for a process with
+/// one thread: in the fork it is the only one, and `work` may want what another held.
 ///
 /// # Errors
 /// As fork(2): then nothing is done.
-pub fn leave_behind(work: impl FnOnce()) -> io::Result<()> {
+pub fn leave_behind(held: &[BorrowedFd<'_>], work: impl FnOnce()) -> io::Result<()> {
+    let mut kept: Vec<RawFd> = held.iter().map(AsRawFd::as_raw_fd).collect();
+    kept.sort_unstable();
     // SAFETY: with one thread nothing is held by another, so the child can do what the parent could.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => {
             // Where that cannot be, whoever reads what this process wrote waits for the fork as well.
-            let _closed = close_all_but(&[]);
+            let _closed = close_all_but(&kept);
             drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)));
             // SAFETY: as in `linger`.
             unsafe { libc::_exit(0) }
@@ -147,7 +149,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = std::ffi::CString::new(dir.path().join("done").to_str().unwrap()).unwrap();
         // SAFETY: the path is a string that outlives the call.
-        leave_behind(|| assert_eq!(unsafe { libc::mkdir(path.as_ptr(), 0o700) }, 0)).unwrap();
+        leave_behind(&[], || assert_eq!(unsafe { libc::mkdir(path.as_ptr(), 0o700) }, 0)).unwrap();
         drop(open);
         assert_eq!(unrelated.read(&mut [0; 1]).unwrap(), 0);
         let until = std::time::Instant::now() + std::time::Duration::from_secs(20);

@@ -55,13 +55,7 @@ pub struct Process {
 /// The process because of which `port` cannot be had on `address` (`None`: all). `None` where it cannot be seen: processes of other users
 /// are seen by root only, those of other process namespaces by nobody.
 pub fn holder(tcp: bool, address: Option<Ipv4Addr>, port: u16) -> Option<Process> {
-    let inodes: HashSet<u64> = if tcp { ["tcp", "tcp6"] } else { ["udp", "udp6"] }
-        .iter()
-        .filter_map(|name| fs::read_to_string(format!("/proc/self/net/{name}")).ok())
-        .flat_map(|table| {
-            table.lines().skip(1).filter_map(|l| bound(l, tcp, address, port)).collect::<Vec<_>>()
-        })
-        .collect();
+    let inodes = inodes(tcp, address, port);
     let pids = fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     let pid = pids.into_iter().find(|pid| !sockets_of(*pid).is_disjoint(&inodes))?;
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned();
@@ -69,6 +63,22 @@ pub fn holder(tcp: bool, address: Option<Ipv4Addr>, port: u16) -> Option<Process
     let arguments =
         arguments.split(|b| *b == 0).filter_map(|word| Some(str::from_utf8(word).ok()?.to_owned()));
     Some(Process { pid, name, arguments: arguments.collect() })
+}
+
+/// Whether any process has `port` on `address` (`None`: all), so that no other can.
+pub fn is_taken(tcp: bool, address: Option<Ipv4Addr>, port: u16) -> bool {
+    !inodes(tcp, address, port).is_empty()
+}
+
+/// The inodes of the sockets because of which `port` cannot be had on `address`.
+fn inodes(tcp: bool, address: Option<Ipv4Addr>, port: u16) -> HashSet<u64> {
+    if tcp { ["tcp", "tcp6"] } else { ["udp", "udp6"] }
+        .iter()
+        .filter_map(|name| fs::read_to_string(format!("/proc/self/net/{name}")).ok())
+        .flat_map(|table| {
+            table.lines().skip(1).filter_map(|l| bound(l, tcp, address, port)).collect::<Vec<_>>()
+        })
+        .collect()
 }
 
 /// The inode of a line that describes a socket which holds `port` on `address` or on all addresses.

@@ -30,6 +30,7 @@ pub mod ipv6;
 pub mod kconfig;
 pub mod kvm;
 pub mod landlock;
+pub mod lease;
 pub mod linger;
 pub mod link;
 pub mod listen;

@@ -29,17 +29,26 @@ pub fn as_user<T>(uid: u32, work: impl FnOnce() -> io::Result<T>) -> io::Result<
 /// # Errors
 /// The kernel refuses, or root could be had again; then the process must not go on.
 pub fn renounce() -> io::Result<()> {
+    become_powerless(NOBODY)?;
+    if setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0)).is_ok() {
+        return Err(io::Error::other("root was given up and came back"));
+    }
+    Ok(())
+}
+
+/// From now on this process is the user `uid`'s where it was root's, of no group that has anything, and without a capability, even where
+/// `uid` is root. Call it before threads are started.
+///
+/// # Errors
+/// The kernel refuses; then the process must not go on.
+pub fn become_powerless(uid: u32) -> io::Result<()> {
     if Uid::effective().is_root() {
-        let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(NOBODY));
         setgroups(&[])?;
         setresgid(gid, gid, gid)?;
         setresuid(uid, uid, uid)?;
     }
     let none = CapabilitySet::empty();
     set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
-    set_no_new_privs(true)?;
-    if setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0)).is_ok() {
-        return Err(io::Error::other("root was given up and came back"));
-    }
-    Ok(())
+    Ok(set_no_new_privs(true)?)
 }

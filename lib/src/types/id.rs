@@ -44,7 +44,7 @@ impl VmId {
         &self.0
     }
 
-    /// The name of this VM's tap: `bgt` and the identifier, 15 bytes.
+    /// The name of a tap: `bgt` and the identifier, 15 bytes. Which identifier that is depends on whose the VM is.
     pub fn tap(&self) -> LinkName {
         format!("bgt{}", self.0).parse().expect("bgt and 12 hexadecimal digits are a link name")
     }
@@ -80,16 +80,6 @@ impl StateId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-
-    /// The name of this state directory's bridge: `bgr` and the identifier, 11 bytes.
-    pub fn bridge(&self) -> LinkName {
-        format!("bgr{}", self.0).parse().expect("bgr and 8 hexadecimal digits are a link name")
-    }
-
-    /// The name of this state directory's nftables tables (one `inet`, one `bridge`): `banger_` and the identifier.
-    pub fn nft_table(&self) -> String {
-        format!("banger_{}", self.0)
-    }
 }
 
 impl FromStr for StateId {
@@ -116,7 +106,7 @@ mod tests {
         let id = VmId::from_bytes([0, 1, 2, 0xaa, 0xbb, 0xff]);
         assert_eq!(id.tap().as_str(), "bgt000102aabbff");
         let state: StateId = "0a1b2c3d".parse().unwrap();
-        assert_eq!(state.bridge().as_str(), "bgr0a1b2c3d");
+        assert_eq!(state.as_str(), "0a1b2c3d");
         assert!("0A1b2c3d".parse::<StateId>().is_err());
         assert!("0a1b2c3".parse::<StateId>().is_err());
     }

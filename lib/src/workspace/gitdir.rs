@@ -7,39 +7,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::checkout::{Checkout, Head};
-use super::config::{Writer, without_credentials};
+use super::config::Writer;
 use super::tags::Tag;
+use super::travelling::{OF_A_BRANCH, OF_A_REMOTE, OF_A_SUBMODULE, SETTINGS, Shape};
 use crate::contract::record::WorkspaceMode;
 use crate::sys::git;
 
 /// The largest ignore or attributes file that travels, bytes.
 const MAX_INFO_BYTES: u64 = 1 << 20;
-
-/// Settings of the host's repository that decide how git reads and writes the same files in the guest.
-const CARRIED: [(&str, &[&str]); 3] = [
-    (
-        "core",
-        &[
-            "filemode",
-            "symlinks",
-            "ignorecase",
-            "autocrlf",
-            "eol",
-            "safecrlf",
-            "precomposeunicode",
-            "whitespace",
-            "sparsecheckout",
-            "sparsecheckoutcone",
-        ],
-    ),
-    ("diff", &["ignoresubmodules"]),
-    ("submodule", &["active"]),
-];
-
-/// What of a remote travels; the rest may name a program or hold a secret.
-const OF_A_REMOTE: [&str; 5] = ["url", "pushurl", "fetch", "promisor", "partialclonefilter"];
-/// What of a submodule's configuration travels.
-const OF_A_SUBMODULE: [&str; 4] = ["url", "active", "ignore", "branch"];
 
 /// Where git looks for the attributes of all repositories, as distributions build it.
 const SYSTEM_ATTRIBUTES: &str = "/etc/gitattributes";
@@ -180,7 +155,7 @@ fn packed_refs(head: &Head, upstream: Option<&(Vec<u8>, String)>, tags: &[Tag]) 
 fn config_file(checkout: &Checkout, head: &Head, worktree: Option<&Path>) -> Vec<u8> {
     let host = &checkout.config;
     let mut out = Writer::default();
-    let promised = host.get("extensions.partialclone");
+    let promised = host.get("extensions.partialclone").and_then(|remote| Shape::Remote.fitted(remote));
     let sha256 = checkout.object_format != "sha1";
     out.section("core", None);
     out.set("repositoryformatversion", if sha256 || promised.is_some() { "1" } else { "0" });
@@ -191,11 +166,9 @@ fn config_file(checkout: &Checkout, head: &Head, worktree: Option<&Path>) -> Vec
     if let Some(worktree) = worktree {
         out.set("worktree", worktree.as_os_str().as_bytes());
     }
-    for (section, names) in CARRIED {
+    for (section, keys) in SETTINGS {
         out.section(section, None);
-        for name in names {
-            host.all(&format!("{section}.{name}")).iter().for_each(|value| out.set(name, value));
-        }
+        copy(&mut out, checkout, section, keys);
     }
     out.section("extensions", None);
     if sha256 {
@@ -209,23 +182,35 @@ fn config_file(checkout: &Checkout, head: &Head, worktree: Option<&Path>) -> Vec
     for (name, nobody) in [("name", "banger"), ("email", "banger@localhost")] {
         out.set(name, host.get(&format!("user.{name}")).unwrap_or(nobody.as_bytes()));
     }
-    for (section, names) in [("remote", &OF_A_REMOTE[..]), ("submodule", &OF_A_SUBMODULE[..])] {
-        for middle in host.subsections(section) {
-            copy(&mut out, checkout, section, middle, names);
-        }
+    for (section, of_each) in [("remote", OF_A_REMOTE), ("submodule", OF_A_SUBMODULE)] {
+        host.subsections(section)
+            .into_iter()
+            .for_each(|name| subsection(&mut out, checkout, (section, name), of_each));
     }
     if let Some(branch) = head.branch.as_ref().and_then(|branch| branch.to_str()) {
-        copy(&mut out, checkout, "branch", branch, &["remote", "merge"]);
+        out.section("branch", Some(branch));
+        copy(&mut out, checkout, &format!("branch.{branch}"), OF_A_BRANCH);
     }
     out.into_bytes()
 }
 
-/// Copies the values of one `[section "middle"]`; whatever may be a URL loses its credentials.
-fn copy(out: &mut Writer, checkout: &Checkout, section: &str, middle: &str, names: &[&str]) {
-    out.section(section, Some(middle));
-    for name in names {
-        for value in checkout.config.all(&format!("{section}.{middle}.{name}")) {
-            out.set(name, without_credentials(value));
-        }
+/// Copies what travels of `[section "name"]`: nothing where the name itself does not. A remote's may be a URL: of a partial clone that was
+/// fetched from one.
+fn subsection(
+    out: &mut Writer,
+    checkout: &Checkout,
+    (section, name): (&str, &str),
+    (named, keys): (Shape, &[(&str, Shape)]),
+) {
+    let Some(travels) = named.fitted(name.as_bytes()) else { return };
+    out.section(section, Some(&String::from_utf8_lossy(&travels)));
+    copy(out, checkout, &format!("{section}.{name}"), keys);
+}
+
+/// Copies the values of the keys below `prefix`, as far as they have the shapes that they should.
+fn copy(out: &mut Writer, checkout: &Checkout, prefix: &str, keys: &[(&str, Shape)]) {
+    for (key, shape) in keys {
+        let values = checkout.config.all(&format!("{prefix}.{key}")).iter();
+        values.filter_map(|value| shape.fitted(value)).for_each(|value| out.set(key, value));
     }
 }

@@ -5,7 +5,7 @@
 //! | what the checkout holds | [`checkout`] |
 //! | which of its submodules are there | [`submodule`] |
 //! | which tags travel | [`tags`] |
-//! | git's configuration, read and written | [`config`] |
+//! | git's configuration, read and written; what of it travels | [`config`], [`travelling`] |
 //! | git's index, read and cut | [`index`] |
 //! | what of a checkout travels, and the commit that holds it | [`staging`] |
 //! | all that travels, submodules included | [`shipment`] |
@@ -67,3 +67,4 @@ pub mod submodule;
 pub mod tags;
 pub mod transfer;
 pub mod transport;
+pub mod travelling;

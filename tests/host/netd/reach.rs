@@ -13,13 +13,13 @@ use super::packets::{
 use super::{NETD, STATE, document, document_in, ip, isolated, netd, ok, sh, snapshot, tap};
 use crate::support::{SOON, assert_error, command, run};
 
-fn published(n: u8, ports: Value) -> Value {
+pub fn published(n: u8, ports: Value) -> Value {
     let mut document = document(n);
     document["vm"]["publish"] = ports;
     document
 }
 
-fn port(host_ip: Option<&str>, host_port: u16, guest_port: u16, protocol: &str) -> Value {
+pub fn port(host_ip: Option<&str>, host_port: u16, guest_port: u16, protocol: &str) -> Value {
     json!({ "host_ip": host_ip, "host_port": host_port, "guest_port": guest_port, "protocol": protocol })
 }
 
@@ -454,9 +454,9 @@ fn update_and_status_refuse_what_is_not_theirs_to_do() {
         assert_error(&sudo, 1, "conflict");
         let mut theirs = attached.clone();
         theirs["vm"]["owner_uid"] = json!(61000);
-        for verb in ["update", "status"] {
+        for (verb, status, code) in [("update", 1, "conflict"), ("status", 3, "not-found")] {
             let sudo = run(command(NETD).arg(verb).env("SUDO_UID", "61000"), theirs.to_string().as_bytes());
-            assert_error(&sudo, 1, "conflict");
+            assert_error(&sudo, status, code);
         }
         // Through sudo nobody publishes a port that is root's.
         let mut low = published(4, json!([port(None, 80, 80, "tcp")]));

@@ -271,6 +271,18 @@ fn remotes_travel_without_credentials_and_nothing_else_of_the_host_does() {
         ("core.sshCommand", "s3cret"),
         ("alias.x", "!s3cret"),
         ("user.name", "Ann"),
+        // A remote without a name, as a partial fetch from a URL leaves it behind.
+        ("remote.https://user:s3cret@host/b.git.url", "https://user:s3cret@host/b.git"),
+        ("remote.https://user:s3cret@host/b.git.promisor", "true"),
+        ("remote.https://user:s3cret@host/b.git.partialclonefilter", "blob:none"),
+        ("extensions.partialClone", "https://user:s3cret@host/b.git"),
+        // Values of keys that travel, of a shape that does not.
+        ("remote.s3cret@host.url", "https://host/c.git"),
+        ("remote.odd.url", "ext::sh -c 's3cret'"),
+        ("remote.odd.fetch", "s3cret@host:refs/x"),
+        ("core.whitespace", "https://s3cret@host/"),
+        ("submodule.https://s3cret@host/.url", "https://host/d.git"),
+        ("submodule.x.branch", "s3cret: x"),
     ] {
         git(&repo, &["config", key, value]);
     }
@@ -279,10 +291,16 @@ fn remotes_travel_without_credentials_and_nothing_else_of_the_host_does() {
     prepare(&guest, &repo, &[]);
     let copy = guest.path("guest");
     let config = fs::read_to_string(copy.join(".git/config")).unwrap();
-    assert!(!config.contains("s3cret") && !config.contains("include"), "{config}");
+    assert!(
+        !config.contains("s3cret") && !config.contains("ext::") && !config.contains("include"),
+        "{config}"
+    );
     assert!(!copy.join(".git/hooks/pre-commit").exists());
     assert_eq!(text(&copy, &["config", "--get-all", "remote.origin.url"]), "https://host/a.git\n");
     assert_eq!(text(&copy, &["config", "user.name"]), "Ann\n");
+    // The promise stands, under a name that says no more than where.
+    assert_eq!(text(&copy, &["config", "extensions.partialClone"]), "https://host/b.git\n");
+    assert_eq!(text(&copy, &["config", "remote.https://host/b.git.promisor"]), "true\n");
     let branch = |dir: &Path| text(dir, &["status", "--porcelain=v2", "--branch"]);
     assert_eq!(branch(&copy), branch(&repo));
     assert!(branch(&copy).contains("branch.ab +0 -0"), "{}", branch(&copy));

@@ -30,7 +30,8 @@ held() {
     ls -ln /dev/banger 2>/dev/null | grep -v '^total' || true
 }
 nothing_held() { [ -z "$(held)" ] || fail "$1 leaves: $(held)"; }
-cow() { truncate -s 140M "$work/cow$1"; }
+# As large as all changes of a root of 128 MiB can become, and no larger.
+cow() { truncate -s 133M "$work/cow$1"; }
 
 truncate -s 64M base.ext4
 # Blocks as an image has them, and few inodes: growing it writes tables of them.
@@ -63,7 +64,7 @@ mount "$(node 1)" /mnt
 umount /mnt
 remove 1
 # Larger by far, and its filesystem as a guest grows it.
-truncate -s 9G cow1
+truncate -s 8260M cow1
 request 1 0 "$work/base.ext4" "$work/cow1" 8589934592 | "$disk" dm create >/dev/null
 [ "$(blockdev --getsize64 "$(node 1)")" = 8589934592 ] || fail "the root did not grow"
 mount "$(node 1)" /mnt
@@ -74,6 +75,8 @@ dd if=/dev/zero of=/mnt/z bs=1M count=80 status=none
 umount /mnt
 e2fsck -fn "$(node 1)" >error 2>&1 || fail "the filesystem that grew is damaged: $(cat error)"
 remove 1
+rm cow1
+cow 1
 create 1
 mv base.ext4 renamed.ext4
 request 2 0 "$work/renamed.ext4" "$work/cow2" 134217728 >r2
@@ -177,6 +180,45 @@ request 7 0 "$b" "$c" $n | sed 's/"owner_uid"/"x":1,"owner_uid"/' | attack "an u
 request 7 0 "$b" "$c" $n | sed 's,banger.dm/1,banger.dm/2,' | attack "another schema"
 echo '{' | attack "no JSON"
 : | attack "nothing"
+
+# What the kernel would believe: three chunks of whatever size in memory, a list of changes without end.
+exec 8<>"$work/cow7"
+request 7 0 "$b" "$c" $n | attack "a file of changes that somebody could still write to"
+grep -q '"code":"in-use"' answer || fail "open elsewhere: $(cat answer)"
+exec 8>&-
+# words: bytes in octal, at an offset
+put() { printf "$2" | dd of="$c" bs=1 seek="$1" conv=notrunc status=none; }
+believed() { request 7 0 "$b" "$c" $n | attack "$1"; grep -q "$2" answer || fail "$1: $(cat answer)"; }
+put 0 'SnAp\1\0\0\0\1\0\0\0\0\0\0\100'
+believed "a chunk of 512 GiB" 'another chunk size'
+put 12 '\1\0\0\0'
+believed "a chunk of a sector" 'another chunk size'
+put 12 '\10\0\0\0'
+put 4096 '\0\0\0\0\0\0\0\0\0\0\0\0\1\0\0\0'
+believed "a change outside of the file" 'lies outside'
+put 4096 '\0\0\0\0\1\0\0\0\2\0\0\0\0\0\0\0'
+believed "a change outside of the root" 'lies outside'
+put 0 'XXXX'
+believed "something else than a snapshot" "something else"
+put 0 '\0\0\0\0'
+truncate -s 134M "$c"
+believed "a file larger than all changes" 'too small or too large'
+
+# Another user's root with the same ids is another one, and neither is in the other's way.
+rm "$c"
+truncate -s 0 others
+truncate -s 133M others
+cp base.ext4 theirs.ext4
+chown 1000 theirs.ext4
+theirs() { request 1 1000 "$work/theirs.ext4" "$work/others" $n | SUDO_UID=1000 "$disk" dm "$1"; }
+theirs create | grep -q '"changed":true' || fail "a root of root's is in another user's way: $(held)"
+[ -e "$(node 1)" ] && [ -e "$(node 1)-1000" ] || fail "two users, one VM's id: $(held)"
+list "$state" "" | SUDO_UID=1000 "$disk" dm gc >/dev/null
+[ -e "$(node 1)" ] && [ ! -e "$(node 1)-1000" ] || fail "a gc of one of two users: $(held)"
+theirs create >/dev/null
+theirs remove >/dev/null
+held | cmp -s - before || fail "another user's root leaves: $(held)"
+
 dmsetup=$(list "$state" "" | SUDO_UID=1000 "$disk" dm gc)
 [ -e "$(node 1)" ] || fail "somebody else's gc took a root: $dmsetup"
 gc

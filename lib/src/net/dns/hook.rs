@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::site::{Site, SiteError};
+use super::site::{self, Site, SiteError};
 use crate::contract::dns::HostResolver;
 use crate::contract::{Coded, ErrorCode};
 use crate::net::NetError;
 use crate::net::caller::Caller;
 use crate::net::host::Host;
 use crate::net::networkd::{self, Managed};
-use crate::net::tag::Tag;
+
 use crate::sys::atomic::WriteFileError;
 use crate::sys::bus::BusError;
 use crate::sys::link::Link;
@@ -141,7 +141,9 @@ pub fn choose() -> Result<Option<HostResolver>, HookError> {
 pub fn look(resolver: HostResolver, site: &Site) -> Result<(bool, Vec<Claim>), HookError> {
     match resolver {
         HostResolver::SystemdResolved => Ok((resolved::is_told(site)?, resolved::others(site)?)),
-        HostResolver::NetworkmanagerDnsmasq => Ok((dnsmasq::is_told(site)?, dnsmasq::others(&site.state)?)),
+        HostResolver::NetworkmanagerDnsmasq => {
+            Ok((dnsmasq::is_told(site)?, dnsmasq::others(site.realm.state())?))
+        }
     }
 }
 
@@ -202,10 +204,10 @@ pub fn unhook(state: &StateId, caller: &Caller) -> Result<Vec<String>, HookError
 
 /// The bridge, where it is there.
 fn own_bridge(state: &StateId, caller: &Caller) -> Result<Option<Link>, HookError> {
-    let Some(link) = Host::read()?.link(&state.bridge()).cloned() else { return Ok(None) };
-    match Tag::of(&link) {
-        Some(tag) if tag.state == *state && caller.may_act_for(tag.uid) => Ok(Some(link)),
-        _ => Err(SiteError::NotOwner(link.name).into()),
+    match site::bridge_of(&Host::read()?, state, caller) {
+        Some((link, Some(_))) => Ok(Some(link.clone())),
+        Some((link, None)) => Err(SiteError::NotOwner(link.name.clone()).into()),
+        None => Ok(None),
     }
 }
 
@@ -215,7 +217,7 @@ fn own_bridge(state: &StateId, caller: &Caller) -> Result<Option<Link>, HookErro
 /// # Errors
 /// As [`unhook`].
 pub fn release(state: &StateId, caller: &Caller) -> Result<Vec<String>, HookError> {
-    let bridge = || nix::net::if_::if_nametoindex(state.bridge().as_str()).is_ok();
+    let bridge = || own_bridge(state, caller).is_ok_and(|bridge| bridge.is_some());
     let may_know = dnsmasq::is_left(state) || caller.has_net_admin() && bridge();
     if !may_know {
         return Ok(Vec::new());

@@ -180,7 +180,7 @@ pub fn begin(order: &Order, caller: &Caller, user: Option<u32>) -> Result<Begun,
     let known = names.read_as_nobody().map_err(unreadable)?;
     let links = Netlink::watch_links().map_err(ServeError::io("watch the links"))?;
     let site = Site::find(&known.state_id, caller)?;
-    let Some(serving) = Serving::claim(&site.state, site.bridge.index)? else {
+    let Some(serving) = Serving::claim(&site.realm, site.bridge.index)? else {
         return Ok(Begun::Already(site));
     };
     let taken = |source| ServeError::Taken { address: site.address, source };
@@ -310,7 +310,7 @@ impl Server {
     /// Reads the names anew. Those that were known stay where the file cannot be used.
     fn reload(&self, complain: &impl Fn(&dyn Coded)) {
         match self.names.read() {
-            Ok(names) if names.state_id == self.site.state => {
+            Ok(names) if names.state_id == *self.site.realm.state() => {
                 let zone = Zone::new(&names, self.site.address, self.site.subnet);
                 *self.shared.zone.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(zone);
             }

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::serve::ServeError;
 use crate::net::NetError;
+use crate::net::realm::Realm;
 use crate::sys::rootlock::{self, Beacon};
-use crate::types::StateId;
 
 /// What a server says that has seen its last VM go and is about to end.
 const ENDING: &str = "ending";
@@ -13,8 +13,8 @@ const ENDING: &str = "ending";
 /// How long a server that ends may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-fn lock_name(state: &StateId) -> String {
-    format!("dns-{state}.lock")
+fn lock_name(realm: &Realm) -> String {
+    format!("dns-{}.lock", realm.key())
 }
 
 /// The proof that this process alone serves a state directory's bridge.
@@ -30,20 +30,20 @@ impl Serving {
     ///
     /// # Errors
     /// Another server does not end, or the lock cannot be used.
-    pub fn claim(state: &StateId, bridge: u32) -> Result<Option<Self>, ServeError> {
+    pub fn claim(realm: &Realm, bridge: u32) -> Result<Option<Self>, ServeError> {
         let until = Instant::now() + PATIENCE;
         loop {
-            if let Some(beacon) = Beacon::light(&lock_name(state)).map_err(NetError::from)? {
+            if let Some(beacon) = Beacon::light(&lock_name(realm)).map_err(NetError::from)? {
                 let serving = Self { beacon, bridge };
                 // Those who ask from now on wait until this one can be asked.
                 serving.say(ENDING)?;
                 return Ok(Some(serving));
             }
-            if bridge_served(state) == Some(bridge) {
+            if bridge_served(realm) == Some(bridge) {
                 return Ok(None);
             }
             if Instant::now() >= until {
-                return Err(ServeError::Stuck(state.clone()));
+                return Err(ServeError::Stuck(realm.state().clone()));
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -71,17 +71,17 @@ impl Serving {
 }
 
 /// Whether the bridge of a state directory, as it is now, has a resolver that answers.
-pub fn is_served(state: &StateId) -> bool {
-    let index = nix::net::if_::if_nametoindex(state.bridge().as_str());
-    index.is_ok_and(|index| bridge_served(state) == Some(index))
+pub fn is_served(realm: &Realm) -> bool {
+    let index = nix::net::if_::if_nametoindex(realm.bridge().as_str());
+    index.is_ok_and(|index| bridge_served(realm) == Some(index))
 }
 
 /// Whether a resolver of a state directory runs, be it beginning or ending.
-pub fn runs(state: &StateId) -> bool {
-    rootlock::beacon(&lock_name(state)).is_some()
+pub fn runs(realm: &Realm) -> bool {
+    rootlock::beacon(&lock_name(realm)).is_some()
 }
 
 /// The number of the bridge whose resolver runs; `None` where none of this state directory does.
-fn bridge_served(state: &StateId) -> Option<u32> {
-    rootlock::beacon(&lock_name(state))?.parse().ok()
+fn bridge_served(realm: &Realm) -> Option<u32> {
+    rootlock::beacon(&lock_name(realm))?.parse().ok()
 }

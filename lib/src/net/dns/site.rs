@@ -8,6 +8,7 @@ use crate::contract::{Coded, ErrorCode};
 use crate::net::NetError;
 use crate::net::caller::Caller;
 use crate::net::host::Host;
+use crate::net::realm::Realm;
 use crate::net::tag::Tag;
 use crate::sys::link::Link;
 use crate::types::{Cidr, StateId, VmId};
@@ -51,8 +52,8 @@ impl Coded for SiteError {
 /// What a bridge's resolver is.
 #[derive(Debug, Clone)]
 pub struct Site {
-    /// The state directory.
-    pub state: StateId,
+    /// The state directory, and whose it is.
+    pub realm: Realm,
     /// The bridge.
     pub bridge: Link,
     /// Its address.
@@ -69,18 +70,17 @@ impl Site {
     pub fn find(state: &StateId, caller: &Caller) -> Result<Self, SiteError> {
         let host = Host::read()?;
         let none = || SiteError::NoVm(state.clone());
-        let bridge = host.link(&state.bridge()).cloned().ok_or_else(none)?;
-        let tag = Tag::of(&bridge).filter(|tag| tag.state == *state);
-        if bridge.kind.as_deref() != Some("bridge") || !tag.is_some_and(|tag| caller.may_act_for(tag.uid)) {
-            return Err(SiteError::NotOwner(bridge.name));
-        }
+        let (bridge, realm) = match bridge_of(&host, state, caller).ok_or_else(none)? {
+            (bridge, Some(realm)) => (bridge.clone(), realm),
+            (bridge, None) => return Err(SiteError::NotOwner(bridge.name.clone())),
+        };
         if !has_vm(&host, bridge.index) {
             return Err(none());
         }
         let found = host.addresses_of(&bridge).first().copied();
         let network = found.and_then(|(address, len)| Some((address, Cidr::containing(address, len)?)));
         let (address, subnet) = network.ok_or_else(|| SiteError::NoAddress(bridge.name.clone()))?;
-        Ok(Self { state: state.clone(), bridge, address, subnet })
+        Ok(Self { realm, bridge, address, subnet })
     }
 
     /// Whether a VM is on that very bridge now.
@@ -90,6 +90,19 @@ impl Site {
     pub fn is_used(&self) -> Result<bool, NetError> {
         Ok(has_vm(&Host::read()?, self.bridge.index))
     }
+}
+
+/// The bridge of `state` for whose owner the caller may act; without a realm, one of another user's.
+pub(super) fn bridge_of<'h>(
+    host: &'h Host,
+    state: &StateId,
+    caller: &Caller,
+) -> Option<(&'h Link, Option<Realm>)> {
+    let bridges = host.links.iter().filter(|link| link.kind.as_deref() == Some("bridge"));
+    let tagged = bridges.filter_map(|link| Some((link, Tag::of(link).filter(|tag| tag.state == *state)?)));
+    // Root may act for all, and has its own first.
+    let (link, tag) = tagged.min_by_key(|(_, tag)| (!caller.may_act_for(tag.uid), tag.uid))?;
+    Some((link, caller.may_act_for(tag.uid).then(|| Realm::of(state, tag.uid))))
 }
 
 /// Whether the tap of a VM is a port of the bridge with the number `bridge`.

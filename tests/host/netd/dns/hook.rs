@@ -123,7 +123,7 @@ fn a_request_is_a_state_id_of_the_callers_and_nothing_else() {
         // A bridge of the right name without a VM, or that is none.
         ok("detach", &theirs);
         ip(&["link", "add", &format!("bgr{STATE}"), "type", "bridge"]);
-        assert_error(&bus.netd("hook", &request(STATE)), 5, "denied");
+        assert_error(&bus.netd("hook", &request(STATE)), 3, "not-found");
         ip(&["link", "set", &format!("bgr{STATE}"), "alias", &format!("banger:{STATE}:0")]);
         assert_error(&bus.netd("hook", &request(STATE)), 3, "not-found");
         assert_eq!((files(), bus.log()), (vec![], String::new()), "nothing was touched, and nobody asked");

@@ -81,7 +81,7 @@ fn own(state: &StateId) -> Result<Option<(String, Tag)>, HookError> {
 }
 
 pub(super) fn is_told(site: &Site) -> Result<bool, HookError> {
-    Ok(content(&path(&site.state))?.is_some_and(|there| there == text(site)))
+    Ok(content(&path(site.realm.state()))?.is_some_and(|there| there == text(site)))
 }
 
 /// Which other files have the domain. dnsmasq asks one of them and believes what that one does not know, so two cannot have it.
@@ -116,8 +116,13 @@ fn has_domain(text: &str) -> bool {
 
 /// Writes the file and has it read. Where that fails the file is as it was.
 pub(super) fn tell(site: &Site) -> Result<(), HookError> {
-    let before = own(&site.state)?.map(|(text, _)| text);
-    let (state, text) = (&site.state, text(site));
+    let before = match own(site.realm.state())? {
+        Some((_, tag)) if tag != *site.realm.tag() => {
+            return Err(HookError::Foreign { path: path(site.realm.state()).display().to_string() });
+        }
+        other => other.map(|(text, _)| text),
+    };
+    let (state, text) = (site.realm.state(), text(site));
     put(state, Some(&format!("{text}{PENDING}")))?;
     if let Err(error) = reload() {
         put(state, before.as_deref())?;
