@@ -10,6 +10,7 @@ use banger_lib::contract::config::{
     self, CONFIG_SCHEMA, Config, ConfigError, KEYS, MAX_CONFIG_BYTES, Parsed, Setting, Settings, Source,
 };
 use banger_lib::contract::file_sync::FileSync;
+use banger_lib::contract::trust::HostCa;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -97,7 +98,7 @@ fn read(path: &Path, named: bool) -> std::result::Result<Option<String>, ConfigE
     Ok(Some(text))
 }
 
-/// What the stage that packs the user's files is told: paths on the host are absolute.
+/// What the stage that packs what of the host the guest gets is told: paths on the host are absolute.
 pub fn attach_stage(config: &Config) -> std::result::Result<Stage, ConfigError> {
     let home = context::absolute_variable("HOME");
     let mut stage = Stage::new("banger-disk", "attach");
@@ -105,6 +106,9 @@ pub fn attach_stage(config: &Config) -> std::result::Result<Stage, ConfigError> 
         let host = sync.host_path(home.as_deref()).ok_or(ConfigError::NoHome)?;
         let sync = FileSync { host: host.to_string_lossy().into_owned(), ..sync.clone() };
         stage = stage.arg("--file-sync").arg(json!(sync).to_string());
+    }
+    if config.host_ca == HostCa::None {
+        stage = stage.arg("--host-ca=none");
     }
     Ok(stage)
 }

@@ -30,6 +30,7 @@ mod resync;
 mod review;
 mod sequences;
 mod surroundings;
+mod trust;
 mod truth;
 mod unprivileged;
 mod upgrade;

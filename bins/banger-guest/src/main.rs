@@ -40,6 +40,7 @@ mod serve;
 mod sshd;
 mod sys;
 mod systemd;
+mod trust;
 #[path = "../../../lib/src/contract/words.rs"]
 mod words;
 

@@ -17,6 +17,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::file_sync::{FileSync, GUEST_ALLOWED, HOST_ALLOWED, MODE_ALLOWED};
 use super::record::{DiskBackend, Egress, Init, NetMode, VmmKind};
+use super::trust::HostCa;
 use super::{Coded, ErrorCode};
 use crate::types::{Cidr, ImageName, KernelName};
 
@@ -89,6 +90,8 @@ pub struct Config {
     pub max_image_bytes: Option<u64>,
     /// The most that is downloaded for an image, bytes.
     pub max_download_bytes: Option<u64>,
+    /// Which authorities guests trust besides those of their image.
+    pub host_ca: HostCa,
     /// Files of the user's that every start brings into the guest.
     pub file_sync: Vec<FileSync>,
 }
@@ -124,6 +127,7 @@ impl Default for Config {
             max_unpacked_bytes: None,
             max_image_bytes: None,
             max_download_bytes: None,
+            host_ca: HostCa::default(),
             file_sync: Vec::new(),
         }
     }

@@ -5,13 +5,14 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::attach::Attach;
 use super::disk_error::DiskError;
 use super::{file_sync, volumes};
-use crate::contract::file_sync::FileSync;
-use crate::contract::guest::{AUTHORIZED_KEYS_PATH, GuestConfig, HOST_KEY_PATH};
+use crate::contract::guest::{AUTHORIZED_KEYS_PATH, GuestCa, GuestConfig, HOST_BUNDLE_PATH, HOST_KEY_PATH};
 use crate::contract::record::{DiskBackend, Init, Net, Vm};
-use crate::state::dir::{StateDir, VmDir};
+use crate::state::dir::VmDir;
 use crate::sys::ext4;
+use crate::sys::host_ca::{self, Authority, HostTrust};
 
 /// The largest key file that is read, bytes.
 const MAX_KEY_BYTES: u64 = 16 << 10;
@@ -29,7 +30,12 @@ pub struct GitIdentity {
 }
 
 /// The configuration without what is new at every attach: entropy and time.
-pub(super) fn config(vm: &Vm, net: &Net, backend: DiskBackend) -> Result<GuestConfig, DiskError> {
+pub(super) fn config(
+    vm: &Vm,
+    net: &Net,
+    backend: DiskBackend,
+    trust: &HostTrust,
+) -> Result<GuestConfig, DiskError> {
     let uuid = |path: &str| ext4::uuid(Path::new(path)).map_err(DiskError::from);
     let upper_uuid = match backend {
         DiskBackend::Overlay => Some(uuid(&vm.paths.upper_seed)?),
@@ -54,20 +60,25 @@ pub(super) fn config(vm: &Vm, net: &Net, backend: DiskBackend) -> Result<GuestCo
         gateway: net.gateway,
         dns: net.dns.clone(),
         mtu: net.mtu,
+        host_ca: trust.added.iter().map(guest_ca).collect(),
         entropy_seed: String::new(),
         time_unix_s: 0,
     })
 }
 
-/// The tar of files: the user's own, the git identity unless these bring one, the guest's host key, the key that may log in. The
-/// last of a name counts, so that nobody locks banger out. Beside it what was left out, for people.
-pub(super) fn tar(
-    vm: &Vm,
-    state: &StateDir,
-    dir: &VmDir,
-    identity: &GitIdentity,
-    file_sync: &[FileSync],
-) -> Result<(Vec<u8>, Vec<String>), DiskError> {
+fn guest_ca(authority: &Authority) -> GuestCa {
+    GuestCa {
+        pem: host_ca::pem(&authority.der),
+        sha256: authority.sha256.clone(),
+        subject_hash: authority.subject_hash.clone(),
+    }
+}
+
+/// The tar of files: the user's own, the git identity unless these bring one, what the host trusts where that is more than its
+/// distribution, the guest's host key, the key that may log in. The last of a name counts, so that nobody locks banger out. Beside it
+/// what was left out, for people.
+pub(super) fn tar(vm: &Vm, dir: &VmDir, request: &Attach) -> Result<(Vec<u8>, Vec<String>), DiskError> {
+    let Attach { state, identity, file_sync, trust, .. } = *request;
     let key = read_key(vm, &dir.host_key())?;
     let public = read_public_key(vm, &dir.host_key_pub())?;
     let client = read_public_key(vm, &state.client_key().with_extension("pub"))?;
@@ -94,6 +105,9 @@ pub(super) fn tar(
             add(&format!("{directory}/"), 0o700, None)?;
         }
         add(AUTHORIZED_KEYS_PATH, 0o600, Some(&client))?;
+        if !trust.bundle.is_empty() {
+            add(HOST_BUNDLE_PATH, 0o600, Some(trust.bundle.as_bytes()))?;
+        }
         if let Some(config) = gitconfig(identity).filter(|_| !own_gitconfig) {
             add(GITCONFIG, 0o644, Some(config.as_bytes()))?;
         }

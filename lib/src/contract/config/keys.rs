@@ -55,7 +55,7 @@ impl Key {
 }
 
 /// Everything that can stand in the file.
-pub const KEYS: [Key; 28] = [
+pub const KEYS: [Key; 29] = [
     Key {
         name: "vm.image",
         help: "The image that a new VM boots.",
@@ -332,6 +332,16 @@ pub const KEYS: [Key; 28] = [
         variable: None,
         set: |config, value| limit_bytes(value).map(|bytes| config.max_download_bytes = Some(bytes)),
         get: |config| size(config.max_download_bytes),
+    },
+    Key {
+        name: "trust.host_ca",
+        help: "Which certificate authorities of the host guests trust: those that the host trusts and its distribution does not, such as \
+               that of a company's proxy, or none. See TRUST.",
+        allowed: "\"auto\" or \"none\"",
+        otherwise: "",
+        variable: None,
+        set: |config, value| word(value).map(|choice| config.host_ca = choice),
+        get: |config| json!(config.host_ca),
     },
 ];
 

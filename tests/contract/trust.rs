@@ -1,0 +1,86 @@
+//! The host's authorities, from where the user named them into the record and the initrd.
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use serde_json::{Value, json};
+
+use crate::support::disk::{Bench, vm_dir};
+use crate::support::{assert_error, command, record, run};
+
+/// An authority, and what its record says.
+const AUTHORITY: &str = "-----BEGIN CERTIFICATE-----\nMIICMDCCAdegAwIBAgIURt+Xd4fw5dTqf6lYDgINj46q2sAwCgYIKoZIzj0EAwIw\nbTELMAkGA1UEBhMCREUxIzAhBgNVBAoMGiAgw5xuw69jb2RlICAgV29ya3MgIEdt\nYkggMSAwDAYDVQQLDAVUcnVzdDAQBgoJkiaJk/IsZAEBDAI3NzEXMBUGA1UEAwwO\nUm9vdCBDQSAoVGVzdCkwIBcNMjYxMjAxMDUwNzIwWhgPMjEyNjExMDcwNTA3MjBa\nMG0xCzAJBgNVBAYTAkRFMSMwIQYDVQQKDBogIMOcbsOvY29kZSAgIFdvcmtzICBH\nbWJIIDEgMAwGA1UECwwFVHJ1c3QwEAYKCZImiZPyLGQBAQwCNzcxFzAVBgNVBAMM\nDlJvb3QgQ0EgKFRlc3QpMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEhNbgGS+A\nsemBBrQjzP/QI0YBDEPGsvGbr+mj3pcYNKa5ECKUt3Z4B9EC++9u+DX3QzlnIUjd\nd+GtbY2sBChW26NTMFEwHQYDVR0OBBYEFFJzsSNUntjwCnPbog1hL4HAzIs/MB8G\nA1UdIwQYMBaAFFJzsSNUntjwCnPbog1hL4HAzIs/MA8GA1UdEwEB/wQFMAMBAf8w\nCgYIKoZIzj0EAwIDRwAwRAIgfR/JhDqQpWqb1uWTzgL1dqwu6xMkVtTaR1RMQAYa\nogQCIA2vS7qk8xDxMCQNHS8KfE2cYzfHkN2s1FluMaIsV37S\n-----END CERTIFICATE-----\n";
+const DIGEST: &str = "846f51f9de592540d5d6d25a6a18a3f3a6ce27f806d1f504f4f95c86ca47ac7d";
+/// A server's certificate.
+const SERVER: &str = "-----BEGIN CERTIFICATE-----\nMIIBgDCCASagAwIBAgIUYW6UhuQ7D7lu3m/U5KZTz+WNa1MwCgYIKoZIzj0EAwIw\nFjEUMBIGA1UEAwwLc2VydmVyLnRlc3QwIBcNMjYxMjAxMDUwNzIwWhgPMjEyNjEx\nMDcwNTA3MjBaMBYxFDASBgNVBAMMC3NlcnZlci50ZXN0MFkwEwYHKoZIzj0CAQYI\nKoZIzj0DAQcDQgAEGxkf32rzepFBoR0zTaHZf9Ro5+v0pE3UbtLm3cw+Uj0C/qJ0\n0GUdNefqDYJgSW+9S/dwzcjiZ5yl1/h07w02LqNQME4wHQYDVR0OBBYEFJn7OWRT\nh5QuCu6Xnon+LCLsBgIXMB8GA1UdIwQYMBaAFJn7OWRTh5QuCu6Xnon+LCLsBgIX\nMAwGA1UdEwEB/wQCMAAwCgYIKoZIzj0EAwIDSAAwRQIhALjiOlc/JAvjfMTRsueR\n9fFeRASXcGlQ72/TiKMdAVurAiBvjQUaFs8ihFE4GsI/8ksVfmDP6iE4+Z7zLP5U\nvvLR5g==\n-----END CERTIFICATE-----\n";
+
+/// Attaches with a file named as a user names one, and no other.
+fn attach(bench: &Bench, document: &Value, named: Option<&Path>, args: &[&str]) -> Output {
+    let mut disk = bench.disk_command();
+    for variable in ["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "CURL_CA_BUNDLE"] {
+        disk.env_remove(variable);
+    }
+    disk.arg("attach").args(args).envs(named.map(|path| ("CURL_CA_BUNDLE", path)));
+    run(&mut disk, document.to_string().as_bytes())
+}
+
+fn is_listed(attached: &Value) -> bool {
+    let listed = attached["disk"]["host_ca"].as_array().expect("a list");
+    let ours: Vec<_> = listed.iter().filter(|ca| ca["sha256"] == DIGEST).collect();
+    ours.iter().for_each(|ca| assert!(ca["subject"].as_str().unwrap().contains("CN=Root CA (Test)"), "{ca}"));
+    !ours.is_empty()
+}
+
+fn initrd_has(attached: &Value, text: &str) -> bool {
+    let initrd = fs::read(vm_dir(attached).join("initrd")).unwrap();
+    initrd.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+#[test]
+fn an_authority_that_the_user_named_travels_and_follows_the_host() {
+    let bench = Bench::new();
+    let (file, key) = (bench.state().join("ca.pem"), "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n");
+    fs::write(&file, [key, SERVER, AUTHORITY].concat()).unwrap();
+    let planned = bench.planned("dev1");
+    let output = attach(&bench, &planned, Some(&file), &[]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        said.contains("ca.pem\" (CURL_CA_BUNDLE), certificate 1: it is not that of an authority"),
+        "{said}"
+    );
+    let attached = record(&output);
+    assert!(is_listed(&attached), "{attached}");
+    assert!(initrd_has(&attached, DIGEST) && !initrd_has(&attached, "c2VjcmV0"), "and no private key");
+    // Nothing but subject and digest is told.
+    let keys: Vec<_> = attached["disk"]["host_ca"][0].as_object().unwrap().keys().cloned().collect();
+    assert_eq!(keys, ["subject", "sha256"]);
+
+    let again = record(&attach(&bench, &attached, Some(&file), &[]));
+    assert_eq!(again["result"]["changed"], false);
+    let error = assert_error(&attach(&bench, &attached, None, &[]), 1, "conflict");
+    assert!(error["error"]["message"].as_str().unwrap().contains("authorities of the host"), "{error}");
+    let fresh = record(&attach(&bench, &planned, None, &[]));
+    assert!(!is_listed(&fresh) && !initrd_has(&fresh, DIGEST), "{fresh}");
+    let none = record(&attach(&bench, &planned, Some(&file), &["--host-ca", "none"]));
+    assert_eq!(none["disk"]["host_ca"], json!([]));
+}
+
+#[test]
+fn the_configuration_reaches_the_stage() {
+    let bench = Bench::new();
+    bench.planned("dev1");
+    let config = bench.state().join("config.toml");
+    let explained = |text: &str| {
+        fs::write(&config, text).unwrap();
+        let mut banger = command(env!("CARGO_BIN_EXE_banger"));
+        banger.args(["vm", "start", "dev1", "--explain"]).env("BANGER_STATE_DIR", bench.state());
+        let output = run(banger.env("BANGER_CONFIG", &config), b"");
+        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    assert!(!explained("").1.contains("host-ca"));
+    let (status, text) = explained("[trust]\nhost_ca = \"none\"\n");
+    assert!(status == Some(0) && text.contains("banger-disk attach --host-ca=none"), "{text}");
+    let (status, text) = explained("[trust]\nhost_ca = \"all\"\n");
+    assert!(status == Some(2) && text.contains(":2: trust.host_ca is \"all\""), "{text}");
+}
