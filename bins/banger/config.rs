@@ -6,11 +6,13 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use banger_lib::cli::trust::PROXY_VARIABLE;
 use banger_lib::contract::config::{
     self, CONFIG_SCHEMA, Config, ConfigError, KEYS, MAX_CONFIG_BYTES, Parsed, Setting, Settings, Source,
 };
 use banger_lib::contract::file_sync::FileSync;
 use banger_lib::contract::trust::HostCa;
+use banger_lib::types::Proxy;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -110,7 +112,7 @@ pub fn attach_stage(config: &Config) -> std::result::Result<Stage, ConfigError> 
     if config.host_ca == HostCa::None {
         stage = stage.arg("--host-ca=none");
     }
-    Ok(stage)
+    Ok(stage.with_secret(PROXY_VARIABLE, config.proxy.as_ref().map(Proxy::with_credentials)))
 }
 
 /// `banger config`. It looks at the file itself, so that one that is wrong can be found.

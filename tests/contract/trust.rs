@@ -1,6 +1,7 @@
 //! The host's authorities, from where the user named them into the record and the initrd.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Output;
 
@@ -83,4 +84,52 @@ fn the_configuration_reaches_the_stage() {
     assert!(status == Some(0) && text.contains("banger-disk attach --host-ca=none"), "{text}");
     let (status, text) = explained("[trust]\nhost_ca = \"all\"\n");
     assert!(status == Some(2) && text.contains(":2: trust.host_ca is \"all\""), "{text}");
+}
+
+#[test]
+fn a_proxys_password_reaches_the_guest_and_nobody_else() {
+    let bench = Bench::new();
+    let planned = bench.planned("dev1");
+    let with = |value: &str| {
+        let mut disk = bench.disk_command();
+        run(
+            disk.args(["attach", "--host-ca=none"]).env("BANGER_VM_PROXY", value),
+            planned.to_string().as_bytes(),
+        )
+    };
+    let output = with("http://me:s3cret@proxy.test:3128");
+    let attached = record(&output);
+    assert_eq!(attached["disk"]["proxy"], "http://proxy.test:3128");
+    assert!(!String::from_utf8_lossy(&output.stdout).contains("s3cret"));
+    assert!(initrd_has(&attached, r#""HTTPS_PROXY":"http://me:s3cret@proxy.test:3128""#));
+    assert!(initrd_has(&attached, r#""no_proxy":"localhost,127.0.0.1,::1,10.0.2.2,.vm""#));
+    for entry in fs::read_dir(vm_dir(&attached)).unwrap().flatten() {
+        let mode = entry.metadata().unwrap().permissions().mode();
+        let text = fs::read(entry.path()).unwrap_or_default();
+        let holds = text.windows(6).any(|window| window == b"s3cret");
+        assert!(!holds || mode & 0o077 == 0, "{:?}", entry.path());
+    }
+    let error = assert_error(&with("http://me:s3cret@proxy.test:port"), 2, "usage");
+    assert!(!error.to_string().contains("s3cret"), "{error}");
+
+    let config = bench.state().join("config.toml");
+    fs::write(&config, "[vm]\nproxy = \"http://me:s3cret@proxy.test:3128\"\n").unwrap();
+    for args in
+        [&["vm", "start", "dev1", "--explain"][..], &["config", "show"], &["config", "show", "--json"]]
+    {
+        let mut banger = command(env!("CARGO_BIN_EXE_banger"));
+        let output =
+            run(banger.args(args).env("BANGER_STATE_DIR", bench.state()).env("BANGER_CONFIG", &config), b"");
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(output.status.success() && !text.contains("s3cret"), "{text}");
+        assert!(args[0] == "vm" || text.contains("http://proxy.test:3128"), "{text}");
+    }
+    fs::write(&config, "[vm]\nproxy = \"http://me:s3cret@proxy.test:port\"\n").unwrap();
+    let mut banger = command(env!("CARGO_BIN_EXE_banger"));
+    let output = run(banger.args(["config", "check"]).env("BANGER_CONFIG", &config), b"");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        output.status.code() == Some(2) && text.contains(":2: vm.proxy is") && !text.contains("s3cret"),
+        "{text}"
+    );
 }

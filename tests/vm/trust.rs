@@ -7,7 +7,8 @@ use std::process::{Child, Output, Stdio};
 
 use serde_json::Value;
 
-use crate::home::{Home, said};
+use crate::home::{Home, processes_with, said};
+use crate::support::web::{self, Reply};
 use crate::support::{self, record, run};
 
 /// Where a guest with user networking finds its host's loopback.
@@ -163,6 +164,36 @@ fn a_guest_trusts_the_hosts_authorities_as_long_as_the_host_does() {
         shell(&home, &format!("{left}; ls -d /etc/banger/host-ca.pem || :")),
         "/etc/banger/host-ca:\n\n/usr/local/share/ca-certificates:\n"
     );
+    home.run(&["vm", "delete", "--force", "dev1"]);
+    home.assert_clean();
+}
+
+#[test]
+fn commands_ask_through_the_configured_proxy_as_long_as_it_is_configured() {
+    let Some(home) = Home::new() else { return };
+    let server = web::Server::start(|asked| Reply::new(200, format!("asked for {}\n", asked.path)));
+    let port = server.address.rsplit(':').next().unwrap();
+    let config = home.path("proxy.toml");
+    fs::write(&config, format!("[vm]\nproxy = \"http://me:s3cret@{GATEWAY}:{port}\"\n")).unwrap();
+    let (repo, config) = (home.repo("repo"), config.to_str().unwrap());
+    let script = format!("curl -sS http://nowhere.invalid/x; curl -sS http://{GATEWAY}:{port}/directly");
+    let args = ["--config", config, "vm", "run", "--name", "dev1", "--net", "user", repo.to_str().unwrap()];
+    let ran = home.run(&[&args[..], &["--", "sh", "-c", &script]].concat());
+    let answers = "asked for http://nowhere.invalid/x\nasked for /directly\n";
+    assert_eq!(String::from_utf8_lossy(&ran.stdout), answers, "{}", said(&ran));
+    let names: Vec<_> =
+        server.asked().iter().map(|asked| asked.header("proxy-authorization").is_some()).collect();
+    assert_eq!(names, [true, false], "the proxy alone is told who asks");
+    let over_ssh = home.run(&["vm", "ssh", "dev1", "--", "printenv HTTPS_PROXY"]);
+    assert_eq!(
+        over_ssh.stdout,
+        format!("http://me:s3cret@{GATEWAY}:{port}\n").as_bytes(),
+        "{}",
+        said(&over_ssh)
+    );
+    assert_eq!(processes_with("s3cret"), Vec::<String>::new());
+    restart(&home, None, &[]);
+    assert_eq!(shell(&home, "printenv http_proxy; grep -rl s3cret /etc /run/banger/environment; :"), "");
     home.run(&["vm", "delete", "--force", "dev1"]);
     home.assert_clean();
 }

@@ -16,7 +16,7 @@ use super::kernel::{self, KernelVerb};
 use super::plumbing::{self, Input};
 use super::pull::{self, PullArgs};
 use super::register::{self, PruneArgs, RegisterArgs};
-use super::trust::TrustSpec;
+use super::trust::{self, TrustSpec};
 use super::{Failure, collect, lock};
 use crate::contract::file_sync::FileSync;
 use crate::contract::image::{Damaged, IMAGE_SCHEMA, IMAGES_SCHEMA, ImageList};
@@ -299,6 +299,7 @@ fn attach(
     let held = lock::vm_lock(&vm, "banger-disk attach")?;
     let (name, email) = timeline.step("git identity", git_identity::global);
     let identity = GitIdentity { name, email };
+    let proxy = trust::guest_proxy()?;
     let trust = timeline.step("authorities", || args.trust.find(TOOL));
     let request = Attach {
         state: &state,
@@ -306,6 +307,7 @@ fn attach(
         identity: &identity,
         file_sync: &args.file_sync,
         trust: &trust,
+        proxy: proxy.as_ref(),
         mapper: &ByPrivilege,
         attached: before.is_some(),
     };

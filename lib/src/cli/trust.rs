@@ -3,10 +3,33 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use thiserror::Error;
 
 use super::plumbing;
 use crate::contract::trust::HostCa;
+use crate::contract::{Coded, ErrorCode};
 use crate::sys::host_ca::{HostTrust, Places, VARIABLES};
+use crate::types::{ParseProxyError, Proxy};
+
+/// The variable with the proxy that guests are told. Arguments, which may hold it as well, are seen by all users.
+pub const PROXY_VARIABLE: &str = "BANGER_VM_PROXY";
+
+/// What the variable holds is no proxy.
+#[derive(Debug, Error)]
+#[error("{PROXY_VARIABLE} is not right")]
+pub struct ProxyError(#[source] ParseProxyError);
+
+impl Coded for ProxyError {
+    fn code(&self) -> ErrorCode {
+        ErrorCode::Usage
+    }
+}
+
+/// The proxy that guests are to be told.
+pub(super) fn guest_proxy() -> Result<Option<Proxy>, ProxyError> {
+    let value = std::env::var_os(PROXY_VARIABLE).filter(|value| !value.is_empty());
+    value.map(|value| value.to_string_lossy().parse().map_err(ProxyError)).transpose()
+}
 
 /// Which authorities of the host count.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]

@@ -70,6 +70,10 @@ pub const BUNDLE_VARIABLES: [&str; 6] = [
 ];
 /// The one that names a file with what is trusted besides a list of its own: node's.
 pub const EXTRA_VARIABLE: &str = "NODE_EXTRA_CA_CERTS";
+/// The variables that name a proxy, and those that name who is asked without it, in both cases: programs read the one or the other.
+pub const PROXY_VARIABLES: [&str; 4] = ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"];
+/// See [`PROXY_VARIABLES`].
+pub const NO_PROXY_VARIABLES: [&str; 2] = ["no_proxy", "NO_PROXY"];
 /// The status where a command cannot be executed, as the shell's.
 pub const NOT_EXECUTABLE_STATUS: u8 = 126;
 /// The status where there is no such command, as the shell's.

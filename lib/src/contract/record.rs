@@ -233,6 +233,9 @@ pub struct Disk {
     /// The authorities of the host that the guest trusts besides those of its image.
     #[serde(default)]
     pub host_ca: Vec<TrustedCa>,
+    /// The proxy that commands in the guest are told, without name and password; `None`: none.
+    #[serde(default)]
+    pub proxy: Option<String>,
 }
 
 /// How the VMM executes guest code.

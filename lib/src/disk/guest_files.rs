@@ -1,5 +1,6 @@
 //! What a guest is told and given: its configuration and the files that banger-guest lays over its root.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -8,11 +9,15 @@ use serde::{Deserialize, Serialize};
 use super::attach::Attach;
 use super::disk_error::DiskError;
 use super::{file_sync, volumes};
-use crate::contract::guest::{AUTHORIZED_KEYS_PATH, GuestCa, GuestConfig, HOST_BUNDLE_PATH, HOST_KEY_PATH};
+use crate::contract::guest::{
+    AUTHORIZED_KEYS_PATH, GuestCa, GuestConfig, HOST_BUNDLE_PATH, HOST_KEY_PATH, NO_PROXY_VARIABLES,
+    PROXY_VARIABLES,
+};
 use crate::contract::record::{DiskBackend, Init, Net, Vm};
 use crate::state::dir::VmDir;
 use crate::sys::ext4;
-use crate::sys::host_ca::{self, Authority, HostTrust};
+use crate::sys::host_ca::{self, Authority};
+use crate::types::Proxy;
 
 /// The largest key file that is read, bytes.
 const MAX_KEY_BYTES: u64 = 16 << 10;
@@ -34,7 +39,7 @@ pub(super) fn config(
     vm: &Vm,
     net: &Net,
     backend: DiskBackend,
-    trust: &HostTrust,
+    request: &Attach,
 ) -> Result<GuestConfig, DiskError> {
     let uuid = |path: &str| ext4::uuid(Path::new(path)).map_err(DiskError::from);
     let upper_uuid = match backend {
@@ -50,7 +55,7 @@ pub(super) fn config(
         vm_id: vm.id.to_string(),
         hostname: vm.hostname.to_string(),
         init: init.to_owned(),
-        env: vm.env.variables().clone(),
+        env: variables(vm, net, request.proxy),
         root_uuid: uuid(&vm.paths.rootfs)?,
         upper_uuid,
         work_uuid: uuid(&vm.paths.work_seed)?,
@@ -60,10 +65,23 @@ pub(super) fn config(
         gateway: net.gateway,
         dns: net.dns.clone(),
         mtu: net.mtu,
-        host_ca: trust.added.iter().map(guest_ca).collect(),
+        host_ca: request.trust.added.iter().map(guest_ca).collect(),
         entropy_seed: String::new(),
         time_unix_s: 0,
     })
+}
+
+/// The image's variables, and the proxy's over them: it is asked for by name. Guest and host talk to each other without it, and so do
+/// guests.
+fn variables(vm: &Vm, net: &Net, proxy: Option<&Proxy>) -> BTreeMap<String, String> {
+    let mut variables = vm.env.variables().clone();
+    if let Some(proxy) = proxy {
+        let directly = format!("localhost,127.0.0.1,::1,{},.vm", net.gateway);
+        let pairs = PROXY_VARIABLES.map(|name| (name.to_owned(), proxy.with_credentials()));
+        variables.extend(pairs);
+        variables.extend(NO_PROXY_VARIABLES.map(|name| (name.to_owned(), directly.clone())));
+    }
+    variables
 }
 
 fn guest_ca(authority: &Authority) -> GuestCa {
