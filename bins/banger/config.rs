@@ -6,12 +6,11 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use banger_lib::cli::trust::PROXY_VARIABLE;
+use banger_lib::cli::trust::{PROXY_VARIABLE, TrustSpec};
 use banger_lib::contract::config::{
     self, CONFIG_SCHEMA, Config, ConfigError, KEYS, MAX_CONFIG_BYTES, Parsed, Setting, Settings, Source,
 };
 use banger_lib::contract::file_sync::FileSync;
-use banger_lib::contract::trust::HostCa;
 use banger_lib::types::Proxy;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -109,9 +108,8 @@ pub fn attach_stage(config: &Config) -> std::result::Result<Stage, ConfigError> 
         let sync = FileSync { host: host.to_string_lossy().into_owned(), ..sync.clone() };
         stage = stage.arg("--file-sync").arg(json!(sync).to_string());
     }
-    if config.host_ca == HostCa::None {
-        stage = stage.arg("--host-ca=none");
-    }
+    let trust = TrustSpec::default().configured(config.host_ca);
+    let stage = trust.into_iter().fold(stage, Stage::arg);
     Ok(stage.with_secret(PROXY_VARIABLE, config.proxy.as_ref().map(Proxy::with_credentials)))
 }
 

@@ -8,6 +8,7 @@ use std::process::Output;
 use serde_json::{Value, json};
 
 use crate::support::disk::{Bench, vm_dir};
+use crate::support::web::{Reply, Server};
 use crate::support::{assert_error, command, record, run};
 
 /// An authority, and what its record says.
@@ -103,11 +104,10 @@ fn a_proxys_password_reaches_the_guest_and_nobody_else() {
     assert!(!String::from_utf8_lossy(&output.stdout).contains("s3cret"));
     assert!(initrd_has(&attached, r#""HTTPS_PROXY":"http://me:s3cret@proxy.test:3128""#));
     assert!(initrd_has(&attached, r#""no_proxy":"localhost,127.0.0.1,::1,10.0.2.2,.vm""#));
-    for entry in fs::read_dir(vm_dir(&attached)).unwrap().flatten() {
-        let mode = entry.metadata().unwrap().permissions().mode();
-        let text = fs::read(entry.path()).unwrap_or_default();
-        let holds = text.windows(6).any(|window| window == b"s3cret");
-        assert!(!holds || mode & 0o077 == 0, "{:?}", entry.path());
+    for name in ["initrd", "attached.json", "handles.json"] {
+        let path = vm_dir(&attached).join(name);
+        let holds = fs::read(&path).unwrap().windows(6).any(|window| window == b"s3cret");
+        assert!(!holds || path.metadata().unwrap().permissions().mode() & 0o077 == 0, "{path:?}");
     }
     let error = assert_error(&with("http://me:s3cret@proxy.test:port"), 2, "usage");
     assert!(!error.to_string().contains("s3cret"), "{error}");
@@ -132,4 +132,61 @@ fn a_proxys_password_reaches_the_guest_and_nobody_else() {
         output.status.code() == Some(2) && text.contains(":2: vm.proxy is") && !text.contains("s3cret"),
         "{text}"
     );
+}
+
+/// Every variable about a proxy.
+const PROXIES: [&str; 8] = [
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+];
+
+#[test]
+fn downloads_go_through_the_proxy_that_the_environment_names() {
+    let bench = Bench::new();
+    let proxy = Server::start(|_| Reply::new(502, "no"));
+    let address = format!("http://{}", proxy.address);
+    let pull = |variables: &[(&str, &str)]| {
+        let mut disk = bench.disk_command();
+        for name in PROXIES {
+            disk.env_remove(name);
+        }
+        disk.args(["image", "pull", "registry.invalid/team/made", "made", "--kernel-from", "debian"]);
+        let output = run(disk.envs(variables.iter().copied()), b"");
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    for (count, name) in ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"].into_iter().enumerate() {
+        let said = pull(&[(name, &address)]);
+        let asked = proxy.asked();
+        assert_eq!(asked.len(), count + 1, "{name}: {said}");
+        assert_eq!((&*asked[count].method, &*asked[count].path), ("CONNECT", "registry.invalid:443"));
+    }
+    for name in ["no_proxy", "NO_PROXY"] {
+        pull(&[("HTTPS_PROXY", &address), (name, "other.test,registry.invalid")]);
+        assert_eq!(proxy.asked().len(), 4, "{name}");
+    }
+}
+
+#[test]
+fn the_configuration_says_whom_downloads_and_builds_trust() {
+    let bench = Bench::new();
+    let config = bench.state().join("config.toml");
+    fs::write(&config, "[trust]\nhost_ca = \"none\"\n").unwrap();
+    let explained = |args: &[&str]| {
+        let mut banger = command(env!("CARGO_BIN_EXE_banger"));
+        banger.args(args).env("BANGER_STATE_DIR", bench.state()).env("BANGER_CONFIG", &config);
+        String::from_utf8_lossy(&run(&mut banger, b"").stdout).into_owned()
+    };
+    for args in [&["--explain", "image", "build"][..], &["--explain", "image", "pull", "a.test/b"]] {
+        assert!(explained(args).contains("--host-ca=none"), "{args:?}");
+        let said = explained(&[args, &["--host-ca", "auto"]].concat());
+        assert!(said.contains("--host-ca=auto") && !said.contains("none"), "{said}");
+    }
+    assert!(explained(&["--explain", "kernel", "pull", "k"]).contains("--host-ca=none"));
 }

@@ -19,10 +19,11 @@ const PREPARE: &str = r#"
 cd "$1"
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj "/O=Test/CN=authority" -keyout ca.key -out ca.pem
 openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=server -keyout key.pem -out request
-echo "subjectAltName=IP:$2" >extensions
+echo "subjectAltName=IP:$2,IP:127.0.0.1" >extensions
 openssl x509 -req -in request -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile extensions -out certificate.pem
 mkdir -p www/repo.git/info
 echo served >www/file
+echo "{}" >www/index.json
 echo "0123456789012345678901234567890123456789	refs/heads/served" >"www/repo.git/info/refs?service=git-upload-pack"
 echo "ref: refs/heads/served" >www/repo.git/HEAD
 "#;
@@ -166,6 +167,29 @@ fn a_guest_trusts_the_hosts_authorities_as_long_as_the_host_does() {
     );
     home.run(&["vm", "delete", "--force", "dev1"]);
     home.assert_clean();
+}
+
+#[test]
+fn bangers_own_downloads_trust_the_hosts_authorities() {
+    if !support::require("vm", support::has("openssl"), "openssl is not installed") {
+        return;
+    }
+    let Some(home) = Home::new() else { return };
+    let server = Server::start(home.dir.path());
+    let index = format!("{}/index.json", server.url.replace(GATEWAY, "127.0.0.1"));
+    let asked = |authority: Option<&str>, options: &[&str]| {
+        let output =
+            banger(&home, authority, &[&["kernel", "pull", "some", "--catalog", &index], options].concat());
+        assert!(!output.status.success());
+        said(&output)
+    };
+    // What comes then is no catalog.
+    let trusted = asked(Some("ca.pem"), &[]);
+    assert!(trusted.contains("index.json") && !trusted.contains("cannot trust"), "{trusted}");
+    for (authority, options) in [(None, &[][..]), (Some("ca.pem"), &["--host-ca", "none"])] {
+        let untrusted = asked(authority, options);
+        assert!(untrusted.contains("cannot trust the certificate of 127.0.0.1"), "{untrusted}");
+    }
 }
 
 #[test]

@@ -123,9 +123,9 @@ impl Places {
     }
 }
 
-/// The bundle that this host's programs check servers by; `None`: it has none.
-pub fn system_bundle() -> Option<PathBuf> {
-    BUNDLES.iter().map(|name| Path::new("/").join(name)).find(|path| path.is_file())
+/// The files that this host's programs may check servers by; the first that is there counts.
+pub fn system_bundles() -> Vec<PathBuf> {
+    BUNDLES.iter().map(|name| Path::new("/").join(name)).collect()
 }
 
 /// Collects authorities.

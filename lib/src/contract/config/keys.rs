@@ -344,8 +344,8 @@ pub const KEYS: [Key; 30] = [
     },
     Key {
         name: "trust.host_ca",
-        help: "Which certificate authorities of the host guests trust: those that the host trusts and its distribution does not, such as \
-               that of a company's proxy, or none. See TRUST.",
+        help: "Which certificate authorities of the host guests, image builds and banger's own downloads trust: those that the host trusts \
+               and its distribution does not, such as that of a company's proxy, or none. See TRUST.",
         allowed: "\"auto\" or \"none\"",
         otherwise: "",
         variable: None,
