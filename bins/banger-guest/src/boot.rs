@@ -15,7 +15,7 @@ use crate::disks::Disk;
 use crate::error::{BootFailure, Context, Error};
 use crate::modules::Modules;
 use crate::protocol::{CONFIG_PATH, DIGEST_PATH, FILES_PATH, GuestConfig};
-use crate::{disks, files, halt, init, mounts, network, sys, systemd, trust};
+use crate::{disks, files, halt, init, java, mounts, network, sys, systemd, trust};
 
 /// Boots the VM. Does not return unless the boot fails.
 pub fn run() -> Result<Infallible, BootFailure> {
@@ -119,5 +119,6 @@ fn trust_host(config: &GuestConfig) -> Result<(), Error> {
         halt::say(&format!("the host's authorities are not all trusted: {error}"));
         BTreeMap::new()
     });
+    java::install(Path::new("/"), &config.host_ca, &halt::say);
     files::write_defaults(&variables)
 }

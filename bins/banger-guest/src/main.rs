@@ -25,6 +25,7 @@ mod halt;
 mod home;
 mod init;
 mod inspect;
+mod java;
 mod login;
 mod modules;
 mod mounts;

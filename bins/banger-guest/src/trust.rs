@@ -19,7 +19,7 @@ const ADDED: &str = "etc/banger/host-ca";
 /// All of the host's in one file, for programs that add a file to a list of their own.
 const ALL: &str = "etc/banger/host-ca.pem";
 /// What the names of files in others' directories begin with.
-const PREFIX: &str = "banger-";
+pub const PREFIX: &str = "banger-";
 
 /// The bundles of distributions; the first that is there is told to programs.
 const BUNDLES: [&str; 8] = [
@@ -77,7 +77,8 @@ pub fn install(root: &Path, authorities: &[GuestCa]) -> Result<BTreeMap<&'static
         remove(&root.join(ALL))?;
         return Ok(BTreeMap::new());
     }
-    write(&root.join(ALL), &authorities.iter().map(|authority| authority.pem.as_str()).collect::<String>())?;
+    let all: String = authorities.iter().map(|authority| authority.pem.as_str()).collect();
+    write(&root.join(ALL), all)?;
     let bundle = BUNDLES.iter().find(|name| root.join(name).is_file());
     let variables = BUNDLE_VARIABLES.iter().filter_map(|name| Some((*name, format!("/{}", bundle?))));
     Ok(variables.chain([(EXTRA_VARIABLE, format!("/{ALL}"))]).collect())
@@ -91,7 +92,7 @@ fn read_added(root: &Path) -> BTreeSet<String> {
 }
 
 /// A certificate without what PEM leaves to taste: line breaks, and the text around it.
-fn bare(text: &str) -> Option<String> {
+pub fn bare(text: &str) -> Option<String> {
     let body = text.split_once(BEGIN)?.1.split_once(END)?.0;
     Some(body.chars().filter(|c| !c.is_ascii_whitespace()).collect())
 }
@@ -208,8 +209,9 @@ fn is_hash(name: &str) -> bool {
 }
 
 /// Replaces a file at once, unless it says this already; its directory is made where it is not there.
-fn write(path: &Path, text: &str) -> Result<(), Error> {
-    if fs::read(path).is_ok_and(|old| old == text.as_bytes()) {
+pub fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<(), Error> {
+    let content = content.as_ref();
+    if fs::read(path).is_ok_and(|old| old == content) {
         return Ok(());
     }
     let write = || {
@@ -217,7 +219,7 @@ fn write(path: &Path, text: &str) -> Result<(), Error> {
         DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
         let mode = fs::metadata(path).map_or(0o644, |metadata| metadata.permissions().mode() & 0o7777);
         let new = directory.join(".banger-new");
-        fs::write(&new, text)?;
+        fs::write(&new, content)?;
         fs::set_permissions(&new, Permissions::from_mode(mode))?;
         fs::rename(&new, path)
     };
