@@ -163,3 +163,19 @@ fn a_host_that_added_nothing_hands_nothing_on() {
     let nothing = find(Path::new("/nonexistent"), &[]);
     assert!(nothing.added.is_empty() && nothing.left_out.is_empty());
 }
+
+#[test]
+fn more_than_the_most_are_told_and_left_out() {
+    // Another signature is another certificate; nobody checks what an authority says of itself.
+    let many: String = (0..MAX_AUTHORITIES as u8 + 3)
+        .map(|number| {
+            let mut der = der(AUTHORITY);
+            *der.last_mut().unwrap() = number;
+            pem(&der)
+        })
+        .collect();
+    let root = root(&[("usr/local/share/ca-certificates/many.crt", &many)]);
+    let found = find(root.path(), &[]);
+    assert_eq!((found.added.len(), found.left_out.len()), (MAX_AUTHORITIES, 3), "{:?}", found.left_out);
+    assert!(found.left_out[0].contains("64 are the most"), "{:?}", found.left_out);
+}
