@@ -6,10 +6,12 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use banger_lib::cli::trust::{PROXY_VARIABLE, TrustSpec};
 use banger_lib::contract::config::{
     self, CONFIG_SCHEMA, Config, ConfigError, KEYS, MAX_CONFIG_BYTES, Parsed, Setting, Settings, Source,
 };
 use banger_lib::contract::file_sync::FileSync;
+use banger_lib::types::Proxy;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -97,7 +99,7 @@ fn read(path: &Path, named: bool) -> std::result::Result<Option<String>, ConfigE
     Ok(Some(text))
 }
 
-/// What the stage that packs the user's files is told: paths on the host are absolute.
+/// What the stage that packs what of the host the guest gets is told: paths on the host are absolute.
 pub fn attach_stage(config: &Config) -> std::result::Result<Stage, ConfigError> {
     let home = context::absolute_variable("HOME");
     let mut stage = Stage::new("banger-disk", "attach");
@@ -106,7 +108,9 @@ pub fn attach_stage(config: &Config) -> std::result::Result<Stage, ConfigError> 
         let sync = FileSync { host: host.to_string_lossy().into_owned(), ..sync.clone() };
         stage = stage.arg("--file-sync").arg(json!(sync).to_string());
     }
-    Ok(stage)
+    let trust = TrustSpec::default().configured(config.host_ca);
+    let stage = trust.into_iter().fold(stage, Stage::arg);
+    Ok(stage.with_secret(PROXY_VARIABLE, config.proxy.as_ref().map(Proxy::with_credentials)))
 }
 
 /// `banger config`. It looks at the file itself, so that one that is wrong can be found.

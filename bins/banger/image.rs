@@ -7,6 +7,7 @@ use banger_lib::cli::build::BuildSpec;
 use banger_lib::cli::catalog::CatalogSpec;
 use banger_lib::cli::import::ImportSpec;
 use banger_lib::cli::pull::PullSpec;
+use banger_lib::cli::trust::TrustSpec;
 use banger_lib::contract::{ErrorCode, Fault};
 use banger_lib::disk::distribution;
 use banger_lib::disk::image::{self, ImageError};
@@ -40,7 +41,7 @@ pub fn ensure(context: &Context, name: &ImageName) -> Result<()> {
     if let Some(catalog) = &context.config.catalog {
         let stage = Stage::new("banger-disk", "image").arg("pull").arg(name.as_str());
         let stage = stage.arg("--state-dir").arg(context.state.root()).arg("--catalog").arg(catalog);
-        let stage = with_limits(context, stage, &[]);
+        let stage = with_trust(context, with_limits(context, stage, &[]), &TrustSpec::default());
         match stage.run_long(context, "getting the image from the catalog") {
             Ok(_) => return Ok(()),
             // Without the catalog, or without that in it, the default image can be had all the same.
@@ -56,12 +57,16 @@ pub fn ensure(context: &Context, name: &ImageName) -> Result<()> {
         return Err(ImageError::Unknown(name.clone()).into());
     }
     let stage = Stage::new("banger-disk", "image").arg("build").arg(name.as_str());
-    stage.arg("--state-dir").arg(context.state.root()).run_long(context, BUILDING).map(drop)
+    with_trust(context, stage, &TrustSpec::default())
+        .arg("--state-dir")
+        .arg(context.state.root())
+        .run_long(context, BUILDING)
+        .map(drop)
 }
 
 fn build_stage(context: &Context, args: &BuildSpec) -> Stage {
     let stage = Stage::new("banger-disk", "image").arg("build").arg("--state-dir").arg(context.state.root());
-    let stage = args.words().into_iter().fold(stage, Stage::arg);
+    let stage = with_trust(context, args.words().into_iter().fold(stage, Stage::arg), &args.trust);
     // Packages have no limits: they are signed.
     if args.file.is_some() { with_limits(context, stage, &args.make.limits()) } else { stage }
 }
@@ -98,8 +103,14 @@ fn with_limits(context: &Context, stage: Stage, given: &[(&str, Option<u64>)]) -
     })
 }
 
+/// Whom the configuration trusts, where the command does not say.
+fn with_trust(context: &Context, stage: Stage, spec: &TrustSpec) -> Stage {
+    spec.configured(context.config.host_ca).into_iter().fold(stage, Stage::arg)
+}
+
 /// The configuration's catalog, where none is named.
 pub fn with_catalog(context: &Context, stage: Stage, spec: &CatalogSpec) -> Stage {
+    let stage = with_trust(context, stage, &spec.trust);
     match &context.config.catalog {
         Some(catalog) if spec.catalog.is_none() => stage.arg("--catalog").arg(catalog),
         _ => stage,

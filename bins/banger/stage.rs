@@ -90,6 +90,8 @@ pub struct Stage {
     in_our_group: bool,
     /// Whether it reads our stdin.
     reads_stdin: bool,
+    /// A variable that is set for it, which nobody is shown.
+    secret: Option<(&'static str, String)>,
 }
 
 impl Stage {
@@ -103,6 +105,7 @@ impl Stage {
             steadfast: false,
             in_our_group: false,
             reads_stdin: false,
+            secret: None,
         }
     }
 
@@ -140,6 +143,12 @@ impl Stage {
         self
     }
 
+    /// Sets a variable for it where there is a value. Unlike an argument no other user sees it.
+    pub fn with_secret(mut self, name: &'static str, value: Option<String>) -> Self {
+        self.secret = value.map(|value| (name, value));
+        self
+    }
+
     fn verb(&self) -> String {
         self.args[0].to_string_lossy().into_owned()
     }
@@ -168,6 +177,7 @@ impl Stage {
             Exec::new(path).args(&self.args).command()?
         };
         command.env(plumbing::DISPATCHED_VARIABLE, "1");
+        command.envs(self.secret.clone());
         if !self.in_our_group {
             command.process_group(0);
         }

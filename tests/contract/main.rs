@@ -26,5 +26,6 @@ mod state;
 mod stdout;
 mod sudo;
 mod surroundings;
+mod trust;
 mod vmm;
 mod ws;

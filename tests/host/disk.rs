@@ -16,6 +16,7 @@ const FAKE_MMDEBSTRAP: &str = r#"#!/bin/sh
 set -eu
 root=$(mktemp -d "$TMPDIR/mmdebstrap.XXXXXX")
 printf '%s\n' "$@" > "$FAKE_LOG"
+env | sed -n 's/^[a-z]*_proxy=/environment: &/p' >> "$FAKE_LOG"
 mkdir "$root/tmp"
 chmod 1777 "$root/tmp"
 echo keep > "$root/tmp/mmdebstrap.apt.conf"
@@ -104,6 +105,23 @@ fn can_mount() -> bool {
 fn debugfs(image: &Path, request: &str) -> String {
     let output = run(command("/usr/sbin/debugfs").args(["-R", request]).arg(image), b"");
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn packages_come_through_the_proxy_that_the_environment_names() {
+    let Some(builds) = Builds::new() else { return };
+    let mut build = builds.command(&[("ALL_PROXY", "http://all.test"), ("HTTP_PROXY", "http://upper.test")]);
+    build.env("no_proxy", "lower.test").env("NO_PROXY", "upper.test");
+    for name in ["http_proxy", "https_proxy", "all_proxy", "HTTPS_PROXY"] {
+        build.env_remove(name);
+    }
+    let output = run(&mut build, b"");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // apt reads these names in lower case only.
+    let log = fs::read_to_string(builds.file("log")).unwrap();
+    let mut lines: Vec<_> = log.lines().filter_map(|line| line.strip_prefix("environment: ")).collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["http_proxy=http://upper.test", "https_proxy=http://all.test", "no_proxy=lower.test"]);
 }
 
 #[test]

@@ -32,6 +32,7 @@ mod review;
 mod scratch;
 mod sequences;
 mod surroundings;
+mod trust;
 mod truth;
 mod unprivileged;
 mod upgrade;

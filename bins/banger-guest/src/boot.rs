@@ -1,7 +1,9 @@
 //! From the kernel's hand-over to the image's init.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fs::{self, File};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use nix::sys::time::TimeSpec;
@@ -13,7 +15,7 @@ use crate::disks::Disk;
 use crate::error::{BootFailure, Context, Error};
 use crate::modules::Modules;
 use crate::protocol::{CONFIG_PATH, DIGEST_PATH, FILES_PATH, GuestConfig};
-use crate::{disks, files, halt, init, mounts, network, sys, systemd};
+use crate::{disks, files, halt, init, java, mounts, network, sys, systemd, trust};
 
 /// Boots the VM. Does not return unless the boot fails.
 pub fn run() -> Result<Infallible, BootFailure> {
@@ -107,5 +109,16 @@ fn mount_disks(config: &GuestConfig, tar: &[u8]) -> Result<Vec<Disk>, Error> {
     files::write_identity(config)?;
     files::write_environment(&config.env)?;
     files::lay(tar)?;
+    trust_host(config)?;
     Ok(disks)
+}
+
+/// Has the guest trust the host's authorities. One that cannot works, but for what these stand for.
+fn trust_host(config: &GuestConfig) -> Result<(), Error> {
+    let variables = trust::install(Path::new("/"), &config.host_ca).unwrap_or_else(|error| {
+        halt::say(&format!("the host's authorities are not all trusted: {error}"));
+        BTreeMap::new()
+    });
+    java::install(Path::new("/"), &config.host_ca, &halt::say);
+    files::write_defaults(&variables)
 }

@@ -18,13 +18,15 @@ use tar::{Archive, Entry, EntryType};
 
 use crate::error::{Context, Error};
 use crate::halt;
-use crate::protocol::{AUTHORIZED_KEYS_PATH, ENVIRONMENT_PATH, GuestConfig};
+use crate::protocol::{AUTHORIZED_KEYS_PATH, DEFAULTS_PATH, ENVIRONMENT_PATH, GuestConfig};
 
 /// Where the work disk is mounted, and the user's files go, relative to the root.
 const HOME: &str = "root";
 
 /// What login shells read last.
 const PROFILE: &str = "/etc/profile.d/zz-banger-image.sh";
+/// What they read of the variables that hold where nobody else says anything.
+const DEFAULTS_PROFILE: &str = "/etc/profile.d/zz-banger-trust.sh";
 
 /// Writes the VM's own files.
 pub fn write_identity(config: &GuestConfig) -> Result<(), Error> {
@@ -40,15 +42,29 @@ pub fn write_identity(config: &GuestConfig) -> Result<(), Error> {
 /// Leaves the variables that commands get for whatever starts one, and for login shells: /etc/profile sets PATH anew for these, as
 /// Debian's does, and reads the files of a directory then.
 pub fn write_environment(env: &BTreeMap<String, String>) -> Result<(), Error> {
-    if env.is_empty() {
-        return Ok(());
-    }
     let variables: String = env.iter().map(|(name, value)| format!("{name}={value}\0")).collect();
-    write_if_different(ENVIRONMENT_PATH, &variables)?;
-    if !Path::new(PROFILE).parent().is_some_and(Path::is_dir) {
+    leave(ENVIRONMENT_PATH, &variables)?;
+    leave(PROFILE, &exports(env))
+}
+
+/// Leaves the variables that commands get where nobody else sets them, in the same two ways.
+pub fn write_defaults(defaults: &BTreeMap<&str, String>) -> Result<(), Error> {
+    let variables: String = defaults.iter().map(|(name, value)| format!("{name}={value}\0")).collect();
+    leave(DEFAULTS_PATH, &variables)?;
+    // The values are paths of this program's own.
+    let exports = defaults.iter().map(|(name, value)| format!("export {name}=\"${{{name}-{value}}}\"\n"));
+    leave(DEFAULTS_PROFILE, &exports.collect::<String>())
+}
+
+/// Writes a file for programs of a directory that is there; without content there is none, and what an earlier start left goes.
+pub fn leave(path: &str, content: &str) -> Result<(), Error> {
+    if content.is_empty() {
+        return remove(Path::new(path)).context(|| format!("cannot remove {path}"));
+    }
+    if !Path::new(path).parent().is_some_and(Path::is_dir) {
         return Ok(());
     }
-    write_if_different(PROFILE, &exports(env))
+    write_if_different(path, content)
 }
 
 /// A shell script that sets the variables.
@@ -235,7 +251,9 @@ fn create(path: &Path, mode: u32) -> io::Result<File> {
 /// Removes a file or a link. A directory stays, and whoever needs its place fails.
 fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(())
+        }
         other => other,
     }
 }

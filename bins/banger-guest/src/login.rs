@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command};
 
-use crate::protocol::{ENVIRONMENT_PATH, HELPER_PATH};
+use crate::protocol::{DEFAULTS_PATH, ENVIRONMENT_PATH, HELPER_PATH};
 use crate::sys;
 
 /// Where programs are looked for if nobody says: what Debian's sshd gives to root.
@@ -53,9 +53,9 @@ impl Account {
     /// The environment; what comes later wins.
     fn variables(&self) -> Vec<(OsString, OsString)> {
         let shell = shell_of(self).as_os_str();
-        let of_system = variables(&fs::read_to_string("/etc/environment").unwrap_or_default());
         let mut all = vec![("PATH".into(), DEFAULT_PATH.into())];
-        all.extend(of_system.into_iter().map(|(name, value)| (name.into(), value.into())));
+        all.extend(read(DEFAULTS_PATH));
+        all.extend(of_system().into_iter().map(|(name, value)| (name.into(), value.into())));
         all.extend(of_image());
         all.extend([("HOME".into(), self.home.clone().into()), ("SHELL".into(), shell.into())]);
         all.extend(["USER", "LOGNAME"].map(|name| (name.into(), "root".into())));
@@ -78,9 +78,31 @@ fn variables(text: &str) -> Vec<(String, String)> {
     text.lines().filter_map(variable).collect()
 }
 
+/// The variables of the guest's own file.
+fn of_system() -> Vec<(String, String)> {
+    variables(&fs::read_to_string("/etc/environment").unwrap_or_default())
+}
+
 /// The image's variables, as [`ENVIRONMENT_PATH`] has them.
-pub fn of_image() -> Vec<(OsString, OsString)> {
-    let bytes = fs::read(ENVIRONMENT_PATH).unwrap_or_default();
+fn of_image() -> Vec<(OsString, OsString)> {
+    read(ENVIRONMENT_PATH)
+}
+
+/// The variables that sessions of an sshd get: what is set there cannot be set otherwise, so that a default which the guest's own file
+/// sets is not among them.
+pub fn of_sessions() -> Vec<(OsString, OsString)> {
+    let (of_image, of_system) = (of_image(), of_system());
+    let is_set = |name: &OsString| {
+        of_image.iter().any(|(other, _)| other == name)
+            || of_system.iter().any(|(other, _)| name == other.as_str())
+    };
+    let defaults: Vec<_> = read(DEFAULTS_PATH).into_iter().filter(|(name, _)| !is_set(name)).collect();
+    [defaults, of_image].concat()
+}
+
+/// Variables as one of our own files has them.
+fn read(path: &str) -> Vec<(OsString, OsString)> {
+    let bytes = fs::read(path).unwrap_or_default();
     let variables = bytes.split(|byte| *byte == 0).filter_map(|variable| {
         let at = variable.iter().position(|byte| *byte == b'=')?;
         let text = |bytes: &[u8]| OsStr::from_bytes(bytes).to_owned();

@@ -25,6 +25,7 @@ mod halt;
 mod home;
 mod init;
 mod inspect;
+mod java;
 mod login;
 mod modules;
 mod mounts;
@@ -40,6 +41,7 @@ mod serve;
 mod sshd;
 mod sys;
 mod systemd;
+mod trust;
 #[path = "../../../lib/src/contract/words.rs"]
 mod words;
 

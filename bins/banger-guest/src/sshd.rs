@@ -100,15 +100,15 @@ fn set_env(variables: &[(OsString, OsString)]) -> Option<OsString> {
 /// its main file says so, as OpenSSH's does on most distributions since 8.2.
 pub fn leave_variables() -> Result<(), Error> {
     let main = fs::read_to_string(CONFIGURATION).unwrap_or_default();
-    let variables = login::of_image();
+    let variables = login::of_sessions();
     let (fit, unfit): (Vec<_>, Vec<_>) =
         variables.into_iter().partition(|(_, value)| includes_more(&main) && fits_a_line(value));
     if !unfit.is_empty() {
         let names = unfit.iter().map(|(name, _)| name.to_string_lossy()).collect::<Vec<_>>().join(" ");
-        halt::say(&format!("sessions over SSH do not have the image's {names}: sshd cannot be told"));
+        halt::say(&format!("sessions over SSH do not have the variables {names}: sshd cannot be told"));
     }
-    let Some(option) = set_env(&fit) else { return Ok(()) };
-    files::write_if_different(OWN_CONFIGURATION, &format!("{}\n", option.to_string_lossy()))
+    let line = set_env(&fit).map(|option| format!("{}\n", option.to_string_lossy()));
+    files::leave(OWN_CONFIGURATION, &line.unwrap_or_default())
 }
 
 /// Whether sshd reads, by its main file, what stands beside [`OWN_CONFIGURATION`].
@@ -133,7 +133,7 @@ pub fn serve(connection: TcpStream) -> io::Result<u32> {
     let mut sshd = Command::new(SSHD);
     sshd.args(["-i", "-e", "-o", &format!("HostKey=/{HOST_KEY_PATH}")]);
     sshd.args(OPTIONS.iter().flat_map(|option| ["-o", option]));
-    if let Some(option) = set_env(&login::of_image()) {
+    if let Some(option) = set_env(&login::of_sessions()) {
         sshd.arg("-o").arg(option);
     }
     sshd.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");

@@ -13,6 +13,7 @@ use super::disk::{SignalsError, StateArgs, to_value, users_of};
 use super::import::MakeSpec;
 use super::plumbing::UsageError;
 use super::progress::ProgressArgs;
+use super::trust::{self, TrustSpec};
 use crate::contract::{Coded, ErrorCode};
 use crate::disk::build::{self, BuildError, BuildRequest, Builder, MAX_SCRIPT_BYTES, Mise};
 use crate::disk::distribution::{DISTRIBUTIONS, Distribution};
@@ -60,6 +61,9 @@ pub struct BuildSpec {
     /// Run this script as root in the finished system: an executable text that begins with #!
     #[arg(long, value_name = "FILE")]
     pub script: Option<PathBuf>,
+    /// Whom to trust.
+    #[command(flatten)]
+    pub trust: TrustSpec,
     /// How it is made.
     #[command(flatten)]
     pub make: MakeSpec,
@@ -126,6 +130,7 @@ impl BuildSpec {
     /// The words that say this on a command line.
     pub fn words(&self) -> Vec<OsString> {
         let mut words = self.make.words();
+        words.extend(self.trust.words());
         words.extend(self.name.as_ref().map(|name| format!("--name={name}").into()));
         match &self.file {
             Some(file) => {
@@ -214,6 +219,7 @@ fn from_packages(args: &BuildArgs, name: ImageName, guest: &[u8]) -> Result<Valu
     };
     let mut progress = args.progress.open()?;
     let (state, lock) = args.state.lock_images("banger-disk image build")?;
+    let runs_inside = spec.recipe.is_some() || script.is_some();
     let request = BuildRequest {
         name,
         distribution,
@@ -224,6 +230,8 @@ fn from_packages(args: &BuildArgs, name: ImageName, guest: &[u8]) -> Result<Valu
         mise: spec.mise(),
         packages: spec.packages.clone(),
         script,
+        proxies: trust::lower_case_proxies(),
+        host_ca: if runs_inside { spec.trust.find("banger-disk").added } else { Vec::new() },
         labels: spec.make.labels.iter().cloned().collect(),
         size_bytes: spec.make.size_bytes,
     };
@@ -277,7 +285,7 @@ fn from_dockerfile(args: &BuildArgs, name: &ImageName, file: &Path) -> Result<Va
     let dir = made.map_err(|source| ReadError { path: downloads, source })?;
     let archive = dir.path().join("image.tar");
     tell("build", &format!("building {} with {}", file.display(), tool.program()));
-    tool.build(&file, &context, &archive)?;
+    tool.build(&file, &context, &archive, &trust::proxy_names())?;
     let lock = ImagesLock::acquire(&state, "banger-disk image build")?;
     let interrupts = Interrupts::catch().map_err(SignalsError)?;
     let select = Select { reference: None, platform: Platform::host() };

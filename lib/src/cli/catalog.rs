@@ -12,6 +12,7 @@ use super::import::MakeSpec;
 use super::kernel::booted;
 use super::progress::ProgressArgs;
 use super::pull::web_options;
+use super::trust::TrustSpec;
 use crate::contract::catalog::CatalogKernel;
 use crate::disk::build::BuildError;
 use crate::disk::catalog::{CatalogError, Source};
@@ -36,6 +37,9 @@ pub struct CatalogSpec {
     /// Take it without encryption from a server that has none; localhost needs no such leave
     #[arg(long)]
     pub insecure: bool,
+    /// Whom to trust.
+    #[command(flatten)]
+    pub trust: TrustSpec,
 }
 
 #[derive(Debug, Args)]
@@ -62,6 +66,7 @@ impl CatalogSpec {
         if self.insecure {
             words.push("--insecure".into());
         }
+        words.extend(self.trust.words());
         words
     }
 
@@ -90,7 +95,7 @@ pub(super) fn image(
     }
     delete::refuse_in_use(&own, &users_of(&state, &own)?)?;
     let _cache = CacheLock::acquire(&state, "banger-disk image pull")?;
-    let web = Web::new(&web_options(catalog.insecure));
+    let web = Web::new(&web_options(catalog));
     tell("catalog", &format!("asking {} for {name}", url.authority()));
     let source = Source::open(&web, url)?;
     let entry = source.image(name.as_str())?;
@@ -166,7 +171,7 @@ pub(super) fn kernel_pull(args: &KernelPullArgs, guest: &[u8]) -> Result<Value, 
         return Err(kernel_import::KernelImportError::Exists(args.name.clone()).into());
     }
     let _cache = CacheLock::acquire(&state, "banger-disk kernel pull")?;
-    let web = Web::new(&web_options(args.catalog.insecure));
+    let web = Web::new(&web_options(&args.catalog));
     tell("catalog", &format!("asking {} for {}", url.authority(), args.name));
     let source = Source::open(&web, url)?;
     let kernel = kernel_of(&source, source.kernel(args.name.as_str())?, &state, guest, &mut tell)?;

@@ -16,6 +16,7 @@ use super::kernel::{self, KernelVerb};
 use super::plumbing::{self, Input};
 use super::pull::{self, PullArgs};
 use super::register::{self, PruneArgs, RegisterArgs};
+use super::trust::{self, TrustSpec};
 use super::{Failure, collect, lock};
 use crate::contract::file_sync::FileSync;
 use crate::contract::image::{Damaged, IMAGE_SCHEMA, IMAGES_SCHEMA, ImageList};
@@ -115,6 +116,8 @@ struct AttachArgs {
     /// several times
     #[arg(long, value_name = "JSON", value_parser = parse_file_sync)]
     file_sync: Vec<FileSync>,
+    #[command(flatten)]
+    trust: TrustSpec,
 }
 
 fn parse_file_sync(json: &str) -> Result<FileSync, serde_json::Error> {
@@ -186,7 +189,7 @@ pub fn main(guest: &'static [u8]) -> ExitCode {
         Verb::Kernel(KernelVerb::Show(args)) => value("kernel show", &|| kernel::show(&args)),
         Verb::Kernel(KernelVerb::Delete(args)) => value("kernel delete", &|| kernel::delete(&args)),
         Verb::Attach(args) => plumbing::record_verb(TOOL, "attach", &args.input, |document, timeline| {
-            attach(document, timeline, &args.file_sync, guest)
+            attach(document, timeline, &args, guest)
         }),
         Verb::Detach(input) => plumbing::record_verb(TOOL, "detach", &input, detach),
         Verb::Update(input) => plumbing::record_verb(TOOL, "update", &input, update),
@@ -288,7 +291,7 @@ pub(super) fn users_of(state: &StateDir, name: &ImageName) -> Result<Vec<VmName>
 fn attach(
     document: &mut Document,
     timeline: &mut Timeline,
-    file_sync: &[FileSync],
+    args: &AttachArgs,
     guest: &[u8],
 ) -> Result<bool, Failure> {
     let (vm, net, before) = (document.vm()?, document.required_net()?, document.disk()?);
@@ -296,11 +299,15 @@ fn attach(
     let held = lock::vm_lock(&vm, "banger-disk attach")?;
     let (name, email) = timeline.step("git identity", git_identity::global);
     let identity = GitIdentity { name, email };
+    let proxy = trust::guest_proxy()?;
+    let trust = timeline.step("authorities", || args.trust.find(TOOL));
     let request = Attach {
         state: &state,
         guest,
         identity: &identity,
-        file_sync,
+        file_sync: &args.file_sync,
+        trust: &trust,
+        proxy: proxy.as_ref(),
         mapper: &ByPrivilege,
         attached: before.is_some(),
     };

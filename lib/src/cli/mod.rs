@@ -17,6 +17,7 @@ pub mod pull;
 mod register;
 pub mod report;
 pub mod serve;
+pub mod trust;
 pub mod vmm;
 pub mod ws;
 

@@ -130,9 +130,13 @@ impl PullSpec {
     }
 }
 
-/// How the web is asked by the user's environment.
-pub(super) fn web_options(insecure: bool) -> WebOptions {
-    WebOptions { insecure, ca_file: std::env::var_os("SSL_CERT_FILE").map(PathBuf::from) }
+/// How the web is asked by the user's environment, and what the host trusts.
+pub(super) fn web_options(spec: &CatalogSpec) -> WebOptions {
+    WebOptions {
+        insecure: spec.insecure,
+        ca_file: std::env::var_os("SSL_CERT_FILE").map(PathBuf::from),
+        also: spec.trust.find("banger-disk").added.into_iter().map(|authority| authority.der).collect(),
+    }
 }
 
 /// Where docker, podman and others keep the user's credentials.
@@ -193,7 +197,7 @@ fn download(
     layout: &Path,
     tell: &mut dyn FnMut(&str, &str),
 ) -> Result<Pulled, registry::PullError> {
-    let (web, config) = (web_options(spec.catalog.insecure), docker_config());
+    let (web, config) = (web_options(&spec.catalog), docker_config());
     let request = Pull {
         reference,
         platform: &spec.platform(),

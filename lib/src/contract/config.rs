@@ -17,8 +17,9 @@ use toml::de::{DeTable, DeValue};
 
 use super::file_sync::{FileSync, GUEST_ALLOWED, HOST_ALLOWED, MODE_ALLOWED};
 use super::record::{DiskBackend, Egress, Init, NetMode, VmmKind};
+use super::trust::HostCa;
 use super::{Coded, ErrorCode};
-use crate::types::{Cidr, ImageName, KernelName};
+use crate::types::{Cidr, ImageName, KernelName, Proxy};
 
 mod keys;
 
@@ -55,6 +56,8 @@ pub struct Config {
     pub egress: Egress,
     /// Whether other firewalls of the host are asked to let VMs through.
     pub open_firewall: bool,
+    /// The proxy that commands in guests are told.
+    pub proxy: Option<Proxy>,
     /// How the root is kept apart from its image.
     pub disk_backend: DiskBackend,
     /// The most that changes to a VM's root may take, bytes; `None`: as much as the root is large.
@@ -89,6 +92,8 @@ pub struct Config {
     pub max_image_bytes: Option<u64>,
     /// The most that is downloaded for an image, bytes.
     pub max_download_bytes: Option<u64>,
+    /// Which authorities guests trust besides those of their image.
+    pub host_ca: HostCa,
     /// Files of the user's that every start brings into the guest.
     pub file_sync: Vec<FileSync>,
 }
@@ -107,6 +112,7 @@ impl Default for Config {
             nat: true,
             egress: Egress::default(),
             open_firewall: false,
+            proxy: None,
             disk_backend: DiskBackend::Auto,
             max_changes_bytes: None,
             vmm_kind: VmmKind::Auto,
@@ -124,6 +130,7 @@ impl Default for Config {
             max_unpacked_bytes: None,
             max_image_bytes: None,
             max_download_bytes: None,
+            host_ca: HostCa::default(),
             file_sync: Vec::new(),
         }
     }
@@ -342,8 +349,12 @@ fn text_of(value: &DeValue<'_>) -> Option<String> {
     value.as_str().map(str::to_owned).or_else(|| octal.map(|integer| format!("{:0>3}", integer.as_str())))
 }
 
+/// What is told of a text: not all of it, where it is long, and nothing before an `@`, which may be a password.
 fn shortened(text: &str) -> String {
     const LONGEST: usize = 60;
+    if let Some((_, rest)) = text.rsplit_once('@') {
+        return shortened(&format!("…{rest}"));
+    }
     if text.chars().count() <= LONGEST {
         return text.to_owned();
     }

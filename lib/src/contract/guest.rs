@@ -54,6 +54,26 @@ pub const AUTHORIZED_KEYS_PATH: &str = "root/.ssh/authorized_keys";
 pub const HELPER_PATH: &str = "/run/banger/guest";
 /// The variables that commands get, in the running guest: `NAME=VALUE` and a NUL, each.
 pub const ENVIRONMENT_PATH: &str = "/run/banger/environment";
+/// The variables that commands get where neither the image nor the guest's /etc/environment sets them, in the same form.
+pub const DEFAULTS_PATH: &str = "/run/banger/defaults";
+/// Everything that the host trusts, PEM, for an image that has no such file itself, relative to `/`: the tar of files brings it where the
+/// guest is to trust more than its image does.
+pub const HOST_BUNDLE_PATH: &str = "run/banger/host-bundle.pem";
+/// The variables that name the file with everything that is trusted: what OpenSSL, curl, Python's requests, pip, cargo and git read.
+pub const BUNDLE_VARIABLES: [&str; 6] = [
+    "SSL_CERT_FILE",
+    "CURL_CA_BUNDLE",
+    "REQUESTS_CA_BUNDLE",
+    "PIP_CERT",
+    "CARGO_HTTP_CAINFO",
+    "GIT_SSL_CAINFO",
+];
+/// The one that names a file with what is trusted besides a list of its own: node's.
+pub const EXTRA_VARIABLE: &str = "NODE_EXTRA_CA_CERTS";
+/// The variables that name a proxy, and those that name who is asked without it, in both cases: programs read the one or the other.
+pub const PROXY_VARIABLES: [&str; 4] = ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"];
+/// See [`PROXY_VARIABLES`].
+pub const NO_PROXY_VARIABLES: [&str; 2] = ["no_proxy", "NO_PROXY"];
 /// The status where a command cannot be executed, as the shell's.
 pub const NOT_EXECUTABLE_STATUS: u8 = 126;
 /// The status where there is no such command, as the shell's.
@@ -121,10 +141,25 @@ pub struct GuestConfig {
     /// The largest packet on the interface, bytes; `None`: the device's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
+    /// The authorities that the guest is to trust besides those of its image.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_ca: Vec<GuestCa>,
     /// Hexadecimal bytes to stir into the kernel's entropy pool.
     pub entropy_seed: String,
     /// The host's time when the VM was attached, seconds since the epoch: the guest's clock is never earlier.
     pub time_unix_s: u64,
+}
+
+/// An authority that the host trusts and its distribution does not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GuestCa {
+    /// Its certificate, PEM.
+    pub pem: String,
+    /// The SHA-256 of the certificate's DER, hexadecimal.
+    pub sha256: String,
+    /// What OpenSSL calls its subject in a directory of certificates.
+    pub subject_hash: String,
 }
 
 /// A step of the guest's boot, on the guest's CLOCK_BOOTTIME.

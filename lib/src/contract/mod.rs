@@ -28,6 +28,7 @@ pub mod record;
 pub mod reply;
 pub mod resync;
 pub mod schema;
+pub mod trust;
 pub mod words;
 
 pub use document::{Document, RecordError};

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use super::policy::{Egress, Protocol, Publish};
+pub use super::trust::TrustedCa;
 use crate::types::{Environment, ImageName, KernelName, LinkName, MacAddr, StateId, VmId, VmName};
 
 /// The schema of a VM's record.
@@ -229,6 +230,12 @@ pub struct Disk {
     pub kernel_elf: String,
     /// The whole initrd of this VM: the shared segment and the VM's own.
     pub initrd: String,
+    /// The authorities of the host that the guest trusts besides those of its image.
+    #[serde(default)]
+    pub host_ca: Vec<TrustedCa>,
+    /// The proxy that commands in the guest are told, without name and password; `None`: none.
+    #[serde(default)]
+    pub proxy: Option<String>,
 }
 
 /// How the VMM executes guest code.

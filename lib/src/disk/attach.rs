@@ -17,11 +17,13 @@ use super::volumes::{self, Choice, Made, Mapper};
 use super::{guest_override, initrd};
 use crate::contract::file_sync::FileSync;
 use crate::contract::guest::GuestConfig;
-use crate::contract::record::{Disk, DiskBackend, Net, Vm};
+use crate::contract::record::{Disk, DiskBackend, Net, TrustedCa, Vm};
 use crate::state::dir::{StateDir, VmDir};
 use crate::state::lock::{VmLock, is_alive};
 use crate::sys::clock::Timeline;
+use crate::sys::host_ca::{Authority, HostTrust};
 use crate::sys::{atomic, random, reflink};
+use crate::types::Proxy;
 
 /// The note of what is attached, in the VM's directory.
 pub(super) const NOTE: &str = "attached.json";
@@ -39,6 +41,10 @@ pub struct Attach<'a> {
     pub identity: &'a GitIdentity,
     /// Which files of the user's travel; paths on the host are absolute.
     pub file_sync: &'a [FileSync],
+    /// What the guest is to trust as the host does.
+    pub trust: &'a HostTrust,
+    /// The proxy that commands in the guest are told.
+    pub proxy: Option<&'a Proxy>,
     /// Who makes device-mapper roots.
     pub mapper: &'a dyn Mapper,
     /// Whether the record says that the disks are attached.
@@ -88,12 +94,10 @@ pub fn attach(
     if alive && !made.is_empty() {
         return Err(DiskError::Alive(vm.id.clone()));
     }
-    let config = guest_files::config(vm, net, choice.backend)?;
-    let files = timeline
-        .step("files", || guest_files::tar(vm, request.state, &dir, request.identity, request.file_sync));
-    let (tar, left_out) = files?;
+    let config = guest_files::config(vm, net, choice.backend, request)?;
+    let (tar, left_out) = timeline.step("files", || guest_files::tar(vm, &dir, request))?;
     let reason = before.as_ref().filter(|_| made.is_empty()).map(|note| note.disk.backend_reason.clone());
-    let note = Note { disk: section(vm, &dir, choice, reason), config, files_sha256: sha256(&tar) };
+    let note = Note { disk: section(vm, &dir, choice, reason, request), config, files_sha256: sha256(&tar) };
     if let Some(before) = before.filter(|_| made.is_empty() && dir.initrd().is_file()) {
         if before == note && (alive || !is_used(&dir)) {
             return Ok(Attached { disk: note.disk, changed: grown, left_out });
@@ -142,7 +146,7 @@ fn check_record(vm: &Vm) -> Result<(), DiskError> {
     Ok(())
 }
 
-fn section(vm: &Vm, dir: &VmDir, choice: Choice, reason: Option<String>) -> Disk {
+fn section(vm: &Vm, dir: &VmDir, choice: Choice, reason: Option<String>, request: &Attach) -> Disk {
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
     let overlay = choice.backend == DiskBackend::Overlay;
     Disk {
@@ -159,7 +163,13 @@ fn section(vm: &Vm, dir: &VmDir, choice: Choice, reason: Option<String>) -> Disk
         kernel: vm.paths.kernel.clone(),
         kernel_elf: vm.paths.kernel_elf.clone(),
         initrd: text(dir.initrd()),
+        host_ca: request.trust.added.iter().map(trusted).collect(),
+        proxy: request.proxy.map(Proxy::to_string),
     }
+}
+
+fn trusted(authority: &Authority) -> TrustedCa {
+    TrustedCa { subject: authority.subject.clone(), sha256: authority.sha256.clone() }
 }
 
 fn load_note(dir: &VmDir) -> Option<Note> {
@@ -174,10 +184,14 @@ fn is_used(dir: &VmDir) -> bool {
 
 /// What differs, for people.
 fn difference(before: &Note, now: &Note) -> &'static str {
-    if before.disk != now.disk {
+    if before.disk.host_ca != now.disk.host_ca {
+        "authorities of the host"
+    } else if before.disk.proxy != now.disk.proxy {
+        "proxy"
+    } else if before.disk != now.disk {
         "image or backend"
     } else if before.config != now.config {
-        "guest configuration (network, host name or init)"
+        "guest configuration (network, proxy, host name or init)"
     } else {
         "key, git identity or files of the user"
     }

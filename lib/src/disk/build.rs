@@ -14,6 +14,7 @@
 //! a killed build left there; every build and `gc` begin with it. The lock lasts until mmdebstrap, too, has ended.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -26,10 +27,12 @@ use super::image::{self, Image, ImageError};
 use super::recipe::{self, Recipe};
 use super::{arch, boot_set, delete, given, modules, seed};
 use crate::contract::error::escape_controls;
+use crate::contract::guest::{BUNDLE_VARIABLES, EXTRA_VARIABLE};
 use crate::contract::image::{IMAGE_SCHEMA, Manifest};
 use crate::contract::record::Init;
 use crate::state::dir::StateDir;
 use crate::state::lock::ImagesLock;
+use crate::sys::host_ca::Authority;
 use crate::sys::mmdebstrap::{self, Bootstrap};
 use crate::sys::{clock, ext4, memory};
 use crate::types::{ImageName, Size, VmName};
@@ -89,6 +92,10 @@ pub struct BuildRequest {
     pub packages: Vec<String>,
     /// A script to run as root in the finished system.
     pub script: Option<String>,
+    /// Variables about a proxy that apt needs besides those of the environment.
+    pub proxies: Vec<(&'static str, OsString)>,
+    /// The host's authorities that what runs in the system is to trust. Nothing of them stays in the image.
+    pub host_ca: Vec<Authority>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Default size of a VM's root and work disk, bytes.
@@ -254,6 +261,7 @@ fn bootstrap(
     let wants_mise = request.recipe.is_some_and(|recipe| recipe.wants_mise);
     let mise = request.mise.as_ref().filter(|_| wants_mise);
     mise.map(|mise| given::copy_mise(mise, tmp)).transpose()?;
+    given::copy_authorities(&request.host_ca, tmp)?;
     // Nothing is told before all that was named has been seen.
     let title = request.distribution.title;
     progress("bootstrap", &format!("installing {title} {} from {}", request.suite, archive.uri));
@@ -275,8 +283,10 @@ fn bootstrap(
             ("BANGER_RECIPE_SCRIPT", request.recipe.map_or("", |recipe| recipe.script).to_owned()),
             ("BANGER_MISE_INSIDE", recipe::MISE_INSIDE.to_owned()),
             (recipe::MISE_NEEDED, u8::from(mise.is_some_and(|mise| mise.needed)).to_string()),
+            ("BANGER_BUNDLE_VARIABLES", [&BUNDLE_VARIABLES[..], &[EXTRA_VARIABLE]].concat().join(" ")),
             ("BANGER_SCRIPT", request.script.clone().unwrap_or_default()),
         ],
+        proxies: &request.proxies,
         output: &output,
         lock: lock.as_fd(),
         scratch: &work,
@@ -286,7 +296,7 @@ fn bootstrap(
     bootstrap.run(&mut |line| progress("bootstrap", line), builder.interrupted)?;
     scratch.remove(tmp)?;
     set_mode(tmp, 0o700)?;
-    given::remove_mise(tmp)?;
+    given::remove(tmp)?;
     let notes = take(tmp, NOTES, 4000)?;
     let version = take(tmp, VERSION, 200)?;
     let ok = |c: char| c.is_ascii_alphanumeric() || "+.-_~".contains(c);

@@ -4,14 +4,38 @@ set -eu
 root=$1
 output=/proc/self/fd/$BANGER_OUTPUT_FD
 
+# What runs inside trusts the host's authorities, by the distribution's own tool, which a script may install as well. The image keeps
+# none of them: each VM gets those that its host has when it starts.
+local_ca=$root/usr/local/share/ca-certificates
+update_ca() {
+    [ -x "$root/usr/sbin/update-ca-certificates" ] || return 0
+    chroot "$root" /usr/sbin/update-ca-certificates "$@" > /dev/null 2>&1 || echo "W: update-ca-certificates failed" >&2
+}
+if [ -d "$output/host-ca" ]; then
+    mkdir -p "$local_ca"
+    cp "$output/host-ca/"*.crt "$local_ca"
+    update_ca
+fi
+
 # run_inside TITLE SCRIPT: mmdebstrap has mounted /dev, /proc and /sys, and names can be resolved.
 run_inside() {
     [ -n "$2" ] || return 0
     printf '%s' "$2" > "$root/tmp/banger-script"
     chmod 700 "$root/tmp/banger-script"
-    if ! env -u BANGER_SCRIPT -u BANGER_RECIPE_SCRIPT -u BANGER_HOOK HOME=/root \
+    # The host's own variables name files of the host.
+    bundle=/etc/ssl/certs/ca-certificates.crt title=$1
+    set --
+    for name in $BANGER_BUNDLE_VARIABLES; do
+        set -- "$@" -u "$name"
+    done
+    if [ -d "$output/host-ca" ] && [ -s "$root$bundle" ]; then
+        for name in $BANGER_BUNDLE_VARIABLES; do
+            set -- "$@" "$name=$bundle"
+        done
+    fi
+    if ! env -u BANGER_SCRIPT -u BANGER_RECIPE_SCRIPT -u BANGER_HOOK "$@" HOME=/root \
         PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin chroot "$root" /tmp/banger-script < /dev/null; then
-        echo "E: the $1 failed" >&2
+        echo "E: the $title failed" >&2
         exit 1
     fi
     rm -f "$root/tmp/banger-script"
@@ -29,6 +53,10 @@ if [ -f "$root/tmp/banger-notes" ]; then
     head -c 4000 "$root/tmp/banger-notes" > "$output/notes"
 fi
 run_inside script "$BANGER_SCRIPT"
+if [ -d "$output/host-ca" ]; then
+    rm -f "$local_ca"/banger-*.crt
+    update_ca --fresh
+fi
 
 # Whatever tells one machine from another is made by the VM or the host, never shared.
 rm -f "$root"/etc/ssh/ssh_host_* "$root/var/lib/dbus/machine-id" "$root/etc/hostname" "$root/etc/resolv.conf"

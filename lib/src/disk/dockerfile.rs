@@ -81,11 +81,18 @@ impl Tool {
     }
 
     /// Builds `file` with the files of `context` (absolute paths), and writes the image to `archive`, which is not there. The program
-    /// keeps the layers as its cache, not the image.
+    /// keeps the layers as its cache, not the image. `proxies` are the variables about a proxy that are set: buildah and podman hand them to
+    /// what they run by themselves, docker those that are named, without the values, which arguments would show.
     ///
     /// # Errors
     /// [`DockerfileError::Failed`].
-    pub fn build(self, file: &Path, context: &Path, archive: &Path) -> Result<(), DockerfileError> {
+    pub fn build(
+        self,
+        file: &Path,
+        context: &Path,
+        archive: &Path,
+        proxies: &[&str],
+    ) -> Result<(), DockerfileError> {
         let hex: String = random::bytes::<8>().iter().map(|byte| format!("{byte:02x}")).collect();
         let tag = format!("localhost/banger-build-{hex}:latest");
         let run = |what: &'static str, exec: Exec, deadline: Duration| {
@@ -93,7 +100,9 @@ impl Tool {
             ran.map(drop).map_err(|source| DockerfileError::Failed { program: self.program(), what, source })
         };
         let own = || Exec::new(self.program());
-        run("build the image", own().args(["build", "--tag", &tag, "--file"]).arg(file).arg(context), BUILD)?;
+        let named = proxies.iter().filter(|_| matches!(self, Self::Docker));
+        let build = own().arg("build").args(named.flat_map(|name| ["--build-arg", *name]));
+        run("build the image", build.args(["--tag", &tag, "--file"]).arg(file).arg(context), BUILD)?;
         let save = match self {
             Self::Buildah => own().args(["push", &tag]).arg(format!("oci-archive:{}", archive.display())),
             Self::Podman => {

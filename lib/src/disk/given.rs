@@ -6,10 +6,13 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::build_error::BuildError;
+use crate::sys::host_ca::{self, Authority};
 use crate::sys::reflink;
 
 /// In an unfinished image: the mise that a recipe gets.
 const MISE: &str = "mise";
+/// In an unfinished image: the authorities that what runs in the system trusts.
+const HOST_CA: &str = "host-ca";
 /// In the directory where mmdebstrap works: the archive's keys.
 const KEYRING: &str = "keyring";
 
@@ -63,13 +66,34 @@ pub(super) fn copy_mise(mise: &Mise, tmp: &Path) -> Result<(), BuildError> {
     copy().map_err(|source| BuildError::File { path: path.clone(), source })
 }
 
-/// Removes what [`copy_mise`] made.
-pub(super) fn remove_mise(tmp: &Path) -> Result<(), BuildError> {
-    let path = tmp.join(MISE);
-    match fs::remove_file(&path) {
+/// Puts the host's authorities into `tmp`, where the hook finds them: a file for each, as update-ca-certificates(8) wants them.
+pub(super) fn copy_authorities(authorities: &[Authority], tmp: &Path) -> Result<(), BuildError> {
+    if authorities.is_empty() {
+        return Ok(());
+    }
+    let directory = tmp.join(HOST_CA);
+    let copy = || -> io::Result<()> {
+        fs::create_dir(&directory)?;
+        fs::set_permissions(&directory, Permissions::from_mode(0o755))?;
+        authorities.iter().try_for_each(|authority| {
+            let path = directory.join(format!("banger-{:.16}.crt", authority.sha256));
+            fs::write(&path, host_ca::pem(&authority.der)).and_then(|()| open_to_all(&path))
+        })
+    };
+    copy().map_err(|source| BuildError::File { path: directory.clone(), source })
+}
+
+/// Removes what [`copy_mise`] and [`copy_authorities`] made.
+pub(super) fn remove(tmp: &Path) -> Result<(), BuildError> {
+    let remove = |path: PathBuf, removed: io::Result<()>| match removed {
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(BuildError::File { path, source }),
         _ => Ok(()),
-    }
+    };
+    let (mise, authorities) = (tmp.join(MISE), tmp.join(HOST_CA));
+    let removed = fs::remove_file(&mise);
+    remove(mise, removed)?;
+    let removed = fs::remove_dir_all(&authorities);
+    remove(authorities, removed)
 }
 
 /// A plain file of at most `limit` bytes; a FIFO is no reason to wait.

@@ -1,17 +1,23 @@
 //! What a guest is told and given: its configuration and the files that banger-guest lays over its root.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::attach::Attach;
 use super::disk_error::DiskError;
 use super::{file_sync, volumes};
-use crate::contract::file_sync::FileSync;
-use crate::contract::guest::{AUTHORIZED_KEYS_PATH, GuestConfig, HOST_KEY_PATH};
+use crate::contract::guest::{
+    AUTHORIZED_KEYS_PATH, GuestCa, GuestConfig, HOST_BUNDLE_PATH, HOST_KEY_PATH, NO_PROXY_VARIABLES,
+    PROXY_VARIABLES,
+};
 use crate::contract::record::{DiskBackend, Init, Net, Vm};
-use crate::state::dir::{StateDir, VmDir};
+use crate::state::dir::VmDir;
 use crate::sys::ext4;
+use crate::sys::host_ca::{self, Authority};
+use crate::types::Proxy;
 
 /// The largest key file that is read, bytes.
 const MAX_KEY_BYTES: u64 = 16 << 10;
@@ -29,7 +35,12 @@ pub struct GitIdentity {
 }
 
 /// The configuration without what is new at every attach: entropy and time.
-pub(super) fn config(vm: &Vm, net: &Net, backend: DiskBackend) -> Result<GuestConfig, DiskError> {
+pub(super) fn config(
+    vm: &Vm,
+    net: &Net,
+    backend: DiskBackend,
+    request: &Attach,
+) -> Result<GuestConfig, DiskError> {
     let uuid = |path: &str| ext4::uuid(Path::new(path)).map_err(DiskError::from);
     let upper_uuid = match backend {
         DiskBackend::Overlay => Some(uuid(&vm.paths.upper_seed)?),
@@ -44,7 +55,7 @@ pub(super) fn config(vm: &Vm, net: &Net, backend: DiskBackend) -> Result<GuestCo
         vm_id: vm.id.to_string(),
         hostname: vm.hostname.to_string(),
         init: init.to_owned(),
-        env: vm.env.variables().clone(),
+        env: variables(vm, net, request.proxy),
         root_uuid: uuid(&vm.paths.rootfs)?,
         upper_uuid,
         work_uuid: uuid(&vm.paths.work_seed)?,
@@ -54,20 +65,38 @@ pub(super) fn config(vm: &Vm, net: &Net, backend: DiskBackend) -> Result<GuestCo
         gateway: net.gateway,
         dns: net.dns.clone(),
         mtu: net.mtu,
+        host_ca: request.trust.added.iter().map(guest_ca).collect(),
         entropy_seed: String::new(),
         time_unix_s: 0,
     })
 }
 
-/// The tar of files: the user's own, the git identity unless these bring one, the guest's host key, the key that may log in. The
-/// last of a name counts, so that nobody locks banger out. Beside it what was left out, for people.
-pub(super) fn tar(
-    vm: &Vm,
-    state: &StateDir,
-    dir: &VmDir,
-    identity: &GitIdentity,
-    file_sync: &[FileSync],
-) -> Result<(Vec<u8>, Vec<String>), DiskError> {
+/// The image's variables, and the proxy's over them: it is asked for by name. Guest and host talk to each other without it, and so do
+/// guests.
+fn variables(vm: &Vm, net: &Net, proxy: Option<&Proxy>) -> BTreeMap<String, String> {
+    let mut variables = vm.env.variables().clone();
+    if let Some(proxy) = proxy {
+        let directly = format!("localhost,127.0.0.1,::1,{},.vm", net.gateway);
+        let pairs = PROXY_VARIABLES.map(|name| (name.to_owned(), proxy.with_credentials()));
+        variables.extend(pairs);
+        variables.extend(NO_PROXY_VARIABLES.map(|name| (name.to_owned(), directly.clone())));
+    }
+    variables
+}
+
+fn guest_ca(authority: &Authority) -> GuestCa {
+    GuestCa {
+        pem: host_ca::pem(&authority.der),
+        sha256: authority.sha256.clone(),
+        subject_hash: authority.subject_hash.clone(),
+    }
+}
+
+/// The tar of files: the user's own, the git identity unless these bring one, what the host trusts where that is more than its
+/// distribution, the guest's host key, the key that may log in. The last of a name counts, so that nobody locks banger out. Beside it
+/// what was left out, for people.
+pub(super) fn tar(vm: &Vm, dir: &VmDir, request: &Attach) -> Result<(Vec<u8>, Vec<String>), DiskError> {
+    let Attach { state, identity, file_sync, trust, .. } = *request;
     let key = read_key(vm, &dir.host_key())?;
     let public = read_public_key(vm, &dir.host_key_pub())?;
     let client = read_public_key(vm, &state.client_key().with_extension("pub"))?;
@@ -94,6 +123,9 @@ pub(super) fn tar(
             add(&format!("{directory}/"), 0o700, None)?;
         }
         add(AUTHORIZED_KEYS_PATH, 0o600, Some(&client))?;
+        if !trust.bundle.is_empty() {
+            add(HOST_BUNDLE_PATH, 0o600, Some(trust.bundle.as_bytes()))?;
+        }
         if let Some(config) = gitconfig(identity).filter(|_| !own_gitconfig) {
             add(GITCONFIG, 0o644, Some(config.as_bytes()))?;
         }

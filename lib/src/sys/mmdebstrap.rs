@@ -1,6 +1,6 @@
 //! mmdebstrap(1): a Debian root filesystem from packages, as root or in a user namespace.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -74,6 +74,8 @@ pub struct Bootstrap<'a> {
     pub hook: &'a str,
     /// Variables of the hook.
     pub variables: &'a [(&'a str, String)],
+    /// Variables about a proxy, for apt.
+    pub proxies: &'a [(&'static str, OsString)],
     /// A directory with files that the hook writes: in a user namespace it could not come there by the path, so its descriptor's
     /// number is in the variable [`OUTPUT_VARIABLE`], for use as `/proc/self/fd/N/file`.
     pub output: &'a File,
@@ -219,6 +221,9 @@ impl Bootstrap<'_> {
             .env("DEBIAN_FRONTEND", "noninteractive");
         if let Some(bytes) = self.memory {
             exec = exec.env(MEMORY_VARIABLE, bytes.to_string());
+        }
+        for (name, value) in self.proxies {
+            exec = exec.env(name, value);
         }
         for (name, value) in self.variables {
             exec = exec.env(name, value);

@@ -13,6 +13,7 @@ use ureq::http::{HeaderMap, Response};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body};
 
+use super::host_ca;
 use super::url::Url;
 
 /// How often an answer may lead elsewhere.
@@ -26,14 +27,6 @@ const CONNECT: Duration = Duration::from_secs(20);
 
 /// The rate below which a download is given up, bytes per second, after [`SILENCE`].
 const MIN_RATE: u64 = 1024;
-
-/// Where distributions keep the certificates of authorities.
-const CA_FILES: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
 
 /// The largest file of certificates, bytes.
 const MAX_CA_BYTES: u64 = 16 << 20;
@@ -117,6 +110,8 @@ pub struct WebOptions {
     pub insecure: bool,
     /// The authorities' certificates, PEM; `None`: the distribution's.
     pub ca_file: Option<PathBuf>,
+    /// More of them, DER.
+    pub also: Vec<Vec<u8>>,
 }
 
 /// A client.
@@ -159,7 +154,8 @@ pub struct Answer {
 impl Web {
     /// A client. Nothing is asked yet.
     pub fn new(options: &WebOptions) -> Self {
-        let certificates = certificates(options.ca_file.as_deref());
+        let mut certificates = certificates(options.ca_file.as_deref());
+        certificates.extend(options.also.iter().map(|der| Certificate::from_der(der).to_owned()));
         let found = !certificates.is_empty();
         let tls = TlsConfig::builder()
             .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -276,11 +272,8 @@ fn is_unreachable(error: &io::Error) -> bool {
 
 /// The certificates in `file`, else in the distribution's. What cannot be read there does not count.
 fn certificates(file: Option<&Path>) -> Vec<Certificate<'static>> {
-    let places: Vec<&Path> = match file {
-        Some(file) => vec![file],
-        None => CA_FILES.iter().map(Path::new).collect(),
-    };
-    let read = |path: &Path| {
+    let places = file.map_or_else(host_ca::system_bundles, |file| vec![file.to_owned()]);
+    let read = |path: PathBuf| {
         let mut pem = Vec::new();
         std::fs::File::open(path).and_then(|file| file.take(MAX_CA_BYTES).read_to_end(&mut pem)).ok()?;
         let items = parse_pem(&pem).flatten();

@@ -7,12 +7,14 @@ mod cidr;
 mod environment;
 mod id;
 mod name;
+mod proxy;
 mod size;
 
 pub use cidr::{Cidr, MacAddr, ParseCidrError, ParseMacError};
 pub use environment::{Environment, EnvironmentError, is_variable};
 pub use id::{ParseIdError, StateId, VmId};
 pub use name::{ImageName, KernelName, LinkName, ParseNameError, VmName};
+pub use proxy::{ParseProxyError, Proxy};
 pub use size::{ParseSizeError, Size};
 
 /// Implements `Serialize`, `Deserialize` and `JsonSchema` through `Display` and `FromStr`.

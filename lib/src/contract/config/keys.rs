@@ -8,7 +8,7 @@ use toml::de::DeValue;
 
 use super::{Config, Setting, Source};
 use crate::contract::policy::MTU;
-use crate::types::{Cidr, Size};
+use crate::types::{Cidr, Proxy, Size};
 
 /// The longest time to live and the longest deadline, seconds.
 const MAX_TTL_S: u64 = 10 * 366 * 86_400;
@@ -55,7 +55,7 @@ impl Key {
 }
 
 /// Everything that can stand in the file.
-pub const KEYS: [Key; 28] = [
+pub const KEYS: [Key; 30] = [
     Key {
         name: "vm.image",
         help: "The image that a new VM boots.",
@@ -158,6 +158,15 @@ pub const KEYS: [Key; 28] = [
         variable: Some("BANGER_OPEN_FIREWALL"),
         set: |config, value| value.as_bool().map(|open| config.open_firewall = open),
         get: |config| json!(config.open_firewall),
+    },
+    Key {
+        name: "vm.proxy",
+        help: "The http proxy that commands in guests are told, as guests reach it; see TRUST.",
+        allowed: "an address such as \"http://proxy.example:3128\", perhaps with NAME:PASSWORD@ before the host",
+        otherwise: "none",
+        variable: Some("BANGER_VM_PROXY"),
+        set: |config, value| text(value).map(|proxy| config.proxy = Some(proxy)),
+        get: |config| json!(config.proxy.as_ref().map(Proxy::to_string)),
     },
     Key {
         name: "disk.backend",
@@ -332,6 +341,16 @@ pub const KEYS: [Key; 28] = [
         variable: None,
         set: |config, value| limit_bytes(value).map(|bytes| config.max_download_bytes = Some(bytes)),
         get: |config| size(config.max_download_bytes),
+    },
+    Key {
+        name: "trust.host_ca",
+        help: "Which certificate authorities of the host guests, image builds and banger's own downloads trust: those that the host trusts \
+               and its distribution does not, such as that of a company's proxy, or none. See TRUST.",
+        allowed: "\"auto\" or \"none\"",
+        otherwise: "",
+        variable: None,
+        set: |config, value| word(value).map(|choice| config.host_ca = choice),
+        get: |config| json!(config.host_ca),
     },
 ];
 
