@@ -1,7 +1,7 @@
 //! The arguments of `banger`.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use banger_lib::cli::command::CommandOptions;
@@ -13,15 +13,16 @@ use banger_lib::types::{Cidr, ImageName, KernelName, ParseNameError, ParseSizeEr
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::config::ConfigArgs;
-use crate::stage::Stage;
 use crate::{apply, diff, dns, logs, subnet, workspace};
 
 mod image;
 mod kernel;
+mod patches;
 mod reach;
 
 pub use image::{Image, ImageCommand};
 pub use kernel::{Kernel, KernelCommand};
+pub use patches::Patches;
 pub use reach::{Change, Net, Rate, Reach, Set};
 
 /// Disposable, hardware-isolated Linux VMs around a git checkout
@@ -345,34 +346,6 @@ fn parse_memory(text: &str) -> Result<u32, String> {
 pub fn parse_disk_size(text: &str) -> Result<u64, String> {
     let size: Size = text.parse().map_err(|error: ParseSizeError| error.to_string())?;
     config::disk_size_bytes(size).ok_or_else(|| "it must be between 64M and 16T".to_owned())
-}
-
-/// Where what changed goes.
-#[derive(Debug, Args)]
-pub struct Patches {
-    /// Write what changed in the checkout since it was copied as a patch to FILE, or to stdout ("-")
-    #[arg(long, value_name = "FILE")]
-    pub patch: Option<PathBuf>,
-    /// Write what changed in each repository, the checkout and its submodules, as a patch of its own to the directory DIR, with a README of how
-    /// they are applied; DIR is made, or empty
-    #[arg(long, value_name = "DIR", conflicts_with = "patch")]
-    pub patch_dir: Option<PathBuf>,
-}
-
-impl Patches {
-    /// The file or the directory, where there is to be one.
-    pub fn place(&self) -> Option<&Path> {
-        self.patch.as_deref().or(self.patch_dir.as_deref())
-    }
-
-    /// `stage` with the option for it.
-    pub fn wanted_of(&self, stage: Stage) -> Stage {
-        match (&self.patch, &self.patch_dir) {
-            (Some(file), _) => stage.arg("--patch").arg(file),
-            (None, Some(dir)) => stage.arg("--patch-dir").arg(dir),
-            (None, None) => stage,
-        }
-    }
 }
 
 #[derive(Debug, Args)]
