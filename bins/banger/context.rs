@@ -37,7 +37,7 @@ pub enum ContextError {
     #[error("interrupted by signal {0}; what had been made was removed")]
     Interrupted(i32),
     #[error("interrupted by signal {signal}; the command in {vm} was told to end")]
-    CommandInterrupted { vm: String, signal: i32 },
+    CommandInterrupted { vm: String, signal: i32, command_ran: bool },
     #[error("{0}")]
     Tty(&'static str),
     #[error("{0} stands for no pipeline of programs")]
@@ -51,8 +51,10 @@ pub enum ContextError {
 impl Coded for ContextError {
     fn details(&self) -> serde_json::Map<String, Value> {
         match self {
-            Self::Interrupted(signal) | Self::CommandInterrupted { signal, .. } => {
-                [("signal".to_owned(), Value::from(*signal))].into_iter().collect()
+            Self::Interrupted(signal) => [("signal".to_owned(), Value::from(*signal))].into_iter().collect(),
+            Self::CommandInterrupted { signal, command_ran, .. } => {
+                let facts = [("signal", Value::from(*signal)), ("command_ran", Value::from(*command_ran))];
+                facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
             }
             _ => serde_json::Map::new(),
         }

@@ -16,6 +16,7 @@ use banger_lib::state::lock::SessionLock;
 use banger_lib::sys::exec::shell_status;
 use banger_lib::sys::fd;
 use banger_lib::sys::git::{self, Git};
+use serde_json::Value;
 
 use crate::args;
 use crate::context::{self, Context, ContextError, Result};
@@ -114,7 +115,8 @@ pub fn run_in_guest(
     let mut child = process.spawn().map_err(talk)?;
     let (status, signal) = stage::wait(interrupts, &mut child, !reads_terminal).map_err(talk)?;
     if let Some(signal) = signal {
-        return Err(ContextError::CommandInterrupted { vm: vm.name.to_string(), signal }.into());
+        let command_ran = may_have_run(record.path());
+        return Err(ContextError::CommandInterrupted { vm: vm.name.to_string(), signal, command_ran }.into());
     }
     if !status.success() {
         space::explain(context, &vm);
@@ -133,6 +135,12 @@ pub fn run_in_guest(
     let outcome = document.outcome()?.unwrap_or_default();
     let exit_code = outcome.exit_code.filter(|_| !outcome.is_lossy());
     Ok(Ran { status: exit_code.unwrap_or(context::OWN_FAILURE), document })
+}
+
+/// Whether the guest's command has begun, by what banger-ws wrote to `record` when it was interrupted: where it wrote nothing, it may have.
+fn may_have_run(record: &Path) -> bool {
+    let record = fs::read(record).ok().and_then(|bytes| serde_json::from_slice::<ErrorRecord>(&bytes).ok());
+    record.is_none_or(|record| record.error.details.get("command_ran") != Some(&Value::Bool(false)))
 }
 
 /// `banger vm exec`.

@@ -317,10 +317,7 @@ fn remove(context: &Context, store: &mut Store, row: &VmRow, lock: &VmLock) {
 
 /// banger-ws failed. Where the command has run its work is in the VM, which therefore stays; otherwise everything is undone.
 fn after_failure(context: &Context, args: &Run, store: &mut Store, row: &VmRow, failure: Failure) -> Failure {
-    let work_inside = match &failure {
-        Failure::Passed(fault) => fault.details.get("command_ran") == Some(&Value::Bool(true)),
-        Failure::Own(_) => false,
-    };
+    let work_inside = failure.details().get("command_ran") == Some(&Value::Bool(true));
     if was_deleted(context, store, row) {
         context.say(format!("{} was deleted while it ran", row.vm.name));
         return failure;
@@ -328,8 +325,9 @@ fn after_failure(context: &Context, args: &Run, store: &mut Store, row: &VmRow, 
     if let Some(exit) = list::ended(row) {
         context.say(format!("{} ended: {}", row.vm.name, exit.message));
     }
-    // With --rm and no --patch the caller wants nothing out of the VM, whatever became of the command.
-    let wanted = !args.rm || args.patches.place().is_some();
+    // With --rm and no --patch the caller wants nothing out of the VM, whatever became of the command; nor who ends it himself.
+    let is_interrupted = failure.code() == ErrorCode::Interrupted;
+    let wanted = !args.rm || (args.patches.place().is_some() && !is_interrupted);
     if args.keep || (work_inside && wanted) {
         if let Err(error) = store.set_life(&row.vm.id, Life { creating: false, ephemeral: false }) {
             return error.into();

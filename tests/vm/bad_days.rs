@@ -44,6 +44,30 @@ fn an_interrupt_undoes_what_was_done() {
     home.assert_clean();
 }
 
+/// Whoever ends a command by Ctrl-C wants that to end, and what it has done is his.
+#[test]
+fn what_a_command_did_before_an_interrupt_is_kept_unless_all_is_to_go() {
+    let Some(home) = Home::new() else { return };
+    let repo = home.repo("repo");
+    for options in [&["--name", "mine"][..], &["--name", "mine", "--rm", "--patch", "p"]] {
+        let command = [repo.to_str().unwrap(), "--", "sh", "-c", "echo work >work; echo begun; sleep 1234"];
+        let mut run = home.banger(&[&["vm", "run"], options, &command[..]].concat());
+        let mut child = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
+        let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(130), "{}", said(&output));
+        if options.contains(&"--rm") {
+            continue;
+        }
+        assert!(said(&output).contains("mine stays, with the work in it"), "{}", said(&output));
+        assert_eq!(home.run(&["vm", "exec", "mine", "--", "cat", "work"]).stdout, b"work\n");
+        assert!(home.run(&["vm", "delete", "--force", "mine"]).status.success());
+    }
+    home.assert_clean();
+}
+
 /// timeout(1) sends SIGTERM twice: to its child and to the whole group.
 #[test]
 fn a_second_signal_does_not_end_the_undoing() {

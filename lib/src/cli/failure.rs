@@ -1,5 +1,7 @@
 //! What a verb fails with: any error that knows its place in the contract, or the failure of a stage before.
 
+use serde_json::{Map, Value};
+
 use crate::contract::{Coded, ErrorCode, Fault};
 
 /// A failed verb. Made from any [`Coded`] error with `?`.
@@ -23,6 +25,14 @@ impl Failure {
         match self {
             Self::Own(error) => error.code(),
             Self::Passed(fault) => fault.code,
+        }
+    }
+
+    /// Facts about it for machines.
+    pub fn details(&self) -> Map<String, Value> {
+        match self {
+            Self::Own(error) => error.details(),
+            Self::Passed(fault) => fault.details.clone(),
         }
     }
 
