@@ -10,6 +10,7 @@ use rustix::fs::Stat;
 
 use super::checkout;
 use super::error::WorkspaceError;
+use super::object::Hasher;
 
 /// What an entry has of the file's status: ten numbers of 32 bits.
 const STAT: usize = 40;
@@ -202,6 +203,13 @@ impl Index {
                 any = true;
             }
             (at, before) = (at + length, entry.path);
+        }
+        let end = bytes.len().saturating_sub(id_length);
+        // Without one (index.skipHash) it stays without.
+        if any && bytes[end..].iter().any(|byte| *byte != 0) {
+            let mut hasher = Hasher::bare(object_format != "sha1");
+            hasher.update(&bytes[..end]);
+            bytes[end..].copy_from_slice(&hasher.finish());
         }
         Ok(any.then_some(bytes))
     }

@@ -28,9 +28,14 @@ pub enum Hasher {
 impl Hasher {
     /// Of an object of `size` bytes; `kind` is `blob` or `tree`.
     pub fn new(sha256: bool, kind: &str, size: u64) -> Self {
-        let mut hasher = if sha256 { Self::Sha256(Sha256::new()) } else { Self::Sha1(Sha1::new()) };
+        let mut hasher = Self::bare(sha256);
         hasher.update(format!("{kind} {size}\0").as_bytes());
         hasher
+    }
+
+    /// Of nothing but the bytes.
+    pub fn bare(sha256: bool) -> Self {
+        if sha256 { Self::Sha256(Sha256::new()) } else { Self::Sha1(Sha1::new()) }
     }
 
     /// Takes more of it.

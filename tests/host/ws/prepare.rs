@@ -191,4 +191,5 @@ fn an_edit_that_git_does_not_see_travels() {
     let output = guest.run(&repo, &[], &["sh", "-c", "cat src/a.c; git status --porcelain"]);
     assert_eq!(String::from_utf8_lossy(&output.stdout), "int b;\n M src/a.c\n", "{}", said(&output));
     assert_eq!(fs::read(guest.path("p.patch")).unwrap(), b"");
+    git(&guest.path("guest"), &["fsck", "--strict"]);
 }
