@@ -88,7 +88,9 @@ pub fn attach(
         let tables = held.insert(tables);
         require_same_guest(tables, request)?;
         let differences = super::check::links_differ(&host, request)?;
+        let has_ipv6 = ipv6::is_on(&request.names.tap);
         if differences.is_empty()
+            && !has_ipv6.map_err(NetError::io("read whether the tap has IPv6"))?
             && tables.differences(request).is_empty()
             && forwarding_differs(request)?.is_empty()
             && hold::differences(request)?.is_empty()

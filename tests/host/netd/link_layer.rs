@@ -255,9 +255,9 @@ fn the_taps_ipv6_is_switched_off_again_where_somebody_switched_it_on() {
         let setting = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", tap(2));
         assert_eq!(std::fs::read_to_string(&setting).expect("read"), "1\n");
         ok("check", &attached);
+        // As NetworkManager does, some time after the attach: nothing is wrong with the network then.
         std::fs::write(&setting, "0").expect("written");
-        let error = crate::support::assert_error(&super::netd("check", &attached), 1, "conflict");
-        assert!(error["error"]["message"].to_string().contains("IPv6"), "{error}");
+        ok("check", &attached);
         assert_eq!(ok("attach", &attached)["result"]["changed"], true);
         assert_eq!(std::fs::read_to_string(&setting).expect("read"), "1\n");
         ok("detach", &attached);
