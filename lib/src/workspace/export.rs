@@ -221,7 +221,7 @@ impl Differences {
                 .is_some_and(|new| new.large.is_some() || sizes.get(&new.id).is_some_and(|s| *s > LARGE))
         };
         let (large, small): (Vec<_>, Vec<_>) = changes.iter().partition(|change| large(change));
-        write_small(maker, &small, out)?;
+        write_small(maker, &small, &changes, out)?;
         write_large(maker, &large, out)?;
         let error = || WorkspaceError::io("write", path);
         let scanned = scan(out, error)?;

@@ -148,12 +148,29 @@ pub(super) struct Change<'a> {
     pub(super) new: Option<&'a NewFile>,
 }
 
-/// Has git write what changed in files of a usual size.
+/// Has git write what changed in files of a usual size; `all` are those of any size.
+///
+/// git-apply learns that a link goes from its mode, which a rename without another change does not have, and refuses what is below it then.
+/// So a link in whose place something new is goes in a comparison of its own, where git finds it removed.
 pub(super) fn write_small(
     maker: &mut Maker,
     changes: &[&Change<'_>],
+    all: &[Change<'_>],
     out: &mut File,
 ) -> Result<(), WorkspaceError> {
+    let new: BTreeSet<&[u8]> = all.iter().filter(|change| change.new.is_some()).map(|c| c.path).collect();
+    let makes_room = |change: &&&Change<'_>| {
+        let is_gone_link = change.new.is_none() && change.old.is_some_and(|old| old.mode == MODE_LINK);
+        let inside = [change.path, b"/"].concat();
+        is_gone_link && new.range(&inside[..]..).next().is_some_and(|path| path.starts_with(&inside))
+    };
+    let (links, others): (Vec<&Change<'_>>, Vec<_>) = changes.iter().partition(makes_room);
+    write_compared(maker, &links, out)?;
+    write_compared(maker, &others, out)
+}
+
+/// Has git compare the trees of `changes`.
+fn write_compared(maker: &mut Maker, changes: &[&Change<'_>], out: &mut File) -> Result<(), WorkspaceError> {
     if changes.is_empty() {
         return Ok(());
     }

@@ -283,3 +283,21 @@ fn what_makes_room_for_a_file_is_not_left_out_without_it() {
     git(&repo, &["apply", guest.path("p.patch").to_str().unwrap()]);
     assert!(repo.join("f").is_file() && repo.join("README.md").is_file());
 }
+
+#[test]
+fn a_link_that_moves_makes_room_for_a_directory() {
+    let Some(guest) = Guest::new() else { return };
+    let repo = guest.repo();
+    std::os::unix::fs::symlink("nowhere", repo.join("dangling")).unwrap();
+    git(&repo, &["add", "-A"]);
+    git(&repo, &["commit", "-qm", "a link"]);
+    let output = guest.run(
+        &repo,
+        &[],
+        &["sh", "-c", "mkdir d; mv dangling d/moved; mkdir dangling; echo 1 >dangling/f"],
+    );
+    assert!(output.status.success(), "{}", said(&output));
+    git(&repo, &["apply", guest.path("p.patch").to_str().unwrap()]);
+    assert_eq!(fs::read_to_string(repo.join("dangling/f")).unwrap(), "1\n");
+    assert_eq!(fs::read_link(repo.join("d/moved")).unwrap(), std::path::Path::new("nowhere"));
+}
