@@ -1,6 +1,7 @@
 //! `--patch-dir`: a patch for each repository of the checkout, a file each, and a README of how they are applied.
 
-use std::fs::{self, File, Permissions};
+use std::borrow::Cow;
+use std::fs::{self, Permissions};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +11,9 @@ use super::changes;
 use super::export::Base;
 use crate::cli::Failure;
 use crate::cli::plumbing::UsageError;
+use crate::contract::error::escape_controls;
 use crate::contract::record::{Outcome, RepositoryPatch};
+use crate::sys::atomic;
 use crate::sys::clock::Timeline;
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::export::{Differences, Export};
@@ -50,6 +53,13 @@ struct Written {
     export: Export,
 }
 
+impl Written {
+    /// The repository, as a record calls it.
+    fn repository(&self) -> Cow<'_, str> {
+        if self.place.is_empty() { ROOT.0.into() } else { String::from_utf8_lossy(&self.place) }
+    }
+}
+
 /// Takes what changed in each repository of the workspace into the directory `dir`.
 pub(super) fn take(
     guest: &Guest<'_>,
@@ -66,11 +76,7 @@ pub(super) fn take(
         let one = |(number, place)| write(&mut differences, number, place, (guest, guest_path), dir);
         trees.into_iter().map(one).collect::<Result<Vec<_>, _>>()
     })?;
-    let readme = dir.join(README);
-    fs::write(&readme, explanation(Path::new(&home), &written))
-        .map_err(WorkspaceError::io("write", &readme))?;
-    let synced = File::open(&readme).and_then(|file| file.sync_all());
-    synced.and_then(|()| File::open(dir)?.sync_all()).map_err(WorkspaceError::io("write", dir))?;
+    atomic::write(&dir.join(README), &explanation(Path::new(&home), &written), 0o666)?;
     outcome.patch_dir = Some(dir.to_string_lossy().into_owned());
     outcome.base_commit = Some(prepared);
     for one in &written {
@@ -119,10 +125,9 @@ fn describe(one: &Written, outcome: &mut Outcome) {
     let mut own = Outcome::default();
     changes::describe(&one.export.scanned, &mut own);
     changes::describe_rest(&one.export, &mut own);
-    let repository = if one.place.is_empty() { ROOT.0.into() } else { String::from_utf8_lossy(&one.place) };
     let bytes = own.patch_bytes.unwrap_or(0);
     outcome.patches.get_or_insert_default().extend((bytes > 0).then(|| RepositoryPatch {
-        repository: repository.into_owned(),
+        repository: one.repository().into_owned(),
         file: one.file.to_string_lossy().into_owned(),
         bytes,
         sha256: own.patch_sha256.take().unwrap_or_default(),
@@ -152,8 +157,7 @@ fn explanation(home: &Path, written: &[Written]) -> Vec<u8> {
         text.extend_from_slice(b"\nNothing changed in:\n\n");
     }
     for one in same {
-        let place = if one.place.is_empty() { ROOT.0.into() } else { String::from_utf8_lossy(&one.place) };
-        drop(writeln!(text, "    {}", crate::contract::error::escape_controls(&place)));
+        drop(writeln!(text, "    {}", escape_controls(&one.repository())));
     }
     text
 }

@@ -16,7 +16,6 @@ use crate::net::NetError;
 use crate::net::caller::Caller;
 use crate::net::host::Host;
 use crate::net::networkd::{self, Managed};
-
 use crate::sys::atomic::WriteFileError;
 use crate::sys::bus::BusError;
 use crate::sys::link::Link;
