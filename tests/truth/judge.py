@@ -17,6 +17,8 @@ LOST_STATUS = {"export": 125, "exec": 125, "run": 125, "vm": 125}
 LARGEST_FILE = 1023 << 20
 # The longest path that a program can name at once.
 LONGEST_PATH = 4095
+# About what a patch says of a file before its lines, bytes.
+HEADER = 200
 # From where on a record may cut a path off; what is cut ends in dots.
 CUT_FROM = 4000
 # Whether directories in which nothing is at all must be named.
@@ -309,9 +311,20 @@ def may_be_lost(case, path):
     too_long = len(path) > LONGEST_PATH or any(len(other) > LONGEST_PATH for other in below)
     sizes = [len(one.data) for one in (entry, case.checkout.sent.get(path)) if one is not None]
     # What a patch needs for a file is a matter of its encoding; next to the limit any file may be too much.
-    too_large = any(size > (case.limit or LARGEST_FILE) // 4 for size in sizes) or (case.limit and len(case.export.patch) > case.limit // 2)
+    too_large = any(size > (case.limit or LARGEST_FILE) // 4 for size in sizes) or (case.limit and (len(case.export.patch) > case.limit // 2
+                                                                                                    or together(case, path) > case.limit // 4))
     beneath_submodule = any(link.startswith(path + b"/") for link in case.checkout.links)
     return in_submodule(case, path) or like_git or too_long or too_large or is_volatile(case, path) or beneath_submodule or goes_round(case, path)
+
+
+def together(case, path):
+    """About how many bytes a patch needs for all that can only come with `path`: a file in whose place a directory is, or the other
+    way round, and what is below it."""
+    trees = (case.guest, case.checkout.sent)
+    solid = lambda one: any(one in tree and tree[one].kind in ("file", "link") for tree in trees)  # noqa: E731
+    root = next((above for above in disk.parents(path) if solid(above)), path)
+    entries = [entry for tree in trees for other, entry in tree.items() if other == root or other.startswith(root + b"/")]
+    return sum(HEADER + len(entry.data) for entry in entries) if len(entries) > 1 and solid(root) else 0
 
 
 def goes_round(case, path):

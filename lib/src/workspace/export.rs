@@ -16,8 +16,9 @@ use super::index::{Index, ObjectId};
 use super::loops;
 use super::maker::{Change, Maker, write_large, write_small};
 use super::object::Objects;
-use super::patch::{Entry, Scanned, Scanner};
+use super::patch::{Scanned, Scanner};
 use super::resync::is_unable;
+use super::shorten::shorten;
 use super::transfer::failed;
 use crate::contract::changes::{MODE_LINK, Request, SentFile, SentTree, VERB};
 use crate::sys::digest::hex;
@@ -456,7 +457,7 @@ fn is_known(change: &Change<'_>, sizes: &HashMap<Vec<u8>, u64>, lost: &mut Vec<(
 }
 
 /// Reads the patch in `out`, as everybody who is to take it would.
-fn scan<E: FnOnce(io::Error) -> WorkspaceError>(
+pub(super) fn scan<E: FnOnce(io::Error) -> WorkspaceError>(
     out: &mut File,
     error: impl Fn() -> E,
 ) -> Result<Scanned, WorkspaceError> {
@@ -471,111 +472,9 @@ fn scan<E: FnOnce(io::Error) -> WorkspaceError>(
     }
 }
 
-/// Which changes of a patch hang together: those of the same file, by any of its names, and where a file takes a directory's place, or a
-/// directory a file's.
-struct Related<'a> {
-    entries: &'a [Entry],
-    by_path: BTreeMap<&'a [u8], Vec<usize>>,
-}
-
-impl<'a> Related<'a> {
-    fn of(entries: &'a [Entry]) -> Self {
-        let mut by_path: BTreeMap<&[u8], Vec<usize>> = BTreeMap::new();
-        for (at, entry) in entries.iter().enumerate() {
-            entry.paths().for_each(|path| by_path.entry(path).or_default().push(at));
-        }
-        Self { entries, by_path }
-    }
-
-    /// The change `at` and all that hang together with it.
-    fn to(&self, at: usize) -> BTreeSet<usize> {
-        let (mut found, mut open) = (BTreeSet::from([at]), vec![at]);
-        while let Some(at) = open.pop() {
-            for path in self.entries[at].paths() {
-                let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
-                let above = slashes.filter_map(|(at, _)| self.by_path.get(&path[..at]));
-                let inside = [path.as_slice(), b"/"].concat();
-                let below =
-                    self.by_path.range(inside.as_slice()..).take_while(|(path, _)| path.starts_with(&inside));
-                let all =
-                    above.chain(self.by_path.get(path.as_slice())).chain(below.map(|(_, changes)| changes));
-                open.extend(all.flatten().filter(|at| found.insert(**at)));
-            }
-        }
-        found
-    }
-}
-
-/// Takes the largest changes out of the patch in `out` until the rest is no larger than `limit`, and calls them lost.
-fn shorten(
-    scanned: &Scanned,
-    limit: u64,
-    out: &mut File,
-    maker: &Maker,
-    lost: &mut Vec<(Vec<u8>, String)>,
-) -> Result<Scanned, WorkspaceError> {
-    let error = || maker.io("shorten a patch in");
-    let related = Related::of(&scanned.entries);
-    let mut by_size: Vec<usize> = (0..scanned.entries.len()).collect();
-    by_size.sort_unstable_by_key(|at| std::cmp::Reverse(scanned.entries[*at].bytes));
-    let (mut dropped, mut left) = (BTreeSet::new(), scanned.bytes);
-    for at in by_size {
-        if left <= limit {
-            break;
-        }
-        let bytes = scanned.entries[at].bytes;
-        // What hangs together with it is of no use without it.
-        for at in related.to(at).into_iter().filter(|at| dropped.insert(*at)) {
-            let entry = &scanned.entries[at];
-            left -= entry.bytes;
-            let why = format!("its part of the patch has {bytes} bytes, and the whole may have {limit}");
-            lost.extend(entry.paths().map(|path| (path.clone(), why.clone())));
-        }
-    }
-    let kept = maker.temp.path().join("kept");
-    let mut file =
-        File::options().read(true).write(true).create(true).truncate(true).open(&kept).map_err(error())?;
-    let mut attempt = || -> io::Result<()> {
-        let mut at = 0;
-        for (number, entry) in scanned.entries.iter().enumerate() {
-            if !dropped.contains(&number) {
-                out.seek(io::SeekFrom::Start(at))?;
-                io::copy(&mut (&mut *out).take(entry.bytes), &mut file)?;
-            }
-            at += entry.bytes;
-        }
-        file.rewind()?;
-        out.set_len(0)?;
-        out.rewind()?;
-        io::copy(&mut file, out).map(drop)
-    };
-    attempt().map_err(error())?;
-    scan(out, error)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_change_goes_with_those_that_hang_together_with_it() {
-        let entry = |path: &str, from: Option<&str>| {
-            let from = from.map(Into::into);
-            Entry { from, ..Entry::at(path.into()) }
-        };
-        let entries = [
-            entry("a", None),
-            entry("a/b", Some("c/d/e")),
-            entry("a.b", None),
-            entry("c", None),
-            entry("x", Some("a/b/f")),
-            entry("y", None),
-        ];
-        let related = Related::of(&entries);
-        assert_eq!(related.to(0), BTreeSet::from([0, 1, 3, 4]));
-        assert_eq!(related.to(3), related.to(0));
-        assert_eq!((related.to(2), related.to(5)), (BTreeSet::from([2]), BTreeSet::from([5])));
-    }
 
     #[test]
     fn what_is_below_a_directory_is_told_from_what_begins_like_it() {

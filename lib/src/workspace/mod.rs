@@ -61,6 +61,7 @@ pub mod reuse;
 pub mod rewritten;
 pub mod sent;
 pub mod shipment;
+mod shorten;
 pub mod staging;
 pub mod stream;
 pub mod submodule;
