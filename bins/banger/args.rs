@@ -13,7 +13,7 @@ use banger_lib::types::{Cidr, ImageName, KernelName, ParseNameError, ParseSizeEr
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::config::ConfigArgs;
-use crate::{apply, diff, dns, logs, subnet, workspace};
+use crate::{apply, diff, dns, logs, reset, subnet, workspace};
 
 mod image;
 mod kernel;
@@ -91,6 +91,7 @@ impl Command {
                 VmCommand::Ssh(_) => "vm ssh",
                 VmCommand::Diff(_) => "vm diff",
                 VmCommand::Apply(_) => "vm apply",
+                VmCommand::Reset(_) => "vm reset",
                 VmCommand::Workspace(_) => "vm workspace",
             },
             Self::Ps => "ps",
@@ -151,6 +152,8 @@ pub enum VmCommand {
     Diff(diff::Diff),
     /// Apply what changed in a running VM's workspace to the checkout, all of it or nothing
     Apply(apply::Apply),
+    /// Throw away what changed in a running VM's workspace
+    Reset(reset::Reset),
     /// Copy the checkout into a running VM again, or list what changed there
     Workspace(workspace::Verbs),
     /// Log in to a running VM with the system's ssh
@@ -386,7 +389,7 @@ pub struct Run {
     /// If a stage fails, leave everything as it stands
     #[arg(long)]
     pub keep: bool,
-    /// The checkout
+    /// A directory in the checkout: all of the checkout is copied, and the command runs in that directory
     #[arg(value_name = "REPO", default_value = ".")]
     pub repo: PathBuf,
     /// The command and its arguments

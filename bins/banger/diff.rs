@@ -40,6 +40,9 @@ pub struct Diff {
     /// Show what changed since this commit of the guest's instead of since the last copy
     #[arg(long, value_name = "COMMIT")]
     pub base_commit: Option<String>,
+    /// Show what changed since the first copy, also what is in the checkout by now
+    #[arg(long, conflicts_with = "base_commit")]
+    pub all: bool,
     /// Do not page
     #[arg(long)]
     pub no_pager: bool,
@@ -99,7 +102,7 @@ fn stage(options: &[&str], output: &str, paths: &[String]) -> Stage {
 
 impl Diff {
     fn options(&self) -> Vec<&str> {
-        let options = [(self.stat, "--stat"), (self.name_only, "--name-only")];
+        let options = [(self.stat, "--stat"), (self.name_only, "--name-only"), (self.all, "--all")];
         let options = options.into_iter().filter_map(|(wanted, option)| wanted.then_some(option));
         let base = self.base_commit.iter().flat_map(|commit| ["--base-commit", commit]);
         options.chain(base).chain(of_submodule(self.submodule.as_deref())).collect()

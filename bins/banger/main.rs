@@ -20,6 +20,7 @@ mod paint;
 mod plan;
 mod progress;
 mod prune;
+mod reset;
 mod review;
 mod run;
 mod set;
@@ -113,6 +114,7 @@ fn dispatch(context: &Context, command: Command) -> context::Result<ExitCode> {
             VmCommand::Ssh(args) => ssh::ssh(context, &args),
             VmCommand::Diff(args) => diff::diff(context, &args),
             VmCommand::Apply(args) => apply::apply(context, &args),
+            VmCommand::Reset(args) => reset::reset(context, &args),
             VmCommand::Workspace(args) => workspace::dispatch(context, &args),
         },
         Command::Ps => list::list(context),

@@ -40,7 +40,7 @@ struct Prepare {
     /// The checkout [default: the one that was copied before, else the current directory]
     #[arg(value_name = "REPO")]
     repo: Option<PathBuf>,
-    /// Take the checkout's where the guest has changed the same, and replace what cannot be compared
+    /// Throw away what the guest has changed, but for ignored files, and replace what cannot be compared
     #[arg(long)]
     force: bool,
     /// Copy untracked files as well, as the last copy does if it did; ignored ones never travel

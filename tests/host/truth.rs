@@ -75,3 +75,21 @@ fn judge(seeds: &str) {
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     support::tell(said.lines().last().unwrap_or_default());
 }
+
+/// Copying, working on both sides and taking work home, in rounds: `tests/truth/rounds --help`.
+#[test]
+fn rounds_of_work_leave_both_sides_as_the_three_way_rule_says() {
+    let Some(oracle) = oracle() else { return };
+    let programs = Path::new(env!("CARGO_BIN_EXE_banger-ws")).parent().expect("it is in a directory");
+    let mut command = in_memory();
+    command.arg(oracle.with_file_name("rounds")).arg("--programs").arg(programs);
+    command.args(["--helper", env!("BANGER_GUEST_BIN"), "--seeds", "1..5", "--rounds", "10"]);
+    let output = support::run(&mut command, b"");
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}

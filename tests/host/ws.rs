@@ -9,6 +9,7 @@ mod exec;
 mod export;
 mod faults;
 mod guest;
+mod home;
 mod hostile;
 mod locks;
 mod memory;

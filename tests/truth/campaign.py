@@ -18,7 +18,7 @@ import operations
 import reference
 import shell
 import vm
-from judge import Export, Fault
+from judge import LOST_STATUS, Export, Fault
 
 
 # How the patch is taken, and how often: exec, then export; all in one; prepare, then exec with --patch; exec, then a second copy of
@@ -28,6 +28,10 @@ FORMS = {"export": 6, "run": 2, "exec": 2, "again": 1, "again-forced": 0.5}
 QUICK = 100
 # What a second copy does not compare: it says so, and replaces everything or nothing.
 NOT_AGAIN = {"submodule", "submodule-not-checked-out", "gitlink-without-gitmodules", "sparse-checkout", "shallow-clone", "partial-clone"}
+
+
+# How long the command in the guest may take, seconds.
+PATIENCE = 120
 
 
 class Plan(NamedTuple):
@@ -130,12 +134,16 @@ class Run:
         products = ["--patch", "p.patch", "--record", "r.json", *limit]
         command = ["--", "sh", "-s"]
         script = os.fsencode(self.script)
+        # A filter of the guest's is a process for each of a hundred thousand files.
+        patience = PATIENCE * 10 if any(operations.KINDS[kind].heavy for _, kind in self.plan.kinds) else PATIENCE
+        # Where nothing is committed or added, nothing can be sent; attributes alone are nothing.
+        is_empty = all(path.split(b"/")[-1] == b".gitattributes" for path in self.host.sent)
         if form == "run":
-            taken = self.guest.ws("run", *source, *products, *command, stdin=script)
-            return self.judge("run", taken)
+            taken = self.guest.ws("run", *source, *products, *command, stdin=script, timeout=patience)
+            return [] if is_empty and taken[0] == LOST_STATUS["run"] else self.judge("run", taken)
         status, out, err = self.guest.ws("prepare", *source)
-        if status == 2 and all(path.split(b"/")[-1] == b".gitattributes" for path in self.host.sent):
-            return []  # where nothing is committed or added, nothing can be sent
+        if is_empty and status == 2:
+            return []
         if status != 0:
             return [Fault("prepare-failed", b"", f"status {status}: {(out + err)[-600:].decode(errors='replace')}")]
         self.guest.record = json.loads(out)
@@ -143,8 +151,8 @@ class Run:
         if faults:
             return faults
         if form == "exec":
-            return self.judge("exec", self.guest.ws("exec", *products, *command, stdin=script))
-        status, out, err = self.guest.ws("exec", "--record", "r.json", *command, stdin=script)
+            return self.judge("exec", self.guest.ws("exec", *products, *command, stdin=script, timeout=patience))
+        status, out, err = self.guest.ws("exec", "--record", "r.json", *command, stdin=script, timeout=patience)
         if status != 0:
             return [Fault("exec-failed", b"", f"status {status}: {(out + err)[-600:].decode(errors='replace')}")]
         os.unlink(os.path.join(self.folder, "r.json"))

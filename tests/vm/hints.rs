@@ -68,12 +68,13 @@ fn what_is_said_about_the_work_in_a_vm_leads_to_it() {
     // Both sides changed a file.
     guest("echo guest >README.md");
     fs::write(repo.join("README.md"), "host\n").unwrap();
-    let [take, give_up] = &told(&home, &["vm", "workspace", "prepare", "v1"], "conflict")[..] else {
+    let [take, give_up, again] = &told(&home, &["vm", "workspace", "prepare", "v1"], "conflict")[..] else {
         panic!()
     };
     assert_obeyed(&home, take);
     assert!(fs::read_to_string(home.path("FILE")).unwrap().contains("+guest\n"));
     assert_obeyed(&home, give_up);
+    assert_obeyed(&home, again);
     assert_eq!(guest("cat README.md"), "host\n");
 
     // What is there is no copy of this host's any more.

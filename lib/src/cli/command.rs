@@ -24,7 +24,7 @@ pub struct CommandOptions {
     /// Set a variable for the command; KEY alone takes the value that it has here. May be given several times
     #[arg(long, short, value_name = "KEY[=VALUE]")]
     pub env: Vec<OsString>,
-    /// Run the command in this directory of the workspace
+    /// Run the command in this directory of the workspace; / is its root
     #[arg(long, short, value_name = "DIR")]
     pub workdir: Option<String>,
     /// End the command, with status 124, when it takes longer, such as 90, 1.5m or 2h [seconds by default]

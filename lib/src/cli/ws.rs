@@ -9,6 +9,7 @@ mod inspect;
 mod job;
 mod patch_dir;
 mod prepare;
+mod reset;
 pub mod summary;
 
 use std::process::ExitCode;
@@ -39,6 +40,7 @@ pub fn main(helper: &'static [u8]) -> ExitCode {
         Verb::Exec(args) => exec::exec(&args),
         Verb::Export(args) => export::export(&args),
         Verb::Run(args) => exec::run(&args),
+        Verb::Reset(args) => reset::reset(&args),
         Verb::Apply(args) => apply::apply(&args),
         Verb::Status(input) => export::status(&input),
         Verb::Check(input) => export::check(&input),

@@ -19,6 +19,8 @@ pub const VERB: &str = "changes";
 pub const NOTE_VERB: &str = "note";
 /// What these verbs say of themselves: another number is another protocol.
 pub const VERSION: usize = 1;
+/// That of a [`Request`] that asks for what is ignored, too.
+const VERSION_WITH_EVERYTHING: usize = 2;
 /// Where a copy brings its [`Request`] along, from the root of the workspace.
 pub const SENT: &str = ".git/banger-sent";
 /// The mode of a file, of a program and of a symbolic link, as git has them.
@@ -66,6 +68,8 @@ pub struct Request {
     pub max_file_bytes: u64,
     /// How many bytes of files are wanted in all.
     pub max_bytes: u64,
+    /// Whether new files count that are ignored.
+    pub everything: bool,
     /// The repositories; the checkout itself first.
     pub trees: Vec<SentTree>,
 }
@@ -74,7 +78,8 @@ impl Request {
     /// As it travels.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::default();
-        out.number(VERSION);
+        // Whoever does not ask for that is understood by those who do not know it.
+        out.number(if self.everything { VERSION_WITH_EVERYTHING } else { VERSION });
         out.number(self.sha256.into());
         out.word(self.max_file_bytes.to_string().as_bytes());
         out.word(self.max_bytes.to_string().as_bytes());
@@ -98,9 +103,11 @@ impl Request {
     /// Reads what [`Request::encode`] wrote; `None` where it is anything else, or of another version.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut from = Reader(bytes);
-        if from.number::<usize>()? != VERSION {
-            return None;
-        }
+        let everything = match from.number::<usize>()? {
+            VERSION => false,
+            VERSION_WITH_EVERYTHING => true,
+            _ => return None,
+        };
         let file = |from: &mut Reader<'_>| {
             Some(SentFile { path: from.bytes()?, mode: from.number()?, id: from.bytes()? })
         };
@@ -113,6 +120,7 @@ impl Request {
             sha256: from.flag()?,
             max_file_bytes: from.number()?,
             max_bytes: from.number()?,
+            everything,
             trees: from.list(tree)?,
         };
         from.0.is_empty().then_some(request)
@@ -259,10 +267,13 @@ mod tests {
         let repositories = vec![(b"inner".to_vec(), b"*.a\n".to_vec())];
         let (prefix, rules) = (b"sub".to_vec(), b"*.o\n".to_vec());
         let tree = SentTree { prefix, rules, repositories, names_only: true, files };
-        let request = Request { sha256: true, max_file_bytes: 1 << 40, max_bytes: 9, trees: vec![tree] };
-        let bytes = request.encode();
-        assert_eq!(Request::decode(&bytes), Some(request));
-        assert!((0..bytes.len()).all(|end| Request::decode(&bytes[..end]).is_none()));
+        for everything in [false, true] {
+            let trees = vec![tree.clone()];
+            let request = Request { sha256: true, max_file_bytes: 1 << 40, max_bytes: 9, everything, trees };
+            let bytes = request.encode();
+            assert_eq!(Request::decode(&bytes), Some(request));
+            assert!((0..bytes.len()).all(|end| Request::decode(&bytes[..end]).is_none()));
+        }
         let (tree, path) = (1, b"d/\0x".to_vec());
         for event in [
             Event::File { tree, path: path.clone(), mode: MODE_FILE, content: Content::Follows(1 << 40) },

@@ -467,6 +467,9 @@ pub enum Applied {
 pub struct Outcome {
     /// Whether anything changed.
     pub changed: bool,
+    /// What the guest has kept of its own though a copy brought another: `HEAD`, `index`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Vec<String>>,
     /// The guest command's exit status, as the shell would report it (128+n for a signal).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<u8>,

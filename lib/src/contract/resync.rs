@@ -5,16 +5,20 @@
 //! `resync --nonce N --from COMMIT -- PATH` receives what differs, a tar, and puts it in its places in the workspace at PATH, if the
 //! prepared commit there is COMMIT; without `--from` it only completes what was cut off before. It says its verdict in a line that
 //! begins with [`super::guest::mark_start`], as every script of ours does: `missing` (there is no workspace), `failed`, or `ready`. After that stand
-//! words, each with a NUL behind it, the last of them `end`: `done`, or `conflict` and what both have changed, or `other` and the commit that is
-//! there.
+//! words, each with a NUL behind it, the last of them `end`: `done` and what the guest has kept of its own (`HEAD`, `index`; where it was forced, [`REPLACED`]), or `conflict` and
+//! what both have changed, or `other` and the commit that is there.
 //!
 //! In the tar are files for the working tree and the git directory, below [`TREE`]; perhaps [`INDEX`]; perhaps [`FILL`] and what that
 //! reads; and at last [`PLAN`], a [`Plan`] in its encoded form: without it the tar is not whole.
+
+use std::collections::HashSet;
 
 use super::words::{Reader, Writer};
 
 /// The verb.
 pub const VERB: &str = "resync";
+/// The word for that what the guest had for HEAD is at refs/banger/replaced.
+pub const REPLACED: &str = "replaced";
 /// Where what was received waits, from the root of the workspace.
 pub const PLACE: &str = ".git/banger-sync";
 /// The file there that says that what was received is being put in its place: the [`Plan`], with what the guest has decided.
@@ -57,6 +61,25 @@ pub struct Staged {
     pub info: Vec<u8>,
     /// Options of `git update-index`, and the paths that each is for.
     pub flags: Vec<(String, Vec<u8>)>,
+}
+
+impl Staged {
+    /// Takes `paths` out of what is to be done.
+    pub fn leave_out(&mut self, paths: &HashSet<Vec<u8>>) {
+        // MODE ID STAGE<tab>PATH, or the path alone; a path may hold tabs.
+        let kept = |lines: &[u8], columns: usize| -> Vec<u8> {
+            let lines = lines.split_inclusive(|byte| *byte == 0);
+            let path = |line: &[u8]| {
+                let line = line.strip_suffix(b"\0").unwrap_or(line);
+                line.splitn(columns, |byte| *byte == b'\t').last().unwrap_or_default().to_vec()
+            };
+            lines.filter(|line| !paths.contains(&path(line))).flatten().copied().collect()
+        };
+        self.info = kept(&self.info, 2);
+        for (_, of) in &mut self.flags {
+            *of = kept(of, 1);
+        }
+    }
 }
 
 /// What the guest is to compare, and to do.
@@ -178,6 +201,18 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_guest_has_staged_itself_is_left_out() {
+        let mut staged = Staged {
+            info: b"0 00 0\ta\x00100644 11 0\ta\x00100644 22 0\tb\tc\0".into(),
+            flags: vec![("skip-worktree".into(), b"a\0b\tc\0".into())],
+            ..Staged::default()
+        };
+        staged.leave_out(&HashSet::from([b"a".to_vec()]));
+        assert_eq!(staged.info, b"100644 22 0\tb\tc\0");
+        assert_eq!(staged.flags, [("skip-worktree".to_owned(), b"b\tc\0".to_vec())]);
+    }
 
     #[test]
     fn a_plan_is_read_as_it_was_written_and_nothing_else_is_one() {

@@ -155,7 +155,7 @@ impl Coded for ApplyError {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Conflict { .. } => {
-                "these files are not as they were when they were copied: commit or stash your changes to them, or take the patch and merge it by hand (git apply --3way)"
+                "both sides have changed these in the same places: stash your changes to them, or merge the patch by hand (banger vm diff, git apply --3way), and apply again"
             }
             Self::Through { .. } => {
                 "put a directory in the link's place, or apply what you want of the patch by hand"
@@ -197,6 +197,14 @@ pub struct Job<'a> {
     pub patch: &'a Path,
     /// What was read of it.
     pub scanned: &'a Scanned,
+}
+
+/// Undoes what an apply that was killed left in `checkout`.
+///
+/// # Errors
+/// [`ApplyError`]; another apply is at work.
+pub fn recover(checkout: &Checkout) -> Result<(), ApplyError> {
+    WorkDir::take(checkout).map(drop)
 }
 
 impl Job<'_> {

@@ -115,8 +115,12 @@ impl Command {
             format!("timeout -k {} {}", TIMEOUT_GRACE.as_secs(), limit.as_secs_f64().max(0.001))
         });
         let workdir = self.workdir.as_deref().map_or_else(String::new, |dir| {
-            // A relative one that begins with a dash is no option, and "-" not the directory before.
-            let dir = if dir.starts_with('/') { dir.to_owned() } else { format!("./{dir}") };
+            // A relative one that begins with a dash is no option, and "-" not the directory before. The root is that of the workspace.
+            let dir = match dir.trim_end_matches('/') {
+                "" => ".".to_owned(),
+                _ if dir.starts_with('/') => dir.to_owned(),
+                _ => format!("./{dir}"),
+            };
             fill(WORKDIR, &BTreeMap::from([("DIR", quote([dir.as_str()]))]))
         });
         let exports = self.env.iter().map(|(key, value)| format!("export {key}={}", quote([value.as_str()])));

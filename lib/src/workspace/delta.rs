@@ -1,6 +1,6 @@
 //! What differs between a checkout and what a guest was given of it, and the stream that carries that.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, BufWriter, Write};
@@ -23,6 +23,7 @@ use super::{fill, gitdir, stream};
 use crate::contract::changes::{Request, SentFile};
 use crate::contract::record::WorkspaceMode;
 use crate::contract::resync::{self, Known, Plan, Staged};
+use crate::sys::digest::hex;
 use crate::sys::exec::Running;
 
 /// How long packing may take.
@@ -42,7 +43,6 @@ pub struct Delta {
     /// What was sent, by its bytes.
     given: Request,
     /// What was sent, as git has it.
-    old_tree: Index,
     old_index: Index,
     new_index: Index,
     /// Tags that are new, or of another commit.
@@ -88,24 +88,24 @@ impl Delta {
             return Ok(Compared::Unlike("a submodule is another one"));
         }
         let (old_files, new_files) = (root_files(&given), root_files(&committed.sent));
-        // What git takes for the same may have other bytes all the same.
-        let rewritten = old_files.iter().filter(|(path, file)| {
-            new_files.get(*path).is_some_and(|new| new != *file) && is_known(&old_tree, new_tree, path)
-        });
-        touched.extend(rewritten.map(|(path, _)| *path));
+        // What git takes for the same may have other bytes all the same, and both sides may have agreed on other files than git has of
+        // the last copy.
+        touched.extend(old_files.keys().chain(new_files.keys()).copied());
         touched.sort_unstable();
         touched.dedup();
+        touched.retain(|path| old_files.get(path) != new_files.get(path));
         let head = &part.selection.head;
         let same_head =
             head.commit == from.head_commit && String::from_utf8_lossy(&gitdir::head_file(head)) == from.head;
         let same_index = old_index.differing(&new_index, staged_otherwise).is_empty();
         let new_tags: Vec<Tag> = new_tags(committed, &from);
-        if touched.is_empty() && same_index && same_head && new_tags.is_empty() {
+        let same_commit = from.base_commit == committed.base_commit();
+        if touched.is_empty() && same_index && same_head && same_commit && new_tags.is_empty() {
             return Ok(Compared::Same);
         }
         let (mut changed, mut fresh, mut gone) = (Vec::new(), Vec::new(), Vec::new());
         for path in touched {
-            match (is_there(old_tree.of(path)), is_there(new_tree.of(path))) {
+            match (old_files.contains_key(path), new_files.contains_key(path)) {
                 (true, true) => changed.push(path.to_vec()),
                 (false, true) => {
                     changed.push(path.to_vec());
@@ -125,7 +125,6 @@ impl Delta {
             fresh,
             gone,
             given: given.clone(),
-            old_tree,
             old_index,
             new_index,
             new_tags,
@@ -163,13 +162,6 @@ impl Delta {
     fn head_moved(&self, head: &Head) -> bool {
         head.commit != self.from.head_commit
             || String::from_utf8_lossy(&gitdir::head_file(head)) != self.from.head
-    }
-
-    /// SHA-256 of the index as the guest was given it, as `ls-files -s -z` prints it; hexadecimal.
-    fn index_digest(&self) -> String {
-        let mut digest = Sha256::new();
-        self.old_index.entries.iter().for_each(|entry| digest.update(entry.line()));
-        digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// The paths whose entry in the index differs.
@@ -210,7 +202,7 @@ impl Delta {
             ]);
         }
         Some(Staged {
-            digest: self.index_digest(),
+            digest: digest_of(&self.old_index),
             paths: nul(staged.iter().copied()),
             before: entries(&self.old_index),
             info: taken_out.chain(after.clone()).collect(),
@@ -349,8 +341,9 @@ impl Delta {
 
     /// The paths that the guest was given and that differ now, sorted.
     fn known(&self) -> impl Iterator<Item = &[u8]> {
+        let fresh: HashSet<&[u8]> = self.fresh.iter().map(Vec::as_slice).collect();
         let known: BTreeSet<&[u8]> = self.changed.iter().chain(&self.gone).map(Vec::as_slice).collect();
-        known.into_iter().filter(|path| is_there(self.old_tree.of(path)))
+        known.into_iter().filter(move |path| !fresh.contains(path))
     }
 }
 
@@ -365,11 +358,6 @@ fn new_tags(committed: &Committed, from: &Note) -> Vec<Tag> {
 fn root_files(request: &Request) -> HashMap<&[u8], &SentFile> {
     let root = request.trees.first().into_iter();
     root.flat_map(|tree| tree.files.iter().map(|file| (file.path.as_slice(), file))).collect()
-}
-
-/// Whether both copies have a file at `path`.
-fn is_known(one: &Index, other: &Index, path: &[u8]) -> bool {
-    is_there(one.of(path)) && is_there(other.of(path))
 }
 
 /// Whether there is a file of it.
@@ -410,6 +398,17 @@ fn made(part: &Part, tree: &Index, changed: &[Vec<u8>]) -> Result<Vec<Entry>, Wo
     fill::keep_equal(&part.checkout, &git, &mut large)?;
     large.retain(|entry| entry.object.is_some());
     Ok(large)
+}
+
+/// SHA-256 of what `ls-files -s -z` prints of the index at `path`, hexadecimal.
+pub(super) fn index_digest(path: &Path, object_format: &str) -> Result<String, WorkspaceError> {
+    Ok(digest_of(&Index::read(path, object_format)?))
+}
+
+fn digest_of(index: &Index) -> String {
+    let mut digest = Sha256::new();
+    index.entries.iter().for_each(|entry| digest.update(entry.line()));
+    hex(&digest.finalize())
 }
 
 /// Starts to pack what the guest lacks: what is reachable from the prepared commit and the index but neither from where HEAD was nor

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
+use super::guest::quote;
 use super::patch::PatchError;
 use crate::contract::{Coded, ErrorCode};
 use crate::sys::exec::ExecError;
@@ -258,8 +259,11 @@ impl Coded for WorkspaceError {
             Self::Occupied { .. } => {
                 "give another --guest-path, or replace what is there: banger vm workspace prepare --force NAME"
             }
-            Self::Changed { .. } => {
-                "take the guest's changes out first: banger vm diff NAME >FILE; or give them up: banger vm workspace prepare --force NAME"
+            Self::Changed { paths, .. } => {
+                let give_up = give_up(paths);
+                return Some(format!(
+                    "take the guest's changes out first: banger vm diff NAME >FILE; give them up: {give_up}; and copy again: banger vm workspace prepare NAME"
+                ));
             }
             Self::Cut { .. } => "copy it again, which completes it: banger vm workspace prepare NAME",
             Self::Completed { .. } => "run it again",
@@ -287,4 +291,16 @@ impl Coded for WorkspaceError {
         };
         Some(hint.to_owned())
     }
+}
+
+/// How many paths a command that is to be typed names.
+const MAX_TYPED: usize = 5;
+
+/// The command that throws away what the guest has changed at `paths`, which are escaped; everything, where they are many or oddly named.
+fn give_up(paths: &[String]) -> String {
+    let plain = |path: &String| path.bytes().all(|byte| (b' '..0x7f).contains(&byte) && byte != b'\\');
+    if paths.len() > MAX_TYPED || !paths.iter().all(plain) || paths.iter().any(|path| path.contains("NAME")) {
+        return "banger vm reset NAME".to_owned();
+    }
+    format!("banger vm reset NAME -- {}", quote(paths.iter().map(String::as_str)))
 }

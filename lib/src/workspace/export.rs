@@ -304,7 +304,7 @@ fn of_other_trees(wanted: &Wanted, told: &Told) -> Vec<(Vec<u8>, String)> {
     places.filter(|(tree, _)| !wanted.has_patch(usize::from(*tree))).map(of).collect()
 }
 
-fn is_below(path: &[u8], only: &[String]) -> bool {
+pub(super) fn is_below(path: &[u8], only: &[String]) -> bool {
     only.iter().map(|only| only.trim_end_matches('/').as_bytes()).any(|only| {
         matches!(only, b"" | b".")
             || path == only

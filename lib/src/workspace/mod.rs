@@ -34,6 +34,7 @@
 //! files (line endings, `.git/info`, the sparse checkout), and the identity for commits. Submodules that are checked out, each in
 //! the same way. With the history the tags of its commits. No other branch, no stash, no reflog, no hook. Or, if asked for, the files alone.
 
+pub mod agreed;
 pub mod apply;
 pub mod checkout;
 pub mod command;
@@ -56,6 +57,7 @@ pub mod object;
 pub mod pack;
 pub mod patch;
 pub mod plain_git;
+pub mod reset;
 pub mod resync;
 pub mod reuse;
 pub mod rewritten;

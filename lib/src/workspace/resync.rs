@@ -3,6 +3,7 @@
 //! banger-guest receives and compares everything before it writes anything. Then it sets a mark, and from there on whatever is cut off
 //! is completed by the next copy.
 
+use std::fs::File;
 use std::io;
 use std::time::Duration;
 
@@ -24,8 +25,8 @@ const MAX_PATHS: usize = 4 << 20;
 /// How it went.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Resynced {
-    /// The guest has all of it now.
-    Done,
+    /// The guest has all of it now, but for what it keeps of its own: `HEAD`, `index`.
+    Done(Vec<String>),
     /// The guest's workspace is another one than the note says: of this prepared commit.
     Other(String),
     /// The guest has nobody who could do it: no banger-guest, or an older one.
@@ -64,6 +65,65 @@ impl Output for Answer {
     }
 }
 
+/// What goes to a workspace that is there.
+pub(super) struct Exchange<'a> {
+    /// The prepared commit that it is a difference to.
+    pub(super) from: &'a str,
+    pub(super) guest_path: &'a str,
+}
+
+impl Exchange<'_> {
+    /// Sends what `write` writes, and gives the guest's answer.
+    pub(super) fn carry_out(
+        &self,
+        guest: &Guest<'_>,
+        timeline: &mut Timeline,
+        write: impl FnOnce(File) -> Result<(), WorkspaceError> + Send,
+    ) -> Result<Resynced, WorkspaceError> {
+        let guest_path = self.guest_path;
+        let args = ["--from", self.from, "--", guest_path];
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(|e| WorkspaceError::Io { action: "make", path: "a pipe".into(), source: e.into() })?;
+        let start_us = boottime_us();
+        let mut answer = Answer::default();
+        let (sent, ended) = std::thread::scope(|scope| {
+            let sender = scope.spawn(move || write(File::from(writer)));
+            let given = Given { input: Some(reader), patience: Some(SILENCE), ..Given::default() };
+            let ended = guest.run_own(VERB, &args, given, &mut answer);
+            (sender.join().expect("the sender does not panic"), ended)
+        });
+        match sent {
+            Err(error) if is_unread(&error) => {}
+            other => other?,
+        }
+        let mut ended = ended?;
+        timeline.note("send", start_us, ended.verdict_us.saturating_sub(start_us));
+        timeline.note("resync", ended.verdict_us, boottime_us().saturating_sub(ended.verdict_us));
+        if is_unable(&ended) {
+            return Ok(Resynced::Unable);
+        }
+        if !ended.is_ready() {
+            return Err(failed("sending what changed", guest_path, ended));
+        }
+        let text = |word: &&[u8]| escape_controls(&String::from_utf8_lossy(word));
+        let words: Vec<&[u8]> = git::split_nul(&answer.said).collect();
+        match words[..] {
+            [b"done", ref kept @ .., b"end"] => Ok(Resynced::Done(kept.iter().map(text).collect())),
+            [b"other", id, b"end"] => Ok(Resynced::Other(String::from_utf8_lossy(id).into_owned())),
+            [b"other", b"end"] => Ok(Resynced::Other(String::new())),
+            [b"conflict", ref paths @ .., b"end"] => Err(WorkspaceError::Changed {
+                guest_path: guest_path.to_owned(),
+                paths: paths.iter().filter(|path| !path.is_empty()).map(text).collect(),
+            }),
+            _ => {
+                let said = String::from_utf8_lossy(&answer.complaints);
+                ended.said = escape_controls(&said.lines().collect::<Vec<_>>().join("; "));
+                Err(failed("sending what changed", guest_path, ended))
+            }
+        }
+    }
+}
+
 /// Sends `delta` to the workspace at `guest_path`. `force`: over what the guest has changed.
 ///
 /// # Errors
@@ -76,51 +136,10 @@ pub fn resync(
     force: bool,
     timeline: &mut Timeline,
 ) -> Result<Resynced, WorkspaceError> {
-    let part = shipment.survey.root();
     let plan = delta.plan(shipment, force);
-    let args = ["--from", &delta.from.base_commit, "--", guest_path];
-    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-        .map_err(|e| WorkspaceError::Io { action: "make", path: "a pipe".into(), source: e.into() })?;
-    let start_us = boottime_us();
-    let mut answer = Answer::default();
-    let (sent, ended) = std::thread::scope(|scope| {
-        let out = std::fs::File::from(writer);
-        let sender = scope.spawn(move || delta.write(part, &shipment.base_commit, &plan, out));
-        let given = Given { input: Some(reader), patience: Some(SILENCE), ..Given::default() };
-        let ended = guest.run_own(VERB, &args, given, &mut answer);
-        (sender.join().expect("the sender does not panic"), ended)
-    });
-    match sent {
-        Err(error) if is_unread(&error) => {}
-        other => other?,
-    }
-    let mut ended = ended?;
-    timeline.note("send", start_us, ended.verdict_us.saturating_sub(start_us));
-    timeline.note("resync", ended.verdict_us, boottime_us().saturating_sub(ended.verdict_us));
-    if is_unable(&ended) {
-        return Ok(Resynced::Unable);
-    }
-    if !ended.is_ready() {
-        return Err(failed("sending what changed", guest_path, ended));
-    }
-    let words: Vec<&[u8]> = git::split_nul(&answer.said).collect();
-    match words[..] {
-        [b"done", b"end"] => Ok(Resynced::Done),
-        [b"other", id, b"end"] => Ok(Resynced::Other(String::from_utf8_lossy(id).into_owned())),
-        [b"other", b"end"] => Ok(Resynced::Other(String::new())),
-        [b"conflict", ref paths @ .., b"end"] => {
-            let paths = paths.iter().filter(|path| !path.is_empty());
-            Err(WorkspaceError::Changed {
-                guest_path: guest_path.to_owned(),
-                paths: paths.map(|path| escape_controls(&String::from_utf8_lossy(path))).collect(),
-            })
-        }
-        _ => {
-            let said = String::from_utf8_lossy(&answer.complaints);
-            ended.said = escape_controls(&said.lines().collect::<Vec<_>>().join("; "));
-            Err(failed("sending what changed", guest_path, ended))
-        }
-    }
+    let part = shipment.survey.root();
+    let exchange = Exchange { from: &delta.from.base_commit, guest_path };
+    exchange.carry_out(guest, timeline, |out| delta.write(part, &shipment.base_commit, &plan, out))
 }
 
 /// Completes what was cut off in the workspace at `guest_path`, and gives the prepared commit that is there; `None` where the guest

@@ -177,6 +177,16 @@ impl Memory {
         self.dir.join(format!("{base_commit}.coming"))
     }
 
+    /// What both sides agree on since a patch of that copy was applied.
+    fn moved(&self, base_commit: &str) -> PathBuf {
+        self.dir.join(format!("{base_commit}.agreed"))
+    }
+
+    /// What the workspace was when it was first copied.
+    fn first(&self) -> PathBuf {
+        self.dir.join("first")
+    }
+
     /// Where objects are kept.
     pub fn objects(&self) -> PathBuf {
         self.dir.join("objects")
@@ -198,27 +208,55 @@ impl Memory {
     /// Those of the file.
     pub fn arrived(&self, base_commit: &str) -> Result<(), WorkspaceError> {
         let (from, to) = (self.pending(base_commit), self.place(base_commit));
-        match fs::rename(&from, &to) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(WorkspaceError::io("rename", from)(source));
-            }
-            _ => {}
-        }
+        // First: what comes is what both sides agree on.
+        allow_absent(fs::remove_file(self.moved(base_commit)), "remove", &self.moved(base_commit))?;
+        allow_absent(fs::rename(&from, &to), "rename", &from)?;
         self.forget_old();
         Ok(())
     }
 
+    /// The copy with the prepared commit `base_commit` is one of everything: what it brought is how the workspace begins.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn begins(&self, base_commit: &str) -> Result<(), WorkspaceError> {
+        let first = self.first();
+        allow_absent(fs::remove_file(&first), "remove", &first)?;
+        allow_absent(fs::hard_link(self.place(base_commit), &first), "link", &first)
+    }
+
+    /// What the guest was given when the workspace was copied as a whole.
+    pub fn beginning(&self) -> Option<Request> {
+        read(&self.first())
+    }
+
     /// What was sent with the prepared commit `base_commit`, where that is remembered.
-    pub fn recall(&self, base_commit: &str) -> Option<Request> {
+    fn recall(&self, base_commit: &str) -> Option<Request> {
         // A copy whose end nobody saw may be there all the same.
-        let read = |path: PathBuf| fs::read(path).ok().and_then(|bytes| Request::decode(&bytes));
-        read(self.place(base_commit)).or_else(|| read(self.pending(base_commit)))
+        read(&self.place(base_commit)).or_else(|| read(&self.pending(base_commit)))
+    }
+
+    /// What host and guest last agreed on: what was sent with the prepared commit `base_commit`, and what of the guest's has come home
+    /// since.
+    pub fn agreed(&self, base_commit: &str) -> Option<Request> {
+        read(&self.moved(base_commit)).or_else(|| self.recall(base_commit))
+    }
+
+    /// Both sides agree on `request` now, since the copy with the prepared commit `base_commit`.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn agree(&self, base_commit: &str, request: &Request) -> Result<(), WorkspaceError> {
+        let path = self.moved(base_commit);
+        atomic::write(&path, &request.encode(), 0o600)
+            .map_err(|source| WorkspaceError::io("write", &path)(io::Error::other(source)))
     }
 
     /// Forgets all but the last copies. A file that cannot be removed is no harm.
     fn forget_old(&self) {
         let Ok(entries) = fs::read_dir(&self.dir) else { return };
-        let is_one = |path: &PathBuf| path.extension().is_some_and(|e| e == "files" || e == "coming");
+        let is_one =
+            |path: &PathBuf| path.extension().is_some_and(|e| e == "files" || e == "coming" || e == "agreed");
         let copy = |path: PathBuf| {
             let metadata = fs::metadata(&path).ok()?;
             Some((metadata.modified().ok()?, metadata.len(), path))
@@ -254,6 +292,20 @@ impl Memory {
         let path = objects.join("info/alternates");
         atomic::write(&path, &text, 0o600)
             .map_err(|source| WorkspaceError::io("write", &path)(io::Error::other(source)))
+    }
+}
+
+fn read(path: &Path) -> Option<Request> {
+    fs::read(path).ok().and_then(|bytes| Request::decode(&bytes))
+}
+
+/// The result of doing `action` to `path`, which need not be there.
+fn allow_absent(done: io::Result<()>, action: &'static str, path: &Path) -> Result<(), WorkspaceError> {
+    match done {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(WorkspaceError::io(action, path)(source))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Everything that travels: the checkout and, each a repository of its own, the submodules in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,7 @@ use super::tags::{self, Tag};
 use super::{fill, gitdir, rewritten, sent, submodule};
 use crate::contract::changes::Request;
 use crate::contract::record::WorkspaceMode;
+use crate::sys::git;
 
 /// How deep submodules may lie in submodules.
 const MAX_DEPTH: usize = 16;
@@ -51,27 +52,34 @@ pub struct Survey {
 }
 
 impl Survey {
-    /// Looks at the checkout that holds `dir`; what that needs is written to directories below `scratch`.
-    pub fn new(scratch: &Path, dir: &Path, choice: Choice) -> Result<Self, WorkspaceError> {
+    /// Looks at the checkout `checkout`; what that needs is written to directories below `scratch`. Of the files in `agreed`, by their
+    /// paths in the workspace, it does not count whether git tracks them.
+    pub fn new(
+        scratch: &Path,
+        checkout: Checkout,
+        choice: Choice,
+        agreed: &BTreeSet<Vec<u8>>,
+    ) -> Result<Self, WorkspaceError> {
         let mut survey = Self { choice, parts: Vec::new() };
-        survey.add(scratch, Checkout::open(dir)?, PathBuf::new(), ".git".into(), 0)?;
+        survey.add((scratch, agreed), checkout, PathBuf::new(), ".git".into(), 0)?;
         Ok(survey)
     }
 
     fn add(
         &mut self,
-        scratch: &Path,
+        (scratch, agreed): (&Path, &BTreeSet<Vec<u8>>),
         checkout: Checkout,
         prefix: PathBuf,
         git_dir: PathBuf,
         depth: usize,
     ) -> Result<(), WorkspaceError> {
         let staging = Staging::new(scratch, &checkout)?;
-        let selection = match staging.select(&checkout, self.choice.include_untracked) {
-            // A submodule without a commit is to git as one that is not checked out.
-            Err(WorkspaceError::Empty(_)) if depth > 0 => return Ok(()),
-            other => other?,
-        };
+        let selection =
+            match staging.select(&checkout, self.choice.include_untracked, &below(agreed, &prefix)) {
+                // A submodule without a commit is to git as one that is not checked out.
+                Err(WorkspaceError::Empty(_)) if depth > 0 => return Ok(()),
+                other => other?,
+            };
         if depth > 0 && selection.head.commit.is_none() {
             return Ok(());
         }
@@ -98,7 +106,7 @@ impl Survey {
         }
         self.parts.push(Part { prefix, git_dir, checkout, selection, staging });
         for (checkout, prefix, git_dir) in inner {
-            self.add(scratch, checkout, prefix, git_dir, depth + 1)?;
+            self.add((scratch, agreed), checkout, prefix, git_dir, depth + 1)?;
         }
         Ok(())
     }
@@ -124,6 +132,16 @@ impl Survey {
     pub fn size_bytes(&self) -> u64 {
         self.parts.iter().map(|part| part.selection.size_bytes()).sum()
     }
+}
+
+/// Those of `paths` that are below `prefix`, from there.
+fn below(paths: &BTreeSet<Vec<u8>>, prefix: &Path) -> BTreeSet<PathBuf> {
+    if prefix.as_os_str().is_empty() {
+        return paths.iter().map(|path| git::path(path)).collect();
+    }
+    let inside = [prefix.as_os_str().as_bytes(), b"/"].concat();
+    let those = paths.range(inside.clone()..).map_while(|path| path.strip_prefix(&inside[..]));
+    those.map(git::path).collect()
 }
 
 /// One repository's git directory for the guest.

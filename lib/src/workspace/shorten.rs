@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{self, Seek};
 
 use super::error::WorkspaceError;
 use super::export::scan;
@@ -89,14 +89,7 @@ pub(super) fn shorten(
     let mut file =
         File::options().read(true).write(true).create(true).truncate(true).open(&kept).map_err(error())?;
     let mut attempt = || -> io::Result<()> {
-        let mut at = 0;
-        for (number, entry) in scanned.entries.iter().enumerate() {
-            if !dropped.contains(&number) {
-                out.seek(io::SeekFrom::Start(at))?;
-                io::copy(&mut (&mut *out).take(entry.bytes), &mut file)?;
-            }
-            at += entry.bytes;
-        }
+        scanned.copy(out, &mut file, |number| !dropped.contains(&number))?;
         file.rewind()?;
         out.set_len(0)?;
         out.rewind()?;

@@ -1,7 +1,7 @@
 //! What of a checkout travels, looked at beside the host's repository: a copy of the index and a directory for new objects, which
 //! names the host's objects as alternates. The host's repository is read and never written.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, File, FileTimes};
 use std::io::{Read, Write};
@@ -197,11 +197,16 @@ impl Staging {
         Ok(())
     }
 
-    /// Looks at everything that travels.
-    pub fn select(&self, checkout: &Checkout, include_untracked: bool) -> Result<Selection, WorkspaceError> {
+    /// Looks at everything that travels: also those of the files in `agreed` that are there, whether git tracks them or not.
+    pub fn select(
+        &self,
+        checkout: &Checkout,
+        include_untracked: bool,
+        agreed: &BTreeSet<PathBuf>,
+    ) -> Result<Selection, WorkspaceError> {
         self.doubt(checkout)?;
         let git = self.git(checkout, &self.index()).env("GIT_OPTIONAL_LOCKS", "1");
-        let (head, status) = checkout.status(&git)?;
+        let (head, mut status) = checkout.status(&git)?;
         let index = self.read_index(checkout)?;
         let nothing_loose = !include_untracked || status.untracked.is_empty();
         if index.entries.is_empty() && head.commit.is_none() && nothing_loose {
@@ -230,12 +235,18 @@ impl Staging {
         // the attributes, tracked or not: without them it would call the same bytes others in the guest.
         let is_dir = |path: &Path| path.as_os_str().as_bytes().ends_with(b"/");
         let travels = |path: &Path| !is_dir(path) && (include_untracked || is_attributes(path));
-        let loose = status.untracked.iter().filter(|path| travels(path));
+        let loose = |path: &Path| travels(path) || agreed.contains(path);
         let mut taken = Vec::new();
-        for path in loose {
-            taken.push(looker.look(path)?);
+        let mut left_behind = 0;
+        for path in &status.untracked {
+            if loose(path) { taken.push(looker.look(path)?) } else { left_behind += 1 }
         }
-        let left_behind = status.untracked.len() - taken.len();
+        for path in untold(agreed, &index, &links, &status) {
+            if let Some(entry) = looker.look(&path)? {
+                status.untracked.insert(path);
+                taken.push(Some(entry));
+            }
+        }
         if !taken.is_empty() {
             entries.extend(taken.into_iter().flatten());
             entries.sort_unstable_by(|a, b| a.path.as_os_str().as_bytes().cmp(b.path.as_os_str().as_bytes()));
@@ -330,6 +341,25 @@ fn add_unconverted(checkout: &Checkout, git: &Git, path: &Path) -> Result<(), Wo
     let line = [format!("{mode} {id}\t").as_bytes(), path.as_os_str().as_bytes(), b"\0"].concat();
     let exec = git.exec(["update-index", "--add", "--replace", "-z", "--index-info"]).stdin(line);
     exec.run().map(drop).map_err(checkout.git_error())
+}
+
+/// Those of the files in `agreed` of which git says nothing: they may be ignored, or not there at all.
+fn untold(
+    agreed: &BTreeSet<PathBuf>,
+    index: &Index,
+    links: &BTreeMap<PathBuf, String>,
+    status: &Status,
+) -> Vec<PathBuf> {
+    if agreed.is_empty() {
+        return Vec::new();
+    }
+    let tracked: HashSet<&[u8]> = index.entries.iter().map(|entry| entry.path.as_slice()).collect();
+    let is_told = |path: &PathBuf| {
+        tracked.contains(path.as_os_str().as_bytes())
+            || status.untracked.contains(path)
+            || path.ancestors().any(|above| links.contains_key(above))
+    };
+    agreed.iter().filter(|path| !is_told(path)).cloned().collect()
 }
 
 /// Whether git reads attributes in it (gitattributes(5)).

@@ -3,7 +3,6 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{OFlags, Stat};
@@ -14,7 +13,7 @@ use super::error::WorkspaceError;
 use super::fill;
 use super::pack::Source;
 use super::shipment::{Repository, Shipment};
-use crate::contract::changes;
+use crate::contract::changes::{self, MODE_LINK, MODE_PROGRAM, SentFile};
 use crate::contract::resync::GIVEN_INDEX;
 
 /// The file that ends a stream without git: what it is in never holds a file of a checkout's.
@@ -174,6 +173,24 @@ pub(super) fn file(
     Ok(())
 }
 
+/// A file as it was sent, whose bytes are in a file of ours at `from`.
+pub(super) fn kept(
+    tar: &mut Builder<impl Write>,
+    sent: &SentFile,
+    from: &Path,
+    place: &Path,
+) -> Result<(), WorkspaceError> {
+    let mtime = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec;
+    let error = || WorkspaceError::io("send", from);
+    if sent.mode == MODE_LINK {
+        return link_to(tar, &std::fs::read(from).map_err(error())?, mtime, place).map_err(error());
+    }
+    let file = File::open(from).map_err(error())?;
+    let size = file.metadata().map_err(error())?.len();
+    let mode = if sent.mode == MODE_PROGRAM { 0o755 } else { 0o644 };
+    tar.append_data(&mut header(EntryType::Regular, mode, mtime, size), place, file).map_err(error())
+}
+
 /// The bytes of a file that is small or oddly named.
 pub(super) fn content(checkout: &Checkout, entry: &Entry) -> Result<Vec<u8>, WorkspaceError> {
     let full = checkout.root.join(&entry.path);
@@ -206,25 +223,28 @@ pub(super) fn link(
     place: &Path,
 ) -> Result<(), WorkspaceError> {
     let target = target(checkout, entry)?;
-    let mut send = || {
-        let mut header = header(EntryType::Symlink, 0o777, entry.stat.st_mtime, 0);
-        // The library's own way rewrites a target such as "./a//b"; the literal one is limited to the header's 100 bytes.
-        if header.set_link_name_literal(std::ffi::OsStr::from_bytes(&target).as_bytes()).is_err() {
-            let mut long = Header::new_gnu();
-            let name = b"././@LongLink";
-            long.as_gnu_mut().expect("it was made so").name[..name.len()].copy_from_slice(name);
-            long.set_mode(0o644);
-            long.set_uid(0);
-            long.set_gid(0);
-            long.set_mtime(0);
-            long.set_size(target.len() as u64 + 1);
-            long.set_entry_type(EntryType::GNULongLink);
-            long.set_cksum();
-            tar.append(&long, target.as_slice().chain(&b"\0"[..]))?;
-        }
-        tar.append_data(&mut header, place, io::empty())
-    };
-    send().map_err(WorkspaceError::io("send", checkout.root.join(&entry.path)))
+    link_to(tar, &target, entry.stat.st_mtime, place)
+        .map_err(WorkspaceError::io("send", checkout.root.join(&entry.path)))
+}
+
+/// A symbolic link that leads to `target`.
+fn link_to(tar: &mut Builder<impl Write>, target: &[u8], mtime: i64, place: &Path) -> io::Result<()> {
+    let mut header = header(EntryType::Symlink, 0o777, mtime, 0);
+    // The library's own way rewrites a target such as "./a//b"; the literal one is limited to the header's 100 bytes.
+    if header.set_link_name_literal(target).is_err() {
+        let mut long = Header::new_gnu();
+        let name = b"././@LongLink";
+        long.as_gnu_mut().expect("it was made so").name[..name.len()].copy_from_slice(name);
+        long.set_mode(0o644);
+        long.set_uid(0);
+        long.set_gid(0);
+        long.set_mtime(0);
+        long.set_size(target.len() as u64 + 1);
+        long.set_entry_type(EntryType::GNULongLink);
+        long.set_cksum();
+        tar.append(&long, target.chain(&b"\0"[..]))?;
+    }
+    tar.append_data(&mut header, place, io::empty())
 }
 
 /// Where a symbolic link points to.

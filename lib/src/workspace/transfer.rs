@@ -11,6 +11,7 @@ use super::command::{Command, Ending};
 use super::error::WorkspaceError;
 use super::fill;
 use super::guest::{Ended, Given, Guest, Output, fill, quote};
+use super::reset::Thrown;
 use super::shipment::Shipment;
 use super::staging::PREPARED_REF;
 use super::stream;
@@ -77,6 +78,10 @@ fn note_script(guest_path: &str) -> String {
 pub struct Sent {
     /// Whether it was unpacked; it may have been there.
     pub changed: bool,
+    /// What the guest has kept of its own, though the host's is another: `HEAD`, `index`.
+    pub kept: Vec<String>,
+    /// What of the guest's was thrown away before, where that was asked for.
+    pub thrown: Thrown,
     /// How the command ended.
     pub ending: Ending,
 }
@@ -188,7 +193,7 @@ pub fn send_and_run(
         }
         None => Ending { exit: ended.exit, timed_out: false },
     };
-    Ok(Sent { changed, ending })
+    Ok(Sent { changed, kept: Vec::new(), thrown: Thrown::default(), ending })
 }
 
 /// Whether the workspace at `guest_path` is the one of `base_commit`.

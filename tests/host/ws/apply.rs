@@ -95,11 +95,12 @@ fn a_conflict_names_what_does_not_apply_and_changes_nothing() {
     };
     fs::write(repo.join("README.md"), "other\n").unwrap();
     fs::write(repo.join("new"), "mine\n").unwrap();
+    // That is gone on both sides, which is no conflict.
     fs::remove_file(repo.join("LICENSE")).unwrap();
     let before = all(&repo);
     for extra in [&[][..], &["--check"]] {
         let record = support::assert_error(&apply(&guest, extra), 1, "conflict");
-        assert_eq!(record["error"]["details"]["files"], json!(["LICENSE", "README.md", "new"]), "{record}");
+        assert_eq!(record["error"]["details"]["files"], json!(["README.md", "new"]), "{record}");
         assert_eq!(all(&repo), before);
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::guest::{Guest, git, said};
+use super::guest::{Guest, ID, git, said};
 use crate::support;
 use crate::support::changes::{self, Dice, IGNORED, assert_same, everything, listed, tree};
 
@@ -79,6 +79,8 @@ impl<'a> Trip<'a> {
     /// Makes a checkout and sends it. `copy` becomes what was sent.
     fn start(guest: &'a Guest, seed: u64) -> Self {
         let mut dice = Dice::of(seed);
+        // Nothing is known of the checkout that was here before.
+        drop(fs::remove_dir_all(guest.path("state/vms").join(ID).join("sent")));
         let (repo, copy, there) = (guest.path("repo"), guest.path("copy"), guest.path("guest"));
         let dirty = make_repo(&repo, &mut dice);
         let untracked = dice.roll(2) == 0;

@@ -172,6 +172,11 @@ impl<'a, W: Write> Walk<'a, W> {
         Ok(self.ignored)
     }
 
+    /// Whether what is new at `path` does not count.
+    fn ignores(&self, path: &[u8], is_dir: bool) -> bool {
+        !self.request.everything && self.rules.ignores(path, is_dir)
+    }
+
     fn lost(&mut self, path: &[u8], reason: impl Into<Vec<u8>>) -> Result<(), Error> {
         let path = if path.len() > MAX_TOLD { [&path[..MAX_TOLD], b"..."].concat() } else { path.to_vec() };
         self.answer.event(&Event::Lost { tree: self.number, path, reason: reason.into() })
@@ -292,7 +297,7 @@ impl<'a, W: Write> Walk<'a, W> {
         path: &[u8],
         is_ignored: bool,
     ) -> Result<Option<(OwnedFd, bool)>, Error> {
-        let is_ignored = is_ignored || self.rules.ignores(path, true);
+        let is_ignored = is_ignored || self.ignores(path, true);
         let holds_sent = self.directories.contains(path)
             || self.repositories.contains_key(path)
             || self.tracked.is_below(path)
@@ -356,7 +361,7 @@ impl<'a, W: Write> Walk<'a, W> {
                 SFlag::S_IFCHR | SFlag::S_IFBLK => "a device",
                 _ => "no file",
             };
-            let is_ignored = is_ignored || self.rules.ignores(path, false);
+            let is_ignored = is_ignored || self.ignores(path, false);
             if at.is_none() && is_ignored && !self.tracked.is_one(path) {
                 self.ignored += 1;
                 return Ok(());

@@ -20,14 +20,14 @@ use crate::plan::{GIVEN_INDEX, Known, PLACE, Plan, Staged, TREE};
 pub struct Found {
     /// What of the guest's own is in the way.
     pub displaced: Vec<Vec<u8>>,
-    /// Whether its index has something else for a path that differs there.
-    pub is_staged_otherwise: bool,
+    /// The paths for which its index has something of its own, where they differ there.
+    pub staged_otherwise: HashSet<Vec<u8>>,
     /// Whether the host's index can take the place of the guest's, with its flags, and with what it knows of the files.
     pub takes_whole_index: bool,
-    /// Whether HEAD is not where it was.
+    /// Whether HEAD is not where it was: where the guest has gone from there is its own.
     pub is_head_elsewhere: bool,
     /// The commit that it is at then.
-    pub replaced_head: Option<String>,
+    pub own_head: Option<String>,
 }
 
 /// What has come.
@@ -63,7 +63,7 @@ pub fn compare(work: &Below, plan: &Plan, cache: &Cache) -> Result<Found, Error>
         if same_file() {
             found.takes_whole_index = true;
         } else {
-            (found.takes_whole_index, found.is_staged_otherwise) = index(staged)?;
+            (found.takes_whole_index, found.staged_otherwise) = index(staged)?;
         }
     }
     if let Some((line, commit)) = &plan.head {
@@ -71,7 +71,7 @@ pub fn compare(work: &Below, plan: &Plan, cache: &Cache) -> Result<Found, Error>
         let now = git::commit_of("HEAD")?;
         let first = head.split(|byte| *byte == b'\n').next();
         found.is_head_elsewhere = first != Some(line) || now != *commit;
-        found.replaced_head = Some(now).filter(|now| found.is_head_elsewhere && !now.is_empty());
+        found.own_head = Some(now).filter(|now| found.is_head_elsewhere && !now.is_empty());
     }
     Ok(found)
 }
@@ -145,7 +145,9 @@ fn is_as_wanted(work: &Below, new: &New<'_>, path: &[u8]) -> io::Result<bool> {
     };
     match (kind(&now), kind(&wanted)) {
         (SFlag::S_IFLNK, SFlag::S_IFLNK) => Ok(work.target(path)? == new.target(&name)?),
-        (SFlag::S_IFREG, SFlag::S_IFREG) if now.st_size == wanted.st_size => {
+        (SFlag::S_IFREG, SFlag::S_IFREG)
+            if now.st_size == wanted.st_size && mode_of(&now) == mode_of(&wanted) =>
+        {
             is_equal(work.read(path)?, new.read(&name)?)
         }
         _ => Ok(false),
@@ -168,23 +170,46 @@ fn is_equal(one: fs::File, other: fs::File) -> io::Result<bool> {
     }
 }
 
-/// Whether the index is as it was given, and, where it is not, whether it has something else for the paths that differ.
-fn index(staged: &Staged) -> Result<(bool, bool), Error> {
+/// Whether the index is as it was given, and, where it is not, the paths that differ and for which it has something of the guest's own.
+fn index(staged: &Staged) -> Result<(bool, HashSet<Vec<u8>>), Error> {
     let now = git::run(["ls-files", "-s", "-z"], None)?;
     let digest: String = Sha256::digest(&now).iter().map(|byte| format!("{byte:02x}")).collect();
     if digest == staged.digest {
-        return Ok((true, false));
+        return Ok((true, HashSet::new()));
     }
-    let paths: HashSet<&[u8]> = staged.paths.split(|byte| *byte == 0).collect();
-    // As git takes a path: it, and what is below it.
-    let is_meant = |path: &[u8]| {
-        let parents = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at]);
-        parents.chain([path]).any(|path| paths.contains(path))
+    let (now, before, after) = (by_path(&now), by_path(&staged.before), by_path(&staged.after));
+    let paths: HashSet<&[u8]> =
+        staged.paths.split(|byte| *byte == 0).filter(|path| !path.is_empty()).collect();
+    let is_own = |path: &[u8]| {
+        let have = now.get(path);
+        have != before.get(path) && have != after.get(path)
     };
-    let entries = now.split_inclusive(|byte| *byte == 0).filter(|entry| {
-        let path = entry.iter().position(|byte| *byte == b'\t').map(|tab| &entry[tab + 1..entry.len() - 1]);
-        path.is_some_and(is_meant)
-    });
-    let have: Vec<u8> = entries.flatten().copied().collect();
-    Ok((false, have != staged.before && have != staged.after))
+    // As git takes a path: with what is above it, and below it.
+    let mut own: HashSet<Vec<u8>> =
+        paths.iter().filter(|path| is_own(path)).map(|path| path.to_vec()).collect();
+    for path in now.keys().filter(|path| !paths.contains(*path)) {
+        own.extend(parents(path).filter(|above| paths.contains(above)).map(<[u8]>::to_vec));
+    }
+    for path in &paths {
+        if parents(path).any(|above| now.contains_key(above) && !paths.contains(above)) {
+            own.insert(path.to_vec());
+        }
+    }
+    Ok((false, own))
+}
+
+/// The paths of the directories that `path` is in.
+fn parents(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at])
+}
+
+/// The lines of `git ls-files -s -z` for each path.
+fn by_path(lines: &[u8]) -> HashMap<&[u8], Vec<&[u8]>> {
+    let mut found: HashMap<&[u8], Vec<&[u8]>> = HashMap::new();
+    for line in lines.split(|byte| *byte == 0) {
+        if let Some(tab) = line.iter().position(|byte| *byte == b'\t') {
+            found.entry(&line[tab + 1..]).or_default().push(&line[..tab]);
+        }
+    }
+    found
 }

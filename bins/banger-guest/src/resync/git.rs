@@ -78,7 +78,9 @@ pub fn commit_of(name: &str) -> Result<String, Error> {
 
 /// Changes the entries of the guest's index.
 pub fn stage(staged: &Staged) -> Result<(), Error> {
-    run(["update-index", "-z", "--index-info"], Some(&staged.info))?;
+    if !staged.info.is_empty() {
+        run(["update-index", "-z", "--index-info"], Some(&staged.info))?;
+    }
     for (option, paths) in staged.flags.iter().filter(|(_, paths)| !paths.is_empty()) {
         run(["update-index", "-z", &format!("--{option}"), "--stdin"], Some(paths))?;
     }

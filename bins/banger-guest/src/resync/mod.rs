@@ -20,7 +20,7 @@ use nix::sys::stat::{Mode, umask};
 
 use crate::changes::Cache;
 use crate::error::{Context, Error};
-use crate::plan::{MARK, PLACE};
+use crate::plan::{MARK, PLACE, Plan, REPLACED};
 use crate::protocol::mark_start;
 use below::Below;
 pub use below::kind;
@@ -135,22 +135,48 @@ fn take(work: &Below, workspace: &OsStr, host: &mut Host) -> Result<(), Error> {
         git::make_files(&plan)?;
     }
     let found = compare::compare(work, &plan, &Cache::load(workspace.as_bytes()))?;
-    let conflicts = !found.displaced.is_empty() || found.is_staged_otherwise || found.is_head_elsewhere;
-    if conflicts && !plan.force {
-        let staged = found.is_staged_otherwise.then_some(&b"index"[..]);
-        let head = found.is_head_elsewhere.then_some(&b"HEAD"[..]);
+    if !found.displaced.is_empty() && !plan.force {
         let paths = found.displaced.iter().map(Vec::as_slice);
-        host.words([&b"conflict"[..]].into_iter().chain(paths).chain(staged).chain(head));
+        host.words([&b"conflict"[..]].into_iter().chain(paths));
         return clear();
     }
-    if let Some(commit) = found.replaced_head {
-        plan.refs.insert(0, (b"refs/banger/replaced".to_vec(), commit));
+    let mut kept = Vec::new();
+    if plan.force {
+        kept.extend(found.own_head.is_some().then_some(REPLACED.as_bytes()));
+        let replaced = found.own_head.map(|commit| (b"refs/banger/replaced".to_vec(), commit));
+        plan.refs.splice(0..0, replaced);
+    } else {
+        kept.extend(found.is_head_elsewhere.then_some(&b"HEAD"[..]));
+        kept.extend((!found.staged_otherwise.is_empty()).then_some(&b"index"[..]));
+        keep_own(&mut plan, &found)?;
     }
     plan.displaced = found.displaced;
-    plan.whole_index = found.takes_whole_index;
+    plan.whole_index = found.takes_whole_index || plan.force;
     place::mark(&plan)?;
     place::finish(work, workspace)?;
-    host.words([&b"done"[..]]);
+    host.words([&b"done"[..]].into_iter().chain(kept));
+    Ok(())
+}
+
+/// HEAD, branches and index are the guest's own where it has changed them: the host's branch comes as that of a remote would, and of the
+/// index what the guest has left alone.
+fn keep_own(plan: &mut Plan, found: &compare::Found) -> Result<(), Error> {
+    if found.is_head_elsewhere {
+        for (name, _) in &mut plan.refs {
+            if let Some(branch) = name.strip_prefix(b"refs/heads/") {
+                *name = [b"refs/remotes/host/", branch].concat();
+            }
+        }
+        // What the host has committed is a change to the guest's branch, and nobody has staged it there.
+        plan.staged = None;
+        if let Some(number) = plan.received.iter().position(|path| path == b".git/HEAD") {
+            fs::remove_file(place(&number.to_string()))
+                .context(|| format!("cannot remove a file of {PLACE}"))?;
+        }
+    }
+    if let Some(staged) = plan.staged.as_mut().filter(|_| !found.staged_otherwise.is_empty()) {
+        staged.leave_out(&found.staged_otherwise);
+    }
     Ok(())
 }
 

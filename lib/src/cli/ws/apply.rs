@@ -1,23 +1,32 @@
 //! `apply`: a patch onto a checkout of the host.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use tempfile::NamedTempFile;
 use thiserror::Error;
 
 use super::args::ApplyArgs;
 use super::{TOOL, changes};
+use crate::cli::lock::state_of;
 use crate::cli::{Failure, plumbing};
+use crate::contract::changes::Request;
 use crate::contract::record::{self, Outcome};
 use crate::contract::{Coded, Document, ErrorCode};
+use crate::state::dir::VmDir;
+use crate::state::lock::WorkspaceLock;
 use crate::sys::clock::Timeline;
 use crate::sys::signal::Interrupts;
-use crate::workspace::apply::{Applied, Job};
+use crate::workspace::agreed::Step;
+use crate::workspace::apply::{self, Applied, Job};
 use crate::workspace::checkout::Checkout;
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::patch::{Scanned, Scanner};
+use crate::workspace::sent::Memory;
 
 #[derive(Debug, Error)]
 enum InputError {
@@ -66,9 +75,28 @@ fn work(args: &ApplyArgs, document: &Document, timeline: &mut Timeline) -> Resul
         _ => WorkspaceError::io("read", &args.patch)(error).into(),
     })?;
     let scanned = timeline.step("scan", || scan(&patch, args.max_patch_size))?;
-    let job = Job { checkout: &checkout, patch: &patch, scanned: &scanned };
+    apply::recover(&checkout)?;
+    let home = Home::of(document, &checkout)?;
+    let step = match &home {
+        Some(home) if !scanned.entries.is_empty() => {
+            timeline.step("agree", || home.step(&patch, &scanned))?
+        }
+        _ => None,
+    };
+    let new = match (&home, &step) {
+        (Some(home), Some(step)) => home.what_is_new(step, &checkout, &patch, &scanned)?,
+        _ => None,
+    };
+    let job = match &new {
+        Some((file, rest)) => Job { checkout: &checkout, patch: file.path(), scanned: rest },
+        None => Job { checkout: &checkout, patch: &patch, scanned: &scanned },
+    };
     let came_of = timeline
         .step("apply", || if args.check { job.check() } else { job.apply(&|| interrupts.pending()) })?;
+    let came_of = if new.is_some() && came_of == Applied::Nothing { Applied::Already } else { came_of };
+    if let (Some(home), Some(step), false) = (home, step, args.check) {
+        timeline.step("agree", || home.agree(step))?;
+    }
     let mut outcome = Outcome {
         changed: came_of == Applied::Yes && !args.check,
         patch_file: Some(args.patch.to_string_lossy().into_owned()),
@@ -94,6 +122,85 @@ fn checkout(to: Option<&Path>, document: &Document) -> Result<Checkout, Failure>
         return Err(InputError::Gone(home).into());
     }
     Ok(Checkout::open(&home)?)
+}
+
+/// The workspace that a patch comes from, where it goes to the checkout which that was copied from.
+struct Home {
+    dir: VmDir,
+    memory: Memory,
+    base_commit: String,
+    request: Request,
+    /// Which of its trees the checkout is.
+    tree: usize,
+    _lock: WorkspaceLock,
+}
+
+impl Home {
+    /// `None` where the VM is gone, or the checkout is another one.
+    fn of(document: &Document, checkout: &Checkout) -> Result<Option<Self>, Failure> {
+        let (Ok(vm), Ok(Some(workspace))) = (document.vm(), document.workspace()) else { return Ok(None) };
+        let dir = VmDir::at(&vm.paths.dir);
+        let Ok(below) = checkout.root.strip_prefix(&workspace.host_path) else { return Ok(None) };
+        if !dir.path().is_dir() {
+            return Ok(None);
+        }
+        let lock = WorkspaceLock::acquire(&state_of(&vm)?, &vm.id, &format!("{TOOL} apply"))?;
+        let memory = Memory::of(&dir);
+        let Some(request) = memory.agreed(&workspace.base_commit) else { return Ok(None) };
+        let tree = request.trees.iter().position(|tree| tree.prefix == below.as_os_str().as_bytes());
+        let base_commit = workspace.base_commit;
+        Ok(tree.map(|tree| Self { dir, memory, base_commit, request, tree, _lock: lock }))
+    }
+
+    /// What the patch makes of what both sides agree on.
+    fn step(&self, patch: &Path, scanned: &Scanned) -> Result<Option<Step>, WorkspaceError> {
+        Step::of(self.dir.path(), &self.memory.objects(), (&self.request, self.tree), (patch, scanned))
+    }
+
+    /// The part of the patch that the checkout does not have yet, in a file of ours; `None` where that is all of it.
+    fn what_is_new(
+        &self,
+        step: &Step,
+        checkout: &Checkout,
+        patch: &Path,
+        scanned: &Scanned,
+    ) -> Result<Option<(NamedTempFile, Scanned)>, Failure> {
+        let (mut kept, mut halves) = (BTreeSet::new(), BTreeSet::new());
+        for (number, entry) in scanned.entries.iter().enumerate() {
+            let mut new = Vec::new();
+            for path in entry.paths() {
+                if !step.is_home(&checkout.root, path)? {
+                    new.push(path.clone());
+                }
+            }
+            if new.len() == entry.paths().count() {
+                kept.insert(number);
+            } else {
+                halves.extend(new);
+            }
+        }
+        if kept.len() == scanned.entries.len() {
+            return Ok(None);
+        }
+        let temp = tempfile::Builder::new().prefix(".patch-").tempfile_in(self.dir.path());
+        let temp = temp.map_err(WorkspaceError::io("make a file in", self.dir.path()))?;
+        let mut from = File::open(patch).map_err(WorkspaceError::io("read", patch))?;
+        let mut copied = scanned.copy(&mut from, &mut temp.as_file(), |number| kept.contains(&number));
+        if !halves.is_empty() {
+            let other = step.patch_of(self.dir.path(), &self.memory.objects(), &halves)?;
+            copied = copied.and_then(|()| temp.as_file().write_all(&other));
+        }
+        copied.map_err(WorkspaceError::io("write", temp.path()))?;
+        let rest = scan(temp.path(), u64::MAX)?;
+        Ok(Some((temp, rest)))
+    }
+
+    /// What the patch has brought is on both sides now.
+    fn agree(self, step: Step) -> Result<(), WorkspaceError> {
+        let mut request = self.request;
+        step.take(&mut request, self.tree);
+        self.memory.agree(&self.base_commit, &request)
+    }
 }
 
 fn scan(patch: &Path, limit: u64) -> Result<Scanned, Failure> {

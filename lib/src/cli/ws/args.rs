@@ -59,6 +59,8 @@ pub(super) enum Verb {
     Export(ExportArgs),
     /// prepare, exec and export over one connection
     Run(RunArgs),
+    /// Throw away what changed in the workspace
+    Reset(ResetArgs),
     /// Apply a patch to a checkout of the host, all of it or nothing
     Apply(ApplyArgs),
     /// Say what export would find: result.changed and result.files
@@ -106,13 +108,13 @@ pub(super) struct InspectArgs {
 /// What goes in, and where to.
 #[derive(Debug, clap::Args)]
 pub(super) struct Source {
-    /// A directory in the checkout; all of the checkout travels
+    /// A directory in the checkout; all of the checkout travels, and a command runs in that directory
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub repo: PathBuf,
     /// Where it goes in the guest [default: /root/NAME]
     #[arg(long, value_name = "PATH")]
     pub guest_path: Option<String>,
-    /// Take the checkout's where the guest has changed the same, and replace what cannot be compared
+    /// Throw away what the guest has changed, but for ignored files, and replace what cannot be compared
     #[arg(long)]
     pub force: bool,
     /// Say what would travel, for people on stderr, and do nothing; needs no record
@@ -215,6 +217,9 @@ pub(super) struct ExportArgs {
     /// Write the record to FILE instead of to stdout
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
+    /// Compare with what was copied first, instead of with what both sides have now: what was copied or applied since is in it as well
+    #[arg(long, conflicts_with = "base_commit")]
+    pub all: bool,
     /// Write the names of the changed files instead of the patch
     #[arg(long, conflicts_with = "stat")]
     pub name_only: bool,
@@ -227,6 +232,18 @@ pub(super) struct ExportArgs {
     #[arg(long, value_name = "PATH")]
     pub submodule: Option<String>,
     /// Only what changed in these files and directories, named from the root of the checkout
+    #[arg(last = true, value_name = "PATH")]
+    pub paths: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ResetArgs {
+    #[command(flatten)]
+    pub input: Input,
+    /// Throw away ignored files as well
+    #[arg(long)]
+    pub clean: bool,
+    /// Only what changed in these files and directories, named from the root of the checkout; HEAD and index stay then
     #[arg(last = true, value_name = "PATH")]
     pub paths: Vec<String>,
 }

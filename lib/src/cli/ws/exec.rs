@@ -103,13 +103,14 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
         Err(error) => return RecordTo::Stdout.fail(error.into(), TOOL, "run", true, false),
     };
     report("run", &to, true, &args.input, |job| {
-        let (command, stdin) = command_of(&args.options, &args.command, &args.input)?;
+        let (mut command, stdin) = command_of(&args.options, &args.command, &args.input)?;
         let lock = job.lock("run")?;
         if let Some(base) = &products.comparison.base_commit {
             transfer::check_commit(base)?;
         }
         let staged = Staged::new(job, source)?;
         staged.notice();
+        command.workdir = command.workdir.or_else(|| staged.directory(&source.repo));
         let target = Target::of(products)?;
         let base = target.as_ref().map(|_| staged.base(&products.comparison, &job.dir())).transpose()?;
         job.confine(&[staged.root()], &written(products, target.as_ref())?)?;

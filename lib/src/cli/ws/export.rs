@@ -11,7 +11,7 @@ use super::args::{Comparison, ExportArgs, Products};
 use super::changes;
 use super::job::{places, report};
 use super::patch_dir;
-use super::prepare::sent_with;
+use super::prepare::agreed_with;
 use crate::cli::Failure;
 use crate::cli::plumbing::Input;
 use crate::cli::report::{RecordTo, directory_of, write_all};
@@ -43,7 +43,12 @@ pub(super) fn export(args: &ExportArgs) -> ExitCode {
     report("export", &to, false, &args.input, |job| {
         let _lock = job.lock("export")?;
         let workspace = job.document.required_workspace()?;
-        let mut base = Base::new(&args.comparison, &workspace, &job.dir())?;
+        let mut base = if args.all {
+            let beginning = Memory::of(&job.dir()).beginning().ok_or(WorkspaceError::Forgotten)?;
+            Base::of(&args.comparison, &workspace, &job.dir(), beginning)?
+        } else {
+            Base::new(&args.comparison, &workspace, &job.dir())?
+        };
         if let Some(submodule) = &args.submodule {
             base.of_submodule(submodule)?;
         }
@@ -111,10 +116,10 @@ fn checked_base(given: Option<&str>, workspace: &Workspace) -> Result<String, Wo
 }
 
 /// What was sent to `workspace`, whose VM's directory is `dir`.
-fn sent_of(workspace: &Workspace, dir: &VmDir) -> Result<Request, WorkspaceError> {
+pub(super) fn sent_of(workspace: &Workspace, dir: &VmDir) -> Result<Request, WorkspaceError> {
     transfer::check_guest_path(&workspace.guest_path)?;
     let format = if workspace.base_commit.len() == 64 { "sha256" } else { "sha1" };
-    sent_with(&Memory::of(dir), &Notes::of(dir), &workspace.base_commit, format)
+    agreed_with(&Memory::of(dir), &Notes::of(dir), &workspace.base_commit, format)
 }
 
 /// What a patch is made against, how large it may be, and what makes it.
@@ -202,7 +207,7 @@ impl Base {
 
 /// Where the objects are of what was sent: kept in the VM's directory, which names the checkout's. A copy that an older banger made has
 /// only those of the checkout.
-fn objects_of(workspace: &Workspace, dir: &VmDir) -> Vec<PathBuf> {
+pub(super) fn objects_of(workspace: &Workspace, dir: &VmDir) -> Vec<PathBuf> {
     let kept = Memory::of(dir).objects();
     if kept.is_dir() {
         return vec![kept];

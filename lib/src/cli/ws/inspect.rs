@@ -1,5 +1,6 @@
 //! The verbs that need no guest: `inspect`, `--dry-run`, `gc`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -18,6 +19,7 @@ use crate::state::dir::StateDir;
 use crate::state::lock::WorkspaceLock;
 use crate::sys::signal::Interrupts;
 use crate::types::VmId;
+use crate::workspace::checkout::Checkout;
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::shipment::{Part, Survey};
 use crate::workspace::staging::Selection;
@@ -56,7 +58,9 @@ enum Listed {
 /// gets that as well.
 fn survey<T>(dir: &Path, choice: &Choice, look: impl FnOnce(&Survey) -> T) -> Result<T, WorkspaceError> {
     let interrupts = Interrupts::catch().map_err(WorkspaceError::io("catch signals in", "this process"))?;
-    let found = Survey::new(&std::env::temp_dir(), dir, choice.of()).map(|survey| look(&survey));
+    let survey = Checkout::open(dir)
+        .and_then(|checkout| Survey::new(&std::env::temp_dir(), checkout, choice.of(), &BTreeSet::new()));
+    let found = survey.map(|survey| look(&survey));
     if let Some(signal) = interrupts.pending() {
         return Err(WorkspaceError::Interrupted(signal));
     }

@@ -1,6 +1,7 @@
 //! `prepare`: the checkout goes in.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -9,25 +10,34 @@ use super::TOOL;
 use super::args::{Comparison, PrepareArgs, Source};
 use super::export::Base;
 use super::job::{Job, SESSION_FD_VARIABLE, report};
-use super::{inspect, summary};
+use super::{changes, inspect, summary};
 use crate::cli::Failure;
 use crate::cli::report::{Live, RecordTo};
 use crate::contract::changes::Request;
+use crate::contract::error::escape_controls;
 use crate::contract::record::{Outcome, Workspace};
 use crate::state::dir::VmDir;
 use crate::state::handles::Handles;
 use crate::sys::clock::{Timeline, now_rfc3339};
 use crate::sys::remote::Exit;
+use crate::workspace::agreed;
+use crate::workspace::checkout::Checkout;
 use crate::workspace::command::{Command, Ending};
 use crate::workspace::delta::{Compared, Delta};
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::guest::{Guest, Output};
 use crate::workspace::index::Index;
+use crate::workspace::maker::Maker;
 use crate::workspace::note::{Note, Notes, Stage};
+use crate::workspace::patch::quoted;
+use crate::workspace::reset::{self, Thrown};
 use crate::workspace::resync::{self, Resynced};
 use crate::workspace::sent::{self, Memory};
 use crate::workspace::shipment::{Committed, Shipment, Survey};
 use crate::workspace::transfer::{self, Sent};
+
+/// How many of the paths that were thrown away are named.
+const MAX_TOLD: usize = 20;
 
 /// A checkout that is about to be sent.
 pub(super) struct Staged {
@@ -39,6 +49,8 @@ pub(super) struct Staged {
     notes: Notes,
     memory: Memory,
     force: bool,
+    /// What both sides agree on, and what reads it: where all that the guest has changed since is to be thrown away.
+    agreed: RefCell<Option<(Request, Maker)>>,
     /// Whether the guest has nobody who could take differences.
     is_unable: Cell<bool>,
     pub(super) guest_path: String,
@@ -50,15 +62,17 @@ impl Staged {
             transfer::check_guest_path(path)?;
         }
         let parent = job.dir().path().to_owned();
-        let survey =
-            job.timeline.step("inspect", || Survey::new(&parent, &source.repo, source.choice.of()))?;
-        let checkout = &survey.root().checkout;
-        let guest_path = source.guest_path.clone().unwrap_or_else(|| format!("/root/{}", checkout.name()));
-        transfer::check_guest_path(&guest_path)?;
         let (notes, memory) = (Notes::of(&job.dir()), Memory::of(&job.dir()));
+        let (survey, guest_path) = job.timeline.step("inspect", || look(source, &parent, &notes, &memory))?;
         let (shipment, compared, note) = load(survey, &notes, &memory, &guest_path, &mut job.timeline)?;
         let (force, is_unable) = (source.force, Cell::new(false));
-        Ok(Self { shipment, compared, note, notes, memory, force, is_unable, guest_path })
+        let given = notes.load(Stage::Sent).filter(|_| force && compared.is_some());
+        let agreed = given.and_then(|note| memory.agreed(&note.base_commit)).map(|agreed| {
+            let maker = Maker::start(&parent, &[memory.objects()], agreed.sha256)?;
+            Ok::<_, WorkspaceError>((agreed, maker))
+        });
+        let agreed = RefCell::new(agreed.transpose()?);
+        Ok(Self { shipment, compared, note, notes, memory, force, agreed, is_unable, guest_path })
     }
 
     fn delta(&self) -> Option<&Delta> {
@@ -83,6 +97,15 @@ impl Staged {
 
     pub(super) fn root(&self) -> &Path {
         &self.survey().root().checkout.root
+    }
+
+    /// Where `dir` of the checkout is in the workspace, if that is not its root and something of it travels.
+    pub(super) fn directory(&self, dir: &Path) -> Option<String> {
+        let dir = dir.canonicalize().ok()?;
+        let below = dir.strip_prefix(self.root().canonicalize().ok()?).ok()?;
+        let travels =
+            !below.as_os_str().is_empty() && self.survey().paths().any(|path| path.starts_with(below));
+        below.to_str().filter(|_| travels).map(str::to_owned)
     }
 
     /// What a patch of what the command changes is made against.
@@ -124,18 +147,21 @@ impl Staged {
     ) -> Result<Sent, WorkspaceError> {
         let part = self.survey().root();
         self.complete(guest)?;
+        let thrown = self.throw_away(guest, timeline)?;
         if command.is_none() && self.is_there(guest, timeline)? {
             let ending = Ending { exit: Exit::Status(0), timed_out: false };
-            return Ok(Sent { changed: false, ending });
+            return Ok(Sent { changed: thrown != Thrown::default(), kept: Vec::new(), thrown, ending });
         }
         self.notes.save(Stage::Sending, &self.note, part, &self.shipment.trees[0])?;
         self.memory.expect(self.base_commit(), &self.shipment.sent)?;
         let resynced = match self.delta() {
             Some(delta) => self.resync(guest, delta, timeline)?,
-            None => false,
+            None => None,
         };
-        let sent = if resynced {
-            Sent { changed: true, ending: Ending { exit: Exit::Status(0), timed_out: false } }
+        let is_whole = resynced.is_none();
+        let sent = if let Some(kept) = resynced {
+            tell_kept(&kept, self.survey());
+            Sent { changed: true, kept, thrown, ending: Ending { exit: Exit::Status(0), timed_out: false } }
         } else {
             let arrived = || drop(self.notes.arrived());
             let mut output = Noting { output, arrived: Some(arrived) };
@@ -149,14 +175,36 @@ impl Staged {
                 &mut output,
                 timeline,
             );
-            sent.map_err(|error| self.explain(error))?
+            Sent { thrown, ..sent.map_err(|error| self.explain(error))? }
         };
         // Without a note the next copy sends everything, or is refused.
         drop(self.notes.arrived());
         if sent.changed {
             self.memory.arrived(self.base_commit())?;
+            if is_whole {
+                self.memory.begins(self.base_commit())?;
+            }
         }
         Ok(sent)
+    }
+
+    /// Throws away what the guest has changed, where that is wanted and the copy does not replace everything.
+    fn throw_away(&self, guest: &Guest<'_>, timeline: &mut Timeline) -> Result<Thrown, WorkspaceError> {
+        let Some((agreed, mut maker)) = self.agreed.take() else { return Ok(Thrown::default()) };
+        let Some(given) = self.notes.load(Stage::Sent) else { return Ok(Thrown::default()) };
+        let wanted =
+            reset::Wanted { agreed: &agreed, base_commit: &given.base_commit, only: &[], clean: false };
+        match reset::reset(guest, &self.guest_path, &wanted, &self.notes, &mut maker, timeline) {
+            // What cannot be brought up to date is replaced as a whole.
+            Err(
+                WorkspaceError::NotPrepared { .. } | WorkspaceError::Whole { .. } | WorkspaceError::OldGuest,
+            ) => Ok(Thrown::default()),
+            thrown => {
+                let thrown = thrown?;
+                tell_thrown(&thrown);
+                Ok(thrown)
+            }
+        }
     }
 
     /// Whether nothing differs from what the guest was given and still has.
@@ -182,24 +230,25 @@ impl Staged {
         self.notes.forget(Stage::Sending)
     }
 
-    /// Sends what differs; `false` where the guest has no workspace any more, or it is to be replaced.
+    /// Sends what differs, and gives what the guest has kept of its own; `None` where the guest has no workspace any more, or it is to be
+    /// replaced.
     fn resync(
         &self,
         guest: &Guest<'_>,
         delta: &Delta,
         timeline: &mut Timeline,
-    ) -> Result<bool, WorkspaceError> {
+    ) -> Result<Option<Vec<String>>, WorkspaceError> {
         let sent = resync::resync(guest, delta, &self.shipment, &self.guest_path, self.force, timeline);
         match sent {
-            Ok(Resynced::Done) => return Ok(true),
+            Ok(Resynced::Done(kept)) => return Ok(Some(kept)),
             // It is there: its note was lost with the connection.
-            Ok(Resynced::Other(id)) if id == self.base_commit() => return Ok(true),
-            Ok(Resynced::Other(_)) if self.force => return Ok(false),
+            Ok(Resynced::Other(id)) if id == self.base_commit() => return Ok(Some(Vec::new())),
+            Ok(Resynced::Other(_)) if self.force => return Ok(None),
             Ok(Resynced::Unable) => {
                 self.is_unable.set(true);
-                return Ok(false);
+                return Ok(None);
             }
-            Err(WorkspaceError::NotPrepared { .. }) => return Ok(false),
+            Err(WorkspaceError::NotPrepared { .. }) => return Ok(None),
             Ok(Resynced::Other(_)) => self.notes.forget(Stage::Sent)?,
             Err(error) => {
                 if matches!(error, WorkspaceError::Changed { .. }) {
@@ -225,6 +274,38 @@ impl Staged {
             }
             (error, _) => error,
         }
+    }
+}
+
+/// Says what of git's the guest has kept of its own.
+fn tell_kept(kept: &[String], survey: &Survey) {
+    let has = |what: &str| kept.iter().any(|word| word == what);
+    let branch = survey.root().selection.head.branch.as_ref().map(|name| name.to_string_lossy().into_owned());
+    let line = match branch {
+        Some(branch) if has("HEAD") => {
+            format!("the guest has commits of its own, or another branch: the host's is host/{branch} there")
+        }
+        _ if has("HEAD") => {
+            "the guest has commits of its own, or a branch: its HEAD stays where it is".to_owned()
+        }
+        _ if has("index") => "the guest has staged changes of its own, which stay".to_owned(),
+        _ => return,
+    };
+    drop(writeln!(io::stderr(), "{TOOL}: {}", escape_controls(&line)));
+}
+
+/// Says what of the guest's is gone.
+fn tell_thrown(thrown: &Thrown) {
+    let count = thrown.paths.len();
+    if count > 0 {
+        let named =
+            thrown.paths.iter().take(MAX_TOLD).map(|path| quoted(path)).collect::<Vec<_>>().join(", ");
+        let more = if count > MAX_TOLD { format!(" and {} more", count - MAX_TOLD) } else { String::new() };
+        let changes = if count == 1 { "change" } else { "changes" };
+        drop(writeln!(io::stderr(), "{TOOL}: {count} {changes} of the guest's thrown away: {named}{more}"));
+    }
+    if thrown.head {
+        drop(writeln!(io::stderr(), "{TOOL}: {}", reset::COMMITS_KEPT));
     }
 }
 
@@ -267,7 +348,7 @@ fn load(
             Some(why) => Compared::Unlike(why),
             None => {
                 let format = &committed.survey.root().checkout.object_format;
-                let sent = sent_with(memory, notes, &given.base_commit, format)?;
+                let sent = agreed_with(memory, notes, &given.base_commit, format)?;
                 timeline.step("compare", || Delta::compare(&committed, given, notes, sent))?
             }
         }),
@@ -277,17 +358,43 @@ fn load(
     Ok((shipment, compared, now))
 }
 
-/// What was sent with the prepared commit `base_commit`, by its bytes; of a copy that an older banger made, by what git had of it.
+/// Looks at the checkout, and says where in the guest it goes.
+fn look(
+    source: &Source,
+    scratch: &Path,
+    notes: &Notes,
+    memory: &Memory,
+) -> Result<(Survey, String), WorkspaceError> {
+    let checkout = Checkout::open(&source.repo)?;
+    let guest_path = source.guest_path.clone().unwrap_or_else(|| format!("/root/{}", checkout.name()));
+    transfer::check_guest_path(&guest_path)?;
+    let agreed = agreed(notes, memory, &checkout, &guest_path);
+    Ok((Survey::new(scratch, checkout, source.choice.of(), &agreed)?, guest_path))
+}
+
+/// The paths of the files that host and guest agreed on when `checkout` was last copied to `guest_path`, and since.
+fn agreed(notes: &Notes, memory: &Memory, checkout: &Checkout, guest_path: &str) -> BTreeSet<Vec<u8>> {
+    let same_place =
+        |note: &Note| note.guest_path == guest_path && note.host_path == checkout.root.to_string_lossy();
+    let given = notes.load(Stage::Sent).filter(same_place);
+    given
+        .and_then(|note| memory.agreed(&note.base_commit))
+        .map(|sent| agreed::paths(&sent))
+        .unwrap_or_default()
+}
+
+/// What host and guest last agreed on, by its bytes: what was sent with the prepared commit `base_commit`, and what has come home since; of
+/// a copy that an older banger made, what git had of it.
 ///
 /// # Errors
 /// The host does not remember it, or cannot read what it does.
-pub(super) fn sent_with(
+pub(super) fn agreed_with(
     memory: &Memory,
     notes: &Notes,
     base_commit: &str,
     object_format: &str,
 ) -> Result<Request, WorkspaceError> {
-    if let Some(sent) = memory.recall(base_commit) {
+    if let Some(sent) = memory.agreed(base_commit) {
         return Ok(sent);
     }
     let is_of_it = |stage: &Stage| notes.load(*stage).is_some_and(|note| note.base_commit == base_commit);
@@ -326,6 +433,8 @@ pub(super) fn prepare(args: &PrepareArgs) -> ExitCode {
         };
         let workspace = before.filter(|before| !sent.changed && same(before)).unwrap_or(now);
         record_workspace(job, &workspace)?;
-        Ok(Outcome { changed: sent.changed, ..Outcome::default() })
+        let kept = (!sent.kept.is_empty()).then_some(sent.kept);
+        let files = source.force.then(|| changes::listed(sent.thrown.paths.iter()));
+        Ok(Outcome { changed: sent.changed, kept, files, ..Outcome::default() })
     })
 }

@@ -1,5 +1,8 @@
 //! What a patch does, file by file.
 
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+
 /// What a patch does to a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
@@ -78,4 +81,27 @@ pub struct Scanned {
     pub bytes: u64,
     /// The SHA-256 of its bytes.
     pub sha256: [u8; 32],
+}
+
+impl Scanned {
+    /// Copies those files' parts of the patch `from` to `to` whose numbers are `wanted`.
+    ///
+    /// # Errors
+    /// Those of the files.
+    pub fn copy(
+        &self,
+        from: &mut File,
+        to: &mut impl Write,
+        wanted: impl Fn(usize) -> bool,
+    ) -> io::Result<()> {
+        let mut at = 0;
+        for (number, entry) in self.entries.iter().enumerate() {
+            if wanted(number) {
+                from.seek(io::SeekFrom::Start(at))?;
+                io::copy(&mut Read::by_ref(from).take(entry.bytes), to)?;
+            }
+            at += entry.bytes;
+        }
+        Ok(())
+    }
 }
