@@ -48,6 +48,7 @@ pub mod gitdir;
 pub mod guest;
 pub mod incoming;
 pub mod index;
+pub mod known;
 pub mod literal;
 mod loops;
 pub mod maker;

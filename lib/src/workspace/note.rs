@@ -2,8 +2,8 @@
 //! lost is no harm: then everything is sent anew, or refused.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder};
-use std::io;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 use super::error::WorkspaceError;
 use super::gitdir;
 use super::index::Index;
+use super::known::Known;
 use super::shipment::{Committed, Part};
+use crate::contract::changes::Request;
 use crate::contract::record::WorkspaceMode;
 use crate::state::dir::VmDir;
 use crate::sys::atomic;
@@ -139,6 +141,16 @@ impl Notes {
         self.path(stage, "tree")
     }
 
+    /// What is known of the files of the checkout from when they were last `sent`; `objects` is where its objects are kept. `None` where that is not
+    /// known.
+    pub fn known(&self, note: &Note, sent: Request, objects: &Path) -> Option<Known> {
+        let path = self.tree(Stage::Sent);
+        let looked_at = fs::metadata(&path).and_then(|metadata| metadata.modified()).ok()?;
+        let format = if note.base_commit.len() == 64 { "sha256" } else { "sha1" };
+        let tree = Index::read(&path, format).ok()?;
+        Some(Known { tree, sent, looked_at, objects: objects.to_owned() })
+    }
+
     /// The note, where it is whole.
     pub fn load(&self, stage: Stage) -> Option<Note> {
         let path = self.path(stage, "json");
@@ -160,7 +172,12 @@ impl Notes {
         let (from, to) = (part.staging.index(), self.index(stage));
         fs::copy(&from, &to).map_err(error("write", &to))?;
         let to = self.tree(stage);
-        fs::write(&to, tree.to_bytes()).map_err(error("write", &to))?;
+        let written = File::create(&to).and_then(|mut file| {
+            file.write_all(&tree.to_bytes())?;
+            // Its time says from when on what it has of files is to be believed.
+            file.set_modified(part.selection.looked_at)
+        });
+        written.map_err(error("write", &to))?;
         let json = serde_json::to_vec(note).expect("a note has string keys only");
         let path = self.path(stage, "json");
         atomic::write(&path, &json, 0o600).map_err(|source| error("write", &path)(io::Error::other(source)))

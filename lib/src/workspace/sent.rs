@@ -1,7 +1,7 @@
 //! What was sent, by its bytes: what a guest's files are compared with, and what a patch applies to. It is kept in the VM's directory with
 //! the objects that the host's repository may not have, so that neither the guest's repository nor what becomes of the checkout counts.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use super::checkout::Entry;
 use super::error::WorkspaceError;
 use super::index::{self, Index};
+use super::known::Known;
 use super::rewritten;
 use super::shipment::{Part, Survey};
+use super::staging::quote;
 use super::{gitdir, submodule};
 use crate::contract::changes::{MODE_FILE, MODE_LINK, MODE_PROGRAM, Request, SentFile, SentTree};
 use crate::state::dir::VmDir;
@@ -23,11 +25,11 @@ const DIRECTORY: &str = "sent";
 const REMEMBERED: usize = 8;
 const MAX_MEMORY: u64 = 64 << 20;
 
-/// What is sent of `survey`, whose prepared commits have `trees`.
+/// What is sent of `survey`, whose prepared commits have `trees`; of the checkout itself, what is `known` is not read again.
 ///
 /// # Errors
 /// Those of git and of the files.
-pub fn of(survey: &Survey, commits: &[Index]) -> Result<Request, WorkspaceError> {
+pub fn of(survey: &Survey, commits: &[Index], known: Option<&Known>) -> Result<Request, WorkspaceError> {
     let sha256 = survey.root().checkout.object_format == "sha256";
     let mut request = Request { sha256, ..Request::default() };
     // The place of each part's tree; a repository that is no submodule to its owner is files like others.
@@ -54,7 +56,8 @@ pub fn of(survey: &Survey, commits: &[Index]) -> Result<Request, WorkspaceError>
             }
         };
         trees.push((number, part.prefix.clone()));
-        let files = files(part, tree, survey.root())?;
+        let known = known.filter(|_| part.prefix.as_os_str().is_empty());
+        let files = files(part, tree, survey.root(), known)?;
         let below = below.as_os_str().as_bytes();
         let placed = files.into_iter().map(|file| match below {
             b"" => file,
@@ -102,15 +105,27 @@ fn add_absent_submodules(survey: &Survey, request: &mut Request) -> Result<(), W
 }
 
 /// The files of `part`, whose prepared commit has `tree`. Where its objects have other names than those of `root`, they are named as there.
-fn files(part: &Part, tree: &Index, root: &Part) -> Result<Vec<SentFile>, WorkspaceError> {
+fn files(
+    part: &Part,
+    tree: &Index,
+    root: &Part,
+    before: Option<&Known>,
+) -> Result<Vec<SentFile>, WorkspaceError> {
     let there = &part.selection.entries;
-    let is_alike = part.checkout.object_format == root.checkout.object_format;
-    let known: HashMap<&[u8], &index::Entry> =
-        tree.entries.iter().filter(|_| is_alike).map(|entry| (entry.path.as_slice(), entry)).collect();
-    let unsure = rewritten::converted(part, &known)?;
     let mut files = Vec::with_capacity(there.len());
-    let mut hashed = Vec::new();
+    let mut touched = HashSet::new();
     for entry in there {
+        match before.and_then(|before| before.file(&entry.path, &entry.stat)) {
+            Some(file) => files.push(file.clone()),
+            None => drop(touched.insert(entry.path.as_os_str().as_bytes())),
+        }
+    }
+    let is_alike = part.checkout.object_format == root.checkout.object_format;
+    let known = tree.entries.iter().filter(|entry| is_alike && touched.contains(entry.path.as_slice()));
+    let known: HashMap<&[u8], &index::Entry> = known.map(|entry| (entry.path.as_slice(), entry)).collect();
+    let unsure = rewritten::converted(part, &known)?;
+    let mut hashed = Vec::new();
+    for entry in there.iter().filter(|entry| touched.contains(entry.path.as_os_str().as_bytes())) {
         let path = entry.path.as_os_str().as_bytes();
         let mode = mode_of(entry);
         match known.get(path) {
@@ -231,7 +246,7 @@ impl Memory {
     }
 
     /// What was sent with the prepared commit `base_commit`, where that is remembered.
-    fn recall(&self, base_commit: &str) -> Option<Request> {
+    pub fn recall(&self, base_commit: &str) -> Option<Request> {
         // A copy whose end nobody saw may be there all the same.
         read(&self.place(base_commit)).or_else(|| read(&self.pending(base_commit)))
     }
@@ -288,6 +303,7 @@ impl Memory {
             link_all(&part.staging.raw(), &objects)?;
             alternates.extend(lines(&part.staging.objects().join("info/alternates")));
         }
+        alternates.remove(&quote(objects.as_os_str()));
         let text: Vec<u8> = alternates.into_iter().flat_map(|line| [&line[..], b"\n"].concat()).collect();
         let path = objects.join("info/alternates");
         atomic::write(&path, &text, 0o600)

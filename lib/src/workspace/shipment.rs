@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::checkout::Checkout;
 use super::error::WorkspaceError;
 use super::index::Index;
+use super::known::Known;
 use super::pack::Packing;
 use super::staging::{PREPARED_REF, Selection, Staging};
 use super::tags::{self, Tag};
@@ -177,15 +178,15 @@ pub struct Committed {
 }
 
 impl Committed {
-    /// Makes the prepared commits.
-    pub fn new(survey: Survey) -> Result<Self, WorkspaceError> {
+    /// Makes the prepared commits; of the checkout itself, what is `known` is not read again.
+    pub fn new(survey: Survey, known: Option<&Known>) -> Result<Self, WorkspaceError> {
         let with_git = survey.choice.mode != WorkspaceMode::Files;
         let (prepared, files) = std::thread::scope(|scope| {
             let files = || -> Result<Vec<_>, _> {
                 survey.parts.iter().filter(|_| with_git).map(|part| git_files(part, &survey)).collect()
             };
             let files = scope.spawn(files);
-            (commit(&survey), files.join().expect("reading a configuration does not panic"))
+            (commit(&survey, known), files.join().expect("reading a configuration does not panic"))
         });
         let (prepared, mut trees) = (prepared?, Vec::new());
         let (tags, files) = files?.into_iter().unzip();
@@ -196,7 +197,7 @@ impl Committed {
             trees.push(tree);
             part.staging.keep_packs()?;
         }
-        let sent = sent::of(&survey, &trees)?;
+        let sent = sent::of(&survey, &trees, known)?;
         Ok(Self { prepared, survey, trees, files, tags, sent })
     }
 
@@ -250,7 +251,7 @@ impl Shipment {
 }
 
 /// The prepared commits of the parts: of submodules first, since those that hold them name them.
-fn commit(survey: &Survey) -> Result<Vec<String>, WorkspaceError> {
+fn commit(survey: &Survey, known: Option<&Known>) -> Result<Vec<String>, WorkspaceError> {
     let parts = &survey.parts;
     let mut prepared = vec![String::new(); parts.len()];
     for (at, part) in parts.iter().enumerate().rev() {
@@ -270,7 +271,13 @@ fn commit(survey: &Survey) -> Result<Vec<String>, WorkspaceError> {
             message.push(b'\n');
             heads.insert(path, inner.selection.head.commit.as_deref().unwrap_or_default());
         }
-        prepared[at] = part.staging.commit(&part.checkout, &part.selection, &heads, &message)?;
+        prepared[at] = part.staging.commit(
+            &part.checkout,
+            &part.selection,
+            &heads,
+            &message,
+            known.filter(|_| at == 0),
+        )?;
     }
     Ok(prepared)
 }

@@ -14,6 +14,7 @@ use rustix::fs::{OFlags, Stat};
 use super::checkout::{Checkout, Entry, Head, Status};
 use super::error::WorkspaceError;
 use super::index::{self, Index};
+use super::known::Known;
 use crate::sys::atomic;
 use crate::sys::git::{self, Git};
 
@@ -43,6 +44,8 @@ pub struct Selection {
     pub skipped: usize,
     /// How many files are pointers of Git LFS.
     pub lfs_pointers: usize,
+    /// When the first file was looked at, or before.
+    pub looked_at: SystemTime,
 }
 
 impl Selection {
@@ -62,7 +65,7 @@ pub struct Staging {
 const TICK: Duration = Duration::from_millis(20);
 
 /// Whether a file has changed when the index was `written`, or after.
-fn is_recent(stat: &Stat, written: SystemTime) -> bool {
+pub(super) fn is_recent(stat: &Stat, written: SystemTime) -> bool {
     let changed = UNIX_EPOCH + Duration::new(stat.st_ctime.max(0).unsigned_abs(), stat.st_ctime_nsec as u32);
     changed + TICK >= written
 }
@@ -204,6 +207,7 @@ impl Staging {
         include_untracked: bool,
         agreed: &BTreeSet<PathBuf>,
     ) -> Result<Selection, WorkspaceError> {
+        let looked_at = SystemTime::now();
         self.doubt(checkout)?;
         let git = self.git(checkout, &self.index()).env("GIT_OPTIONAL_LOCKS", "1");
         let (head, mut status) = checkout.status(&git)?;
@@ -252,17 +256,28 @@ impl Staging {
             entries.sort_unstable_by(|a, b| a.path.as_os_str().as_bytes().cmp(b.path.as_os_str().as_bytes()));
         }
         let lfs_pointers = count_lfs_pointers(checkout, &entries);
-        Ok(Selection { entries, links, gone_links, head, status, left_behind, skipped, lfs_pointers })
+        Ok(Selection {
+            entries,
+            links,
+            gone_links,
+            head,
+            status,
+            left_behind,
+            skipped,
+            lfs_pointers,
+            looked_at,
+        })
     }
 
     /// Makes the commit that holds the tree exactly as `selection` saw it, its parent HEAD. `heads` are the commits that submodules
-    /// stand at. The same checkout and `message` give the same id.
+    /// stand at. The same checkout and `message` give the same id. What is `known` is not read again.
     pub fn commit(
         &self,
         checkout: &Checkout,
         selection: &Selection,
         heads: &BTreeMap<&Path, &str>,
         message: &[u8],
+        known: Option<&Known>,
     ) -> Result<String, WorkspaceError> {
         let index = self.prepared_index();
         fs::copy(self.index(), &index).map_err(WorkspaceError::io("copy", self.index()))?;
@@ -272,6 +287,10 @@ impl Staging {
         let changed = selection.status.changed.iter().filter(|p| !selection.links.contains_key(p.as_path()));
         let (there, gone): (Vec<&PathBuf>, Vec<&PathBuf>) =
             changed.chain(untracked).partition(|p| present.contains(p.as_path()));
+        let (same, there) = match known {
+            Some(known) => self.unread(checkout, selection, known, there)?,
+            None => (Vec::new(), there),
+        };
         // Removals first: a directory may stand where a file was, and the other way round. A line with mode 0 removes.
         let mut lines = Vec::new();
         let mut line = |mode: &str, object: &str, path: &Path| {
@@ -290,6 +309,13 @@ impl Staging {
                     || selection.links.get(**path).is_none_or(|c| c != **commit))
         }) {
             line("160000", commit, path);
+        }
+        for entry in same {
+            line(
+                &format!("{:06o}", entry.state.mode),
+                &entry.state.object.to_string(),
+                &git::path(&entry.path),
+            );
         }
         if !lines.is_empty() {
             let exec = git.exec(["update-index", "--add", "--replace", "-z", "--index-info"]).stdin(lines);

@@ -338,7 +338,13 @@ fn load(
     guest_path: &str,
     timeline: &mut Timeline,
 ) -> Result<(Shipment, Option<Compared>, Note), WorkspaceError> {
-    let committed = timeline.step("commit", || Committed::new(survey))?;
+    let root = survey.root().checkout.root.to_string_lossy().into_owned();
+    let before = notes.load(Stage::Sent).filter(|note| note.host_path == root);
+    let known = before.and_then(|note| {
+        let sent = memory.recall(&note.base_commit)?;
+        notes.known(&note, sent, &memory.objects())
+    });
+    let committed = timeline.step("commit", || Committed::new(survey, known.as_ref()))?;
     timeline.step("keep", || memory.keep_objects(&committed.survey))?;
     let now = Note::new(&committed, guest_path);
     let same_place = |note: &Note| note.guest_path == now.guest_path && note.host_path == now.host_path;
