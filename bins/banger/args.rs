@@ -13,7 +13,7 @@ use banger_lib::types::{Cidr, ImageName, KernelName, ParseNameError, ParseSizeEr
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::config::ConfigArgs;
-use crate::{apply, diff, dns, logs, subnet, workspace};
+use crate::{apply, diff, dns, fetch, logs, subnet, workspace};
 
 mod image;
 mod kernel;
@@ -91,6 +91,7 @@ impl Command {
                 VmCommand::Ssh(_) => "vm ssh",
                 VmCommand::Diff(_) => "vm diff",
                 VmCommand::Apply(_) => "vm apply",
+                VmCommand::Fetch(_) => "vm fetch",
                 VmCommand::Workspace(_) => "vm workspace",
             },
             Self::Ps => "ps",
@@ -151,6 +152,8 @@ pub enum VmCommand {
     Diff(diff::Diff),
     /// Apply what changed in a running VM's workspace to the checkout, all of it or nothing
     Apply(apply::Apply),
+    /// Make the commits of a running VM's workspace a branch of the checkout's repository
+    Fetch(fetch::Fetch),
     /// Copy the checkout into a running VM again, or list what changed there
     Workspace(workspace::Verbs),
     /// Log in to a running VM with the system's ssh

@@ -8,6 +8,7 @@ mod diff;
 mod dns;
 mod doctor;
 mod exec;
+mod fetch;
 mod gc;
 mod image;
 mod inside;
@@ -113,6 +114,7 @@ fn dispatch(context: &Context, command: Command) -> context::Result<ExitCode> {
             VmCommand::Ssh(args) => ssh::ssh(context, &args),
             VmCommand::Diff(args) => diff::diff(context, &args),
             VmCommand::Apply(args) => apply::apply(context, &args),
+            VmCommand::Fetch(args) => fetch::fetch(context, &args),
             VmCommand::Workspace(args) => workspace::dispatch(context, &args),
         },
         Command::Ps => list::list(context),

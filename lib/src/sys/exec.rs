@@ -1,6 +1,8 @@
 //! The one place that starts programs: argv as a list, null stdin unless given, `LC_ALL=C.UTF-8`, a bounded tail of
 //! stderr, a deadline. An error carries the program, its arguments and how it ended.
 
+mod held;
+
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
@@ -10,6 +12,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
+
+pub use held::Held;
 
 use super::sealed::{self, Untrusted};
 use super::signal;
@@ -62,6 +66,14 @@ pub enum ExecError {
         argv: String,
         /// Its deadline.
         limit: Duration,
+    },
+    /// A signal came while it ran; it was killed.
+    #[error("{argv} was ended, since signal {signal} came")]
+    Interrupted {
+        /// The program and its arguments, for people.
+        argv: String,
+        /// The signal's number.
+        signal: i32,
     },
     /// Its stdout is larger than expected.
     #[error("{argv} printed more than {limit} bytes")]
