@@ -8,6 +8,7 @@ mod command;
 mod exec;
 mod export;
 mod faults;
+mod fetch;
 mod guest;
 mod hostile;
 mod locks;

@@ -122,16 +122,26 @@ impl Fetched<'_> {
         Ok(Outcome { patch_file, commits: Some(count), ..nothing(Some(&answer.tip)) })
     }
 
+    /// The branch that is made or moved, and where it is.
+    fn branch_for(&self, answer: &Answer) -> Result<(String, Option<String>), FetchError> {
+        if let Some(branch) = &self.args.branch {
+            return Ok((branch.clone(), self.home.admit(branch)?));
+        }
+        let branch = answer.own_branch(self.vm)?;
+        let old = self.home.admit(&branch).map_err(|error| match error {
+            // It is the guest who named it so.
+            FetchError::BranchName(_) => FetchError::GuestBranch(answer.branch.clone().unwrap_or_default()),
+            error => error,
+        })?;
+        Ok((branch, old))
+    }
+
     fn make_branch(&self, answer: &Answer, timeline: &mut Timeline) -> Result<Outcome, Failure> {
         let tip = answer.tip.as_str();
         if self.quarantine.count(tip, None)? == 0 {
             return Ok(nothing(Some(tip)));
         }
-        let branch = match &self.args.branch {
-            Some(branch) => branch.clone(),
-            None => answer.own_branch(self.vm)?,
-        };
-        let old = self.home.admit(&branch)?;
+        let (branch, old) = self.branch_for(answer)?;
         let outcome = Outcome { branch: Some(branch.clone()), ..nothing(Some(tip)) };
         if old.as_deref() == Some(tip) {
             return Ok(outcome);

@@ -24,8 +24,6 @@ pub struct Answer {
     pub branch: Option<String>,
     /// The file, at the pack's first byte.
     pub pack: File,
-    /// How many bytes the file has.
-    pub end: u64,
 }
 
 impl Answer {
@@ -35,7 +33,7 @@ impl Answer {
     /// [`FetchError::Answer`], and those of the file.
     pub fn open(path: &Path, sha256: bool) -> Result<Option<Self>, FetchError> {
         let mut pack = File::open(path).map_err(WorkspaceError::io("read", path))?;
-        let (line, end) = first_line(&mut pack).map_err(WorkspaceError::io("read", path))?;
+        let line = first_line(&mut pack).map_err(WorkspaceError::io("read", path))?;
         let line = line.ok_or(FetchError::Answer("it does not say where HEAD is"))?;
         if line == b"none" {
             return Ok(None);
@@ -48,7 +46,7 @@ impl Answer {
             return Err(wrong());
         }
         let branch = head.strip_prefix("refs/heads/").map(str::to_owned);
-        Ok(Some(Self { tip: tip.to_owned(), branch, pack, end }))
+        Ok(Some(Self { tip: tip.to_owned(), branch, pack }))
     }
 
     /// The branch that it becomes where nobody names another one.
@@ -70,15 +68,14 @@ pub fn own_branches(vm: &str) -> String {
     format!("banger/{vm}/")
 }
 
-/// The first line, where there is one, and how long the file is; it stands behind the line then.
-fn first_line(file: &mut File) -> io::Result<(Option<Vec<u8>>, u64)> {
-    let end = file.metadata()?.len();
+/// The first line, where there is one; the file stands behind it then.
+fn first_line(file: &mut File) -> io::Result<Option<Vec<u8>>> {
     let mut start = Vec::new();
     file.take(MAX_LINE as u64).read_to_end(&mut start)?;
-    let Some(at) = start.iter().position(|byte| *byte == b'\n') else { return Ok((None, end)) };
+    let Some(at) = start.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
     file.seek(SeekFrom::Start(at as u64 + 1))?;
     start.truncate(at);
-    Ok((Some(start), end))
+    Ok(Some(start))
 }
 
 #[cfg(test)]
