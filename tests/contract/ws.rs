@@ -130,12 +130,18 @@ fn bad_input_of_run_and_exec_is_a_failure_of_our_own() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path();
     let error = br#"{"schema":"banger.error/1","error":{"code":"busy","message":"m","retry":true,"tool":"t","verb":"v"}}"#;
-    for (verb, own) in
-        [("prepare", false), ("export", false), ("status", false), ("run", true), ("exec", true)]
-    {
+    for (verb, own) in [
+        ("prepare", false),
+        ("export", false),
+        ("fetch", false),
+        ("status", false),
+        ("run", true),
+        ("exec", true),
+    ] {
         let arguments: &[&str] = match verb {
             "run" | "exec" => &[verb, "--record", "r.json", "--", "true"],
             "export" => &[verb, "--output", "p", "--record", "r.json"],
+            "fetch" => &[verb, "--format", "mbox", "--output", "p", "--record", "r.json"],
             _ => &[verb],
         };
         for (input, code, status) in [

@@ -50,7 +50,7 @@ pub(super) fn fetch(args: &FetchArgs) -> ExitCode {
         let mails = Some(&args.output).filter(|_| args.format == Format::Mbox);
         places(&[mails, args.record.as_ref()])?;
         let checkout = apply::checkout(None, document)?;
-        let home = timeline.step("look", || Home::look(&checkout))?;
+        let home = timeline.step("refs", || Home::look(&checkout))?;
         if let Some(branch) = args.branch.as_deref().filter(|_| mails.is_none()) {
             home.admit(branch)?;
         }
