@@ -122,6 +122,8 @@ pub struct Exec {
     stdout_limit: usize,
     stderr_limit: usize,
     dies_with_us: bool,
+    memory_limit: Option<u64>,
+    file_limit: Option<u64>,
 }
 
 impl Exec {
@@ -138,6 +140,8 @@ impl Exec {
             stdout_limit: STDOUT_LIMIT,
             stderr_limit: STDERR_TAIL,
             dies_with_us: false,
+            memory_limit: None,
+            file_limit: None,
         }
     }
 
@@ -202,6 +206,18 @@ impl Exec {
         self
     }
 
+    /// How much memory of its own it may have, bytes (`RLIMIT_DATA`).
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.memory_limit = Some(bytes);
+        self
+    }
+
+    /// How large a file it may write, bytes (`RLIMIT_FSIZE`).
+    pub fn file_limit(mut self, bytes: u64) -> Self {
+        self.file_limit = Some(bytes);
+        self
+    }
+
     /// The program and its arguments, for people: escaped and cut.
     fn shown(&self) -> String {
         let words = std::iter::once(&self.program).chain(&self.args);
@@ -236,6 +252,12 @@ impl Exec {
             command.current_dir(dir);
         }
         signal::unblock_in_child(&mut command);
+        let limits = [(libc::RLIMIT_DATA, self.memory_limit), (libc::RLIMIT_FSIZE, self.file_limit)];
+        for (resource, limit) in limits {
+            if let Some(limit) = limit {
+                super::child::limit(&mut command, resource, limit);
+            }
+        }
         Ok(command)
     }
 

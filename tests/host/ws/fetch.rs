@@ -11,6 +11,7 @@ use super::guest::{Guest, git, said};
 use crate::support;
 use crate::support::tree::{Scan, scan};
 
+mod dispatched;
 mod hostile;
 mod mutants;
 
@@ -268,6 +269,11 @@ fn a_host_with_a_cut_history_keeps_it_cut() {
     let shallow = fs::read(world.repo.join(".git/shallow")).unwrap();
     assert_eq!(world.fetched(&[])["commits"], 3);
     assert_eq!(fs::read(world.repo.join(".git/shallow")).unwrap(), shallow);
+    world.assert_sound();
+    // Where no ref is at what was sent any more it counts where that ends.
+    let orphan = "git checkout -q --orphan fresh; git commit -qm fresh; git symbolic-ref -d refs/remotes/origin/HEAD; git update-ref -d refs/remotes/origin/main; git branch -q -D main banger/t/main";
+    sh(&world.repo, orphan);
+    assert_eq!(world.fetched(&[])["commits"], 3);
     world.assert_sound();
 }
 

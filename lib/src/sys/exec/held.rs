@@ -1,4 +1,4 @@
-//! Programs that work on bytes which nobody vouches for: with limits, and ended by a signal.
+//! Programs that work on bytes which nobody vouches for: between files, and ended by a signal.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -7,23 +7,19 @@ use std::process::{Child, ExitStatus, Stdio};
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags};
-use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, pidfd_open, prlimit};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{Exec, ExecError, Output, Program, STDERR_TAIL, read_tail};
 use crate::sys::poll;
 use crate::sys::signal::Interrupts;
 
-/// What a program is given, and what it is held to.
+/// What a program reads and writes.
 #[derive(Debug, Default)]
 pub struct Held {
     /// Its stdin, from where the file stands; else what [`Exec::stdin`] gives.
     pub stdin: Option<File>,
     /// Its stdout; else it is kept, as far as [`Exec::stdout_limit`] allows.
     pub stdout: Option<File>,
-    /// How much memory of its own it may have, bytes (`RLIMIT_DATA`, setrlimit(2)).
-    pub memory_bytes: Option<u64>,
-    /// How large a file it may write, bytes (`RLIMIT_FSIZE`).
-    pub file_bytes: Option<u64>,
 }
 
 /// What came first.
@@ -52,10 +48,7 @@ impl Exec {
             (None, None) => Stdio::null(),
         };
         let (mut program, _) = self.launch(held.stdin.map_or_else(Stdio::null, Stdio::from), stdout)?;
-        let limits = [(Resource::Data, held.memory_bytes), (Resource::Fsize, held.file_bytes)];
-        let first = set(&program.child, limits)
-            .and_then(|()| wait(&mut program.child, program.until, interrupts))
-            .map_err(stream);
+        let first = wait(&mut program.child, program.until, interrupts).map_err(stream);
         // Whatever came, it is gone before anything is made of it.
         drop(program.child.kill());
         drop(program.child.wait());
@@ -93,20 +86,6 @@ fn unnamed() -> io::Result<File> {
     Ok(rustix::fs::memfd_create(c"stdout", rustix::fs::MemfdFlags::CLOEXEC)?.into())
 }
 
-fn set(child: &Child, limits: [(Resource, Option<u64>); 2]) -> io::Result<()> {
-    for (resource, limit) in limits {
-        if limit.is_some() {
-            let limit = Rlimit { current: limit, maximum: limit };
-            match prlimit(Some(Pid::from_child(child)), resource, limit) {
-                // It may have ended already.
-                Ok(_) | Err(rustix::io::Errno::SRCH) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-    }
-    Ok(())
-}
-
 fn wait(child: &mut Child, until: Instant, interrupts: &Interrupts) -> io::Result<First> {
     let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
     loop {
@@ -134,4 +113,33 @@ fn read(mut file: File, limit: usize) -> io::Result<Option<Vec<u8>>> {
 fn complaints(mut program: Program) -> io::Result<String> {
     program.complaints.rewind()?;
     Ok(read_tail(&mut program.complaints, STDERR_TAIL))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_program_is_held_to_its_limits() {
+        let interrupts = Interrupts::catch().unwrap();
+        let run = |exec: Exec| exec.run_held(Held::default(), &interrupts);
+        let output = run(Exec::new("cat").stdin("x")).unwrap();
+        assert_eq!(output.success("cat").unwrap(), b"x");
+        let limits = run(Exec::new("sh")
+            .args(["-c", "ulimit -d; ulimit -f"])
+            .memory_limit(64 << 20)
+            .file_limit(2 << 20));
+        let limits = String::from_utf8(limits.unwrap().stdout).unwrap();
+        assert_eq!(limits.lines().next(), Some("65536"), "KiB");
+        let late = run(Exec::new("sleep").arg("60").deadline(Duration::from_millis(50)));
+        assert!(matches!(late, Err(ExecError::Deadline { .. })), "{late:?}");
+        let much = run(Exec::new("echo").arg("many words").stdout_limit(4));
+        assert!(matches!(much, Err(ExecError::TooMuch { limit: 4, .. })), "{much:?}");
+        nix::sys::signal::raise(nix::sys::signal::Signal::SIGHUP).unwrap();
+        let ended = run(Exec::new("sleep").arg("60"));
+        assert!(matches!(ended, Err(ExecError::Interrupted { signal: libc::SIGHUP, .. })), "{ended:?}");
+        interrupts.release();
+    }
 }

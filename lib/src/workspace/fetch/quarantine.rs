@@ -99,8 +99,8 @@ impl<'a> Quarantine<'a> {
 
     /// Runs git here, within limits.
     fn run(&self, args: &[&str], stdin: Vec<u8>) -> Result<Vec<u8>, ExecError> {
-        let held = Held { memory_bytes: Some(MAX_MEMORY), ..Held::default() };
-        let output = self.git.exec(args).stdin(stdin).run_held(held, self.interrupts)?;
+        let exec = self.git.exec(args).memory_limit(MAX_MEMORY).stdin(stdin);
+        let output = exec.run_held(Held::default(), self.interrupts)?;
         output.success(&format!("git {}", args[0]))
     }
 
@@ -150,9 +150,10 @@ impl<'a> Quarantine<'a> {
         let size = format!("--max-input-size={max_bytes}");
         let args = ["index-pack", "--stdin", "--fix-thin", "--threads=1", &strict, &size];
         let pack = answer.pack.try_clone().map_err(WorkspaceError::io("read", self.spool()))?;
-        let held = Held { stdin: Some(pack), memory_bytes: Some(MAX_MEMORY), ..Held::default() };
+        let held = Held { stdin: Some(pack), ..Held::default() };
         let refused = FetchError::of_git(refusal);
-        let output = self.git.exec(args).run_held(held, self.interrupts).map_err(&refused)?;
+        let exec = self.git.exec(args).memory_limit(MAX_MEMORY);
+        let output = exec.run_held(held, self.interrupts).map_err(&refused)?;
         output.success("git index-pack").map(drop).map_err(refused)
     }
 
@@ -203,16 +204,12 @@ impl<'a> Quarantine<'a> {
     pub fn write_mails(&self, tip: &str, max_bytes: u64) -> Result<PathBuf, FetchError> {
         let path = self.temp.path().join("mails");
         let file = File::create_new(&path).map_err(WorkspaceError::io("write", &path))?;
-        let held = Held {
-            stdout: Some(file),
-            memory_bytes: Some(MAX_MEMORY),
-            file_bytes: Some(max_bytes),
-            ..Held::default()
-        };
+        let held = Held { stdout: Some(file), ..Held::default() };
         let since = self.own_since(None);
         let range: Vec<String> = since.iter().map(|id| format!("^{id}")).collect();
         let args = AS_MAILS.into_iter().chain([tip]).chain(range.iter().map(String::as_str));
-        let output = self.git.exec(args).run_held(held, self.interrupts).map_err(self.git_error())?;
+        let exec = self.git.exec(args).memory_limit(MAX_MEMORY).file_limit(max_bytes);
+        let output = exec.run_held(held, self.interrupts).map_err(self.git_error())?;
         let length = fs::metadata(&path).map_err(WorkspaceError::io("read", &path))?.len();
         if length >= max_bytes {
             return Err(FetchError::TooLarge(max_bytes));

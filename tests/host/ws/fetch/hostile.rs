@@ -352,20 +352,22 @@ fn objects_that_claim_to_be_huge_take_no_memory() {
     let base = line(&world.repo, &["rev-parse", "HEAD:README.md"]);
     let base: Vec<u8> =
         (0..40).step_by(2).map(|at| u8::from_str_radix(&base[at..at + 2], 16).unwrap()).collect();
-    // Base size 6, result size 2^40, then bytes that are no more than a few (gitformat-pack(5), "Deltified representation").
-    let delta = [&[6, 0x80, 0x80, 0x80, 0x80, 0x80, 0x20][..], &[3, b'a', b'b', b'c']].concat();
-    let tip = line(&world.repo, &["rev-parse", "HEAD"]);
-    for object in [
-        entry(3, 1 << 40, &deflated(b"x")),
-        entry(2, 1 << 40, &deflated(b"x")),
-        entry(1, 1 << 62, &deflated(b"x")),
-        entry(7, delta.len() as u64, &[base, deflated(&delta)].concat()),
+    // Base size 6, a result of 3 GiB, and three bytes of it (gitformat-pack(5), "Deltified representation").
+    let delta = [6, 0x80, 0x80, 0x80, 0x80, 0x0c, 3, b'a', b'b', b'c'];
+    let tip = "b".repeat(40);
+    for (object, words) in [
+        (entry(3, 1 << 40, &deflated(b"x")), "inflate"),
+        (entry(2, 1 << 40, &deflated(b"x")), "emory"),
+        (entry(2, 3 << 30, &deflated(b"x")), "emory"),
+        (entry(1, 1 << 62, &deflated(b"x")), "emory"),
+        (entry(7, delta.len() as u64, &[base, deflated(&delta)].concat()), "emory"),
     ] {
         let head = [&b"PACK\0\0\0\x02\0\0\0\x01"[..], &object].concat();
         let bytes = [&head[..], &super::mutants::sha1(&head)].concat();
         fs::write(world.guest.path("pack"), bytes).unwrap();
-        world.lie(&tip.replace('a', "b"), "refs/heads/main", "cat pack");
-        world.refuses(&[], "refused");
+        world.lie(&tip, "refs/heads/main", "cat pack");
+        let error = world.refuses(&[], "refused");
+        assert!(error["error"]["causes"].to_string().contains(words), "{words}: {error}");
     }
 }
 
