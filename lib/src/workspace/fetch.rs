@@ -71,6 +71,9 @@ pub enum FetchError {
     /// More came than was allowed.
     #[error("the guest's commits take more than {0} bytes")]
     TooLarge(u64),
+    /// The process that talks to the guest did not run to its end.
+    #[error("cannot run the process that talks to the guest")]
+    Receiver(#[source] ExecError),
     /// It takes too long, however much it is.
     #[error("the guest has not sent its commits within {0} s")]
     Slow(u64),
@@ -88,19 +91,6 @@ pub enum FetchError {
     Interrupted(i32),
 }
 
-impl FetchError {
-    /// Wraps a failure of git's: one that a signal of ours ended is an interruption, one that cannot be run is no word on the guest.
-    pub fn of_git(other: fn(ExecError) -> Self) -> impl Fn(ExecError) -> Self {
-        move |source| match source {
-            ExecError::Interrupted { signal, .. } => Self::Interrupted(signal),
-            source @ (ExecError::NotFound(_) | ExecError::Spawn { .. } | ExecError::Stream { .. }) => {
-                WorkspaceError::Git { root: PathBuf::from("."), source }.into()
-            }
-            source => other(source),
-        }
-    }
-}
-
 impl Coded for FetchError {
     fn code(&self) -> ErrorCode {
         match self {
@@ -116,6 +106,7 @@ impl Coded for FetchError {
             | Self::Incomplete(ExecError::Deadline { .. }) => ErrorCode::Timeout,
             Self::GuestBranch(_)
             | Self::TooLarge(_)
+            | Self::Receiver(_)
             | Self::Answer(_)
             | Self::Refused(_)
             | Self::Incomplete(_) => ErrorCode::Failed,
@@ -155,7 +146,7 @@ impl Coded for FetchError {
             Self::Incomplete(_) => {
                 "the checkout no longer has what was sent, or the guest's history is cut: banger vm diff NAME needs neither"
             }
-            Self::Slow(_) | Self::Interrupted(_) => return None,
+            Self::Receiver(_) | Self::Slow(_) | Self::Interrupted(_) => return None,
         };
         Some(hint.to_owned())
     }

@@ -81,7 +81,8 @@ impl World {
     #[track_caller]
     fn assert_sound(&self) {
         let fsck = sh(&self.repo, "git fsck --full --strict --no-dangling 2>&1");
-        assert_eq!(fsck, "");
+        let complaints: Vec<&str> = fsck.lines().filter(|line| !line.starts_with("notice: ")).collect();
+        assert!(complaints.is_empty(), "{fsck}");
         self.assert_tidy();
     }
 
@@ -94,6 +95,8 @@ impl World {
         };
         let vm = names(&self.guest.path("state/vms").join(super::guest::ID));
         assert!(!vm.iter().any(|name| name.starts_with("ws-")), "{vm:?}");
+        let fetches = self.guest.path("state/fetch");
+        assert!(!fetches.exists() || names(&fetches).is_empty());
         let packs = names(&self.repo.join(".git/objects/pack"));
         assert!(!packs.iter().any(|name| name.starts_with("tmp_")), "{packs:?}");
     }
@@ -275,6 +278,52 @@ fn a_host_with_a_cut_history_keeps_it_cut() {
     sh(&world.repo, orphan);
     assert_eq!(world.fetched(&[])["commits"], 3);
     world.assert_sound();
+}
+
+#[test]
+fn a_checkout_of_any_kind_gets_its_commits() {
+    let anew = |format| {
+        format!(
+            "rm -rf .git; git init -q -b main --object-format={format}; git config user.name A; git config user.email a@b; git add -A"
+        )
+    };
+    // Of another object format; and without a commit of its own.
+    for (script, commits) in [(format!("{}; git commit -qm first", anew("sha256")), 3), (anew("sha1"), 4)] {
+        let Some(world) = World::with(&[], &script) else { return };
+        if commits == 4 {
+            world.inside("git add -A; git commit -qm first");
+            support::assert_error(&world.fetch(&["--as", "main"]), 1, "in-use");
+        }
+        world.inside(COMMITS);
+        assert_eq!(world.fetched(&[])["commits"], commits);
+        world.inside("git commit -q --allow-empty -m more");
+        assert_eq!(world.fetched(&[])["commits"], 1);
+        world.assert_sound();
+    }
+    // A working tree beside the first one.
+    let Some(mut world) = World::new() else { return };
+    sh(&world.repo, "git worktree add -q ../linked -b linked");
+    let (linked, path) = (world.guest.path("linked"), world.guest.path("guest"));
+    let args =
+        ["prepare", "--force", "--repo", linked.to_str().unwrap(), "--guest-path", path.to_str().unwrap()];
+    world.record = support::record(&world.guest.ws(&args, &world.record));
+    world.inside(COMMITS);
+    let result = world.fetched(&[]);
+    assert_eq!((&result["branch"], &result["commits"]), (&json!("banger/t/linked"), &json!(3)), "{result}");
+    world.assert_sound();
+}
+
+#[test]
+fn options_of_the_other_format_are_refused() {
+    let Some(world) = World::new() else { return };
+    for args in [
+        &["--output", "x"][..],
+        &["--format", "mbox", "--output", "x", "--as", "y"],
+        &["--format", "mbox", "--output", "x", "--force"],
+    ] {
+        support::assert_error(&world.fetch(args), 2, "usage");
+    }
+    assert!(!world.guest.path("x").exists());
 }
 
 #[test]

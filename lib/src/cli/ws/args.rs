@@ -291,7 +291,7 @@ pub(super) struct FetchArgs {
 pub(super) struct ReceiveArgs {
     #[command(flatten)]
     pub input: Input,
-    /// Where the answer goes: a file in the VM's directory
+    /// The file, which is there, that the answer goes to
     #[arg(long, value_name = "FILE")]
     pub output: PathBuf,
     /// How many bytes of it are taken

@@ -14,6 +14,7 @@ use super::args::{FetchArgs, Format, ReceiveArgs};
 use super::export::copy_to_stdout;
 use super::job::{Job, SESSION_FD_VARIABLE, places, report};
 use super::{TOOL, apply};
+use crate::cli::plumbing::UsageError;
 use crate::cli::report::{RecordTo, directory_of};
 use crate::cli::{Failure, plumbing};
 use crate::contract::record::{Outcome, Workspace, WorkspaceMode};
@@ -23,7 +24,7 @@ use crate::sys::clock::Timeline;
 use crate::sys::exec::{Exec, ExecError, Held};
 use crate::sys::signal::Interrupts;
 use crate::workspace::error::WorkspaceError;
-use crate::workspace::fetch::answer::{Answer, own_branches};
+use crate::workspace::fetch::answer::{Answer, Spool, own_branches};
 use crate::workspace::fetch::home::Home;
 use crate::workspace::fetch::quarantine::Quarantine;
 use crate::workspace::fetch::{FetchError, receive as from_guest};
@@ -46,7 +47,8 @@ pub(super) fn fetch(args: &FetchArgs) -> ExitCode {
         let _lock = job.lock("fetch")?;
         let workspace = workspace_of(job)?;
         let dir = job.dir();
-        let Job { document, timeline, interrupts, vm, .. } = job;
+        let Job { document, timeline, interrupts, vm, state, .. } = job;
+        check(args)?;
         let mails = Some(&args.output).filter(|_| args.format == Format::Mbox);
         places(&[mails, args.record.as_ref()])?;
         let checkout = apply::checkout(None, document)?;
@@ -55,16 +57,19 @@ pub(super) fn fetch(args: &FetchArgs) -> ExitCode {
             home.admit(branch)?;
         }
         let sent = workspace.head_commit.as_deref();
-        let quarantine = Quarantine::make(dir.path(), &checkout, &home.ids(), sent, interrupts)?;
+        let place = (&*state.fetches(), vm.id.as_str());
+        let quarantine = Quarantine::make(place, &checkout, &home.ids(), sent, interrupts)?;
+        let spool = Spool::make(dir.path())?;
         let have = have(&home, &quarantine, args.branch.as_deref(), vm.name.as_str());
-        timeline
-            .step("receive", || receive_apart(document, &quarantine, interrupts, args.max_size, &have))?;
-        let answer = Answer::open(&quarantine.spool(), checkout.object_format == "sha256")?;
+        timeline.step("receive", || receive_apart(document, &spool, interrupts, args.max_size, &have))?;
+        let answer = spool.read(checkout.object_format == "sha256")?;
         let answer = answer.filter(|answer| Some(answer.tip.as_str()) != sent);
         if let Some(answer) = &answer {
             timeline.step("verify", || quarantine.take_in(answer, args.max_size))?;
         }
         let vm = vm.name.as_str();
+        // What has been checked out meanwhile counts, and how long a guest takes it says itself.
+        let home = Home::look(&checkout)?;
         let fetched = Fetched { args, vm, home: &home, quarantine: &quarantine, interrupts };
         match (answer, mails) {
             (Some(answer), Some(file)) => fetched.write_mails(&answer, file),
@@ -76,6 +81,18 @@ pub(super) fn fetch(args: &FetchArgs) -> ExitCode {
             (None, None) => Ok(nothing(sent)),
         }
     })
+}
+
+/// Whether the options are of one format.
+fn check(args: &FetchArgs) -> Result<(), UsageError> {
+    let is_branch = args.format == Format::Branch;
+    if is_branch && args.output != Path::new("-") {
+        return Err(UsageError("--output is where mails go: it needs --format mbox".to_owned()));
+    }
+    if !is_branch && (args.branch.is_some() || args.force) {
+        return Err(UsageError("--as and --force are of a branch: --format mbox makes none".to_owned()));
+    }
+    Ok(())
 }
 
 /// What came of a guest without commits of its own, whose HEAD is at `commit`.
@@ -191,20 +208,20 @@ fn hand_over(mails: &mut dyn io::Read, file: &Path, interrupts: &Interrupts) -> 
 /// Has another process of this program talk to the guest.
 fn receive_apart(
     document: &Document,
-    quarantine: &Quarantine<'_>,
+    spool: &Spool,
     interrupts: &Interrupts,
     max_bytes: u64,
     have: &[String],
 ) -> Result<(), Failure> {
     let own = std::env::current_exe().map_err(WorkspaceError::io("find", TOOL))?;
-    let exec = Exec::new(own).arg("receive").arg("--output").arg(quarantine.spool());
+    let exec = Exec::new(own).arg("receive").arg("--output").arg(spool.path());
     let exec = exec.arg("--max-size").arg(max_bytes.to_string()).arg("--").args(have);
     let exec = exec.env(plumbing::DISPATCHED_VARIABLE, "1").env_remove(SESSION_FD_VARIABLE).deadline(LIMIT);
     let exec = exec.stdin(document.to_value().to_string());
     let output = exec.run_held(Held::default(), interrupts).map_err(|source| match source {
         ExecError::Interrupted { signal, .. } => FetchError::Interrupted(signal),
         ExecError::Deadline { limit, .. } => FetchError::Slow(limit.as_secs()),
-        source => WorkspaceError::Git { root: quarantine.path().to_owned(), source }.into(),
+        source => FetchError::Receiver(source),
     })?;
     if output.status.success() {
         return Ok(());
@@ -221,7 +238,7 @@ pub(super) fn receive(args: &ReceiveArgs) -> ExitCode {
         let workspace = workspace_of(job)?;
         args.have.iter().try_for_each(|commit| transfer::check_commit(commit))?;
         let error = || WorkspaceError::io("write", &args.output);
-        let mut file = File::create_new(&args.output).map_err(error())?;
+        let mut file = File::options().write(true).open(&args.output).map_err(error())?;
         job.confine(&[], &[])?;
         let guest = Guest::connect(&job.endpoint, &job.interrupts)?;
         from_guest::receive(

@@ -2,9 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::FetchError;
+use crate::sys::atomic;
 use crate::workspace::error::WorkspaceError;
 
 /// How long the line before the pack may be, bytes.
@@ -14,6 +15,42 @@ const MAX_NAME: usize = 200;
 /// Characters that a name may have beside letters and digits: those which no shell and no terminal takes for anything else, since a person
 /// is shown the name in a command.
 const PLAIN: &str = "-_./+=,%";
+
+/// The file that whoever hears the guest writes its answer to. A guest that has taken that process over could put another one in its place,
+/// a pipe or a link: what is read is the one that was made.
+#[derive(Debug)]
+pub struct Spool {
+    temp: tempfile::TempDir,
+    file: File,
+}
+
+impl Spool {
+    /// Makes it in a directory of its own in `parent`.
+    ///
+    /// # Errors
+    /// Those of the files.
+    pub fn make(parent: &Path) -> Result<Self, FetchError> {
+        let temp = tempfile::Builder::new().prefix("ws-").tempdir_in(parent);
+        let temp = temp.map_err(|e| WorkspaceError::io("make a directory in", parent)(atomic::bare(e)))?;
+        let path = temp.path().join("answer");
+        let file = File::options().read(true).write(true).create_new(true).open(&path);
+        Ok(Self { file: file.map_err(WorkspaceError::io("make", &path))?, temp })
+    }
+
+    /// Its name.
+    pub fn path(&self) -> PathBuf {
+        self.temp.path().join("answer")
+    }
+
+    /// Reads what came; `None` where the guest has no commit at all.
+    ///
+    /// # Errors
+    /// [`FetchError::Answer`], and those of the file.
+    pub fn read(self, sha256: bool) -> Result<Option<Answer>, FetchError> {
+        let path = self.path();
+        Answer::read(self.file, sha256, &path)
+    }
+}
 
 /// What the guest says of its HEAD, and its pack, unread.
 #[derive(Debug)]
@@ -27,12 +64,8 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Reads the first line of the file at `path`; `None` where the guest has no commit at all.
-    ///
-    /// # Errors
-    /// [`FetchError::Answer`], and those of the file.
-    pub fn open(path: &Path, sha256: bool) -> Result<Option<Self>, FetchError> {
-        let mut pack = File::open(path).map_err(WorkspaceError::io("read", path))?;
+    /// Reads the first line of the file `pack`, whose name is `path`.
+    fn read(mut pack: File, sha256: bool, path: &Path) -> Result<Option<Self>, FetchError> {
         let line = first_line(&mut pack).map_err(WorkspaceError::io("read", path))?;
         let line = line.ok_or(FetchError::Answer("it does not say where HEAD is"))?;
         if line == b"none" {
@@ -71,6 +104,7 @@ pub fn own_branches(vm: &str) -> String {
 /// The first line, where there is one; the file stands behind it then.
 fn first_line(file: &mut File) -> io::Result<Option<Vec<u8>>> {
     let mut start = Vec::new();
+    file.rewind()?;
     file.take(MAX_LINE as u64).read_to_end(&mut start)?;
     let Some(at) = start.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
     file.seek(SeekFrom::Start(at as u64 + 1))?;
@@ -85,9 +119,13 @@ mod tests {
     use super::*;
 
     fn opened(text: &[u8]) -> Result<Option<Answer>, FetchError> {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(text).unwrap();
-        Answer::open(file.path(), false)
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::make(dir.path()).unwrap();
+        File::options().write(true).open(spool.path()).unwrap().write_all(text).unwrap();
+        // Who writes it has no say in which file it is.
+        std::fs::rename(spool.path(), dir.path().join("moved")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", spool.path()).unwrap();
+        spool.read(false)
     }
 
     #[test]

@@ -22,8 +22,9 @@ const STRICTER: [&str; 5] =
     ["badFilemode", "gitattributesSymlink", "gitignoreSymlink", "gitmodulesParse", "mailmapSymlink"];
 
 /// How mails are made that say the same whatever anybody has configured.
-const AS_MAILS: [&str; 15] = [
+const AS_MAILS: [&str; 16] = [
     "format-patch",
+    "--stdin",
     "--stdout",
     "--binary",
     "--full-index",
@@ -53,20 +54,22 @@ pub struct Quarantine<'a> {
 }
 
 impl<'a> Quarantine<'a> {
-    /// Makes it in `parent`, for `checkout`, whose refs are at `known`; `sent` is the commit that the guest was given.
+    /// Makes it in `parent`, with a name that begins with `name`, for `checkout`, whose refs are at `known`; `sent` is the commit that the
+    /// guest was given. Whoever talks to guests must not be able to write there: git believes what its configuration says.
     ///
     /// What of these the host really has is found now, while it cannot be the guest's.
     ///
     /// # Errors
     /// Those of the files and of git.
     pub fn make(
-        parent: &Path,
+        (parent, name): (&Path, &str),
         checkout: &Checkout,
         known: &[String],
         sent: Option<&str>,
         interrupts: &'a Interrupts,
     ) -> Result<Self, FetchError> {
-        let temp = tempfile::Builder::new().prefix("ws-").tempdir_in(parent);
+        fs::create_dir_all(parent).map_err(WorkspaceError::io("make", parent))?;
+        let temp = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir_in(parent);
         let temp = temp.map_err(|e| WorkspaceError::io("make a directory in", parent)(atomic::bare(e)))?;
         let (git_dir, sha256) = (temp.path().join("git"), checkout.object_format == "sha256");
         plain_git::make(&git_dir, std::slice::from_ref(&checkout.objects), sha256)?;
@@ -80,16 +83,6 @@ impl<'a> Quarantine<'a> {
         made.known = made.existing(known)?;
         made.sent = made.existing(&sent.map(str::to_owned).into_iter().collect::<Vec<_>>())?.pop();
         Ok(made)
-    }
-
-    /// Where the guest's answer goes.
-    pub fn spool(&self) -> PathBuf {
-        self.temp.path().join("answer")
-    }
-
-    /// Its directory.
-    pub fn path(&self) -> &Path {
-        self.temp.path()
     }
 
     /// The commit that was sent, if the host still has it.
@@ -109,6 +102,15 @@ impl<'a> Quarantine<'a> {
         move |source| match source {
             ExecError::Interrupted { signal, .. } => FetchError::Interrupted(signal),
             source => WorkspaceError::Git { root: root.clone(), source }.into(),
+        }
+    }
+
+    /// What a failure of git's means that is a word on what the guest sent: that is `meaning` where git has looked at it.
+    fn judge(&self, meaning: fn(ExecError) -> FetchError) -> impl Fn(ExecError) -> FetchError + use<> {
+        let own = self.git_error();
+        move |source| match source {
+            ExecError::Status { .. } | ExecError::Deadline { .. } => meaning(source),
+            source => own(source),
         }
     }
 
@@ -133,14 +135,14 @@ impl<'a> Quarantine<'a> {
     pub fn take_in(&self, answer: &Answer, max_bytes: u64) -> Result<(), FetchError> {
         self.index(answer, max_bytes)?;
         let kind = self.run(&["cat-file", "-t", &answer.tip], Vec::new());
-        let kind = kind.map_err(FetchError::of_git(FetchError::Incomplete))?;
+        let kind = kind.map_err(self.judge(FetchError::Incomplete))?;
         if kind != b"commit\n" {
             return Err(FetchError::Answer("HEAD is no commit"));
         }
         // All that the host's refs reach is there; from the commit down to those everything is looked for.
         let asked = revisions(&answer.tip, &self.known);
         let complete = self.run(&["rev-list", "--objects", "--quiet", "--stdin"], asked);
-        complete.map(drop).map_err(FetchError::of_git(FetchError::Incomplete))
+        complete.map(drop).map_err(self.judge(FetchError::Incomplete))
     }
 
     /// Has git read the pack, name each object by what it holds, and look at each as strictly as it can.
@@ -149,9 +151,9 @@ impl<'a> Quarantine<'a> {
         let strict = format!("--strict={}", strict.join(","));
         let size = format!("--max-input-size={max_bytes}");
         let args = ["index-pack", "--stdin", "--fix-thin", "--threads=1", &strict, &size];
-        let pack = answer.pack.try_clone().map_err(WorkspaceError::io("read", self.spool()))?;
+        let pack = answer.pack.try_clone().map_err(WorkspaceError::io("read", self.temp.path()))?;
         let held = Held { stdin: Some(pack), ..Held::default() };
-        let refused = FetchError::of_git(refusal);
+        let refused = self.judge(refusal);
         let exec = self.git.exec(args).memory_limit(MAX_MEMORY);
         let output = exec.run_held(held, self.interrupts).map_err(&refused)?;
         output.success("git index-pack").map(drop).map_err(refused)
@@ -205,10 +207,8 @@ impl<'a> Quarantine<'a> {
         let path = self.temp.path().join("mails");
         let file = File::create_new(&path).map_err(WorkspaceError::io("write", &path))?;
         let held = Held { stdout: Some(file), ..Held::default() };
-        let since = self.own_since(None);
-        let range: Vec<String> = since.iter().map(|id| format!("^{id}")).collect();
-        let args = AS_MAILS.into_iter().chain([tip]).chain(range.iter().map(String::as_str));
-        let exec = self.git.exec(args).memory_limit(MAX_MEMORY).file_limit(max_bytes);
+        let asked = revisions(tip, self.own_since(None));
+        let exec = self.git.exec(AS_MAILS).stdin(asked).memory_limit(MAX_MEMORY).file_limit(max_bytes);
         let output = exec.run_held(held, self.interrupts).map_err(self.git_error())?;
         let length = fs::metadata(&path).map_err(WorkspaceError::io("read", &path))?.len();
         if length >= max_bytes {

@@ -413,6 +413,24 @@ fn what_is_interrupted_or_fails_leaves_nothing() {
     assert_eq!(world.all(), before);
     world.assert_tidy();
     fs::remove_file(world.guest.path("bin/git")).unwrap();
+    // While the guest packs somebody checks the branch out.
+    let meanwhile = format!(
+        "git -C {0} branch banger/t/main; git -C {0} worktree add -q ../tree banger/t/main; cat pack",
+        world.repo.display()
+    );
+    let tip = line(&world.guest.path("guest"), &["rev-parse", "HEAD"]);
+    sh(
+        &world.guest.path("guest"),
+        "git rev-list --objects HEAD | cut -d' ' -f1 | git pack-objects --stdout -q >../pack",
+    );
+    world.lie(
+        &tip,
+        "refs/heads/main",
+        &meanwhile.replace("git ", &format!("{} ", which::which("git").unwrap().display())),
+    );
+    support::assert_error(&world.fetch(&[]), 1, "in-use");
+    sh(&world.repo, "git worktree remove ../tree; git branch -q -D banger/t/main");
+    fs::remove_file(world.guest.path("bin/git")).unwrap();
     // The ref cannot be set: the pack goes again.
     let lock = world.repo.join(".git/refs/heads/banger/t/main.lock");
     fs::create_dir_all(lock.parent().unwrap()).unwrap();
