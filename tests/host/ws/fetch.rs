@@ -306,6 +306,7 @@ fn a_checkout_of_any_kind_gets_its_commits() {
     let (linked, path) = (world.guest.path("linked"), world.guest.path("guest"));
     let args =
         ["prepare", "--force", "--repo", linked.to_str().unwrap(), "--guest-path", path.to_str().unwrap()];
+    fs::remove_dir_all(&path).unwrap();
     world.record = support::record(&world.guest.ws(&args, &world.record));
     world.inside(COMMITS);
     let result = world.fetched(&[]);
