@@ -1,7 +1,7 @@
 //! `fetch`: the guest's commits come home, as a branch or as mails.
 //!
-//! Who talks to the guest is a process of its own (`receive`), which can write nothing but the answer, into the VM's directory. This one
-//! never hears the guest: it reads that file, and may write to the host's repository.
+//! Who talks to the guest is a process of its own (`receive`), which can write nothing but what is in the VM's directory: the answer. This
+//! one never hears the guest: it reads that file, and may write to the host's repository.
 
 use std::fs::{File, Permissions};
 use std::io;
