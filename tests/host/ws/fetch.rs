@@ -229,6 +229,8 @@ fn a_guest_that_has_committed_nothing_makes_no_branch() {
         ["true", "echo x >x", "git checkout -q --detach HEAD^", "git checkout -q -f --orphan unborn"]
     {
         world.inside(script);
+        let tip = world.inside("git rev-parse -q --verify HEAD || true");
+        let tip = if tip.is_empty() { Value::Null } else { json!(tip.trim()) };
         for args in [&[][..], &["--as", "x"], &["--format", "mbox", "--record", "r.json"]] {
             let output = world.fetch(args);
             assert!(output.status.success(), "{script}: {}", said(&output));
@@ -241,6 +243,7 @@ fn a_guest_that_has_committed_nothing_makes_no_branch() {
                 (&json!(false), &Value::Null, &json!(0)),
                 "{script}: {result}"
             );
+            assert_eq!(result["commit"], tip, "{script}");
         }
     }
     assert_eq!(world.all(), before);

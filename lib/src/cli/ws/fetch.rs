@@ -63,12 +63,13 @@ pub(super) fn fetch(args: &FetchArgs) -> ExitCode {
         let have = have(&home, &quarantine, args.branch.as_deref(), vm.name.as_str());
         timeline.step("receive", || receive_apart(document, &spool, interrupts, args.max_size, &have))?;
         let answer = spool.read(checkout.object_format == "sha256")?;
+        let tip = answer.as_ref().map(|answer| answer.tip.clone());
         let answer = answer.filter(|answer| Some(answer.tip.as_str()) != sent);
         if let Some(answer) = &answer {
             timeline.step("verify", || quarantine.take_in(answer, args.max_size))?;
         }
         let vm = vm.name.as_str();
-        // What has been checked out meanwhile counts, and how long a guest takes it says itself.
+        // A guest may take its time: what has been checked out meanwhile counts.
         let home = Home::look(&checkout)?;
         let fetched = Fetched { args, vm, home: &home, quarantine: &quarantine, interrupts };
         match (answer, mails) {
@@ -76,9 +77,9 @@ pub(super) fn fetch(args: &FetchArgs) -> ExitCode {
             (Some(answer), None) => fetched.make_branch(&answer, timeline),
             (None, Some(file)) => {
                 hand_over(&mut io::empty(), file, interrupts)?;
-                Ok(nothing(sent))
+                Ok(nothing(tip.as_deref()))
             }
-            (None, None) => Ok(nothing(sent)),
+            (None, None) => Ok(nothing(tip.as_deref())),
         }
     })
 }
