@@ -13,7 +13,7 @@ use banger_lib::types::{Cidr, ImageName, KernelName, ParseNameError, ParseSizeEr
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::config::ConfigArgs;
-use crate::{apply, diff, dns, logs, reset, subnet, workspace};
+use crate::{apply, diff, dns, fetch, logs, reset, subnet, workspace};
 
 mod image;
 mod kernel;
@@ -92,6 +92,7 @@ impl Command {
                 VmCommand::Diff(_) => "vm diff",
                 VmCommand::Apply(_) => "vm apply",
                 VmCommand::Reset(_) => "vm reset",
+                VmCommand::Fetch(_) => "vm fetch",
                 VmCommand::Workspace(_) => "vm workspace",
             },
             Self::Ps => "ps",
@@ -154,6 +155,8 @@ pub enum VmCommand {
     Apply(apply::Apply),
     /// Throw away what changed in a running VM's workspace
     Reset(reset::Reset),
+    /// Make the commits of a running VM's workspace a branch of the checkout's repository
+    Fetch(fetch::Fetch),
     /// Copy the checkout into a running VM again, or list what changed there
     Workspace(workspace::Verbs),
     /// Log in to a running VM with the system's ssh

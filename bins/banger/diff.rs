@@ -90,7 +90,7 @@ pub fn of_submodule(path: Option<&str>) -> impl Iterator<Item = &str> {
     path.into_iter().flat_map(|path| ["--submodule", path])
 }
 
-fn talk(source: io::Error) -> StageError {
+pub fn talk(source: io::Error) -> StageError {
     StageError::Talk { program: "banger-ws".to_owned(), source }
 }
 
@@ -124,12 +124,7 @@ pub fn diff(context: &Context, args: &Diff) -> Result<ExitCode> {
         return Ok(status);
     }
     let mut file = File::open(patch.path()).map_err(talk)?;
-    let written = if io::stdout().is_terminal() {
-        show(context, &document, file, args.no_pager)
-    } else {
-        // Whoever reads this, a file or `git apply`, wants the bytes as they are.
-        io::copy(&mut file, &mut io::stdout().lock()).map(drop)
-    };
+    let written = pass_on(context, &document, &mut file, args.no_pager);
     // The reader went away, as a pager that is quit does: that is its business.
     context::arrived(written).map(|_| status)
 }
@@ -140,8 +135,18 @@ pub fn status_of(record: &Document) -> Result<ExitCode> {
     Ok(if is_lossy { ExitCode::from(context::OWN_FAILURE) } else { ExitCode::SUCCESS })
 }
 
+/// Writes what was taken from a guest to stdout: for a person where that is a terminal.
+pub fn pass_on(context: &Context, document: &Document, file: &mut File, no_pager: bool) -> io::Result<()> {
+    if io::stdout().is_terminal() {
+        show(context, document, file, no_pager)
+    } else {
+        // Whoever reads this, a file or `git apply`, wants the bytes as they are.
+        io::copy(file, &mut io::stdout().lock()).map(drop)
+    }
+}
+
 /// Shows a patch of the guest's to a person: every control character in it escaped, and our own colours around.
-fn show(context: &Context, document: &Document, file: File, no_pager: bool) -> io::Result<()> {
+fn show(context: &Context, document: &Document, file: &mut File, no_pager: bool) -> io::Result<()> {
     if file.metadata()?.len() == 0 {
         context.say("no changes");
         return Ok(());
@@ -159,7 +164,7 @@ fn show(context: &Context, document: &Document, file: File, no_pager: bool) -> i
     painted
 }
 
-fn paint(file: File, out: &mut dyn Write, colours: bool) -> io::Result<()> {
+fn paint(file: &mut File, out: &mut dyn Write, colours: bool) -> io::Result<()> {
     let mut painter = Painter::new(BufWriter::with_capacity(64 << 10, out), colours);
     let mut reader = BufReader::new(file);
     let mut buffer = vec![0; 64 << 10];

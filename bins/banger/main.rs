@@ -8,6 +8,7 @@ mod diff;
 mod dns;
 mod doctor;
 mod exec;
+mod fetch;
 mod gc;
 mod image;
 mod inside;
@@ -115,6 +116,7 @@ fn dispatch(context: &Context, command: Command) -> context::Result<ExitCode> {
             VmCommand::Diff(args) => diff::diff(context, &args),
             VmCommand::Apply(args) => apply::apply(context, &args),
             VmCommand::Reset(args) => reset::reset(context, &args),
+            VmCommand::Fetch(args) => fetch::fetch(context, &args),
             VmCommand::Workspace(args) => workspace::dispatch(context, &args),
         },
         Command::Ps => list::list(context),

@@ -1,4 +1,4 @@
-//! `vm diff`, `vm apply` and `banger-ws apply` where there is no guest to ask.
+//! `vm diff`, `vm apply`, `vm fetch` and `banger-ws apply` where there is no guest to ask.
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +18,7 @@ fn what_is_not_there_or_does_not_run_is_said_clearly() {
     let state = support::state_with_fake_image();
     let create = banger(state.path(), &["vm", "create", "dev1", "--net", "user"]);
     assert!(create.status.success(), "{create:?}");
-    for verb in ["diff", "apply"] {
+    for verb in ["diff", "apply", "fetch"] {
         assert_error(&banger(state.path(), &["--json", "vm", verb, "nobody"]), 3, "not-found");
         let error = assert_error(&banger(state.path(), &["--json", "vm", verb, "dev1"]), 1, "vm-stopped");
         assert!(error["error"]["hint"].as_str().unwrap().contains("banger vm start dev1"), "{error}");
@@ -36,6 +36,14 @@ fn what_is_not_there_or_does_not_run_is_said_clearly() {
     assert_eq!(
         explained(&["apply", "dev1", "--to", "/x", "--check"]),
         "banger vm show dev1 --record | banger-ws export --output FILE | banger-ws apply --to /x --check --patch FILE\n"
+    );
+    assert_eq!(
+        explained(&["fetch", "dev1", "--as", "mine", "--max-size", "2G", "--force"]),
+        "banger vm show dev1 --record | banger-ws fetch --as=mine --max-size=2G --force\n"
+    );
+    assert_eq!(
+        explained(&["fetch", "dev1", "--format", "mbox"]),
+        "banger vm show dev1 --record | banger-ws fetch --format mbox\n"
     );
 }
 

@@ -130,12 +130,18 @@ fn bad_input_of_run_and_exec_is_a_failure_of_our_own() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path();
     let error = br#"{"schema":"banger.error/1","error":{"code":"busy","message":"m","retry":true,"tool":"t","verb":"v"}}"#;
-    for (verb, own) in
-        [("prepare", false), ("export", false), ("status", false), ("run", true), ("exec", true)]
-    {
+    for (verb, own) in [
+        ("prepare", false),
+        ("export", false),
+        ("fetch", false),
+        ("status", false),
+        ("run", true),
+        ("exec", true),
+    ] {
         let arguments: &[&str] = match verb {
             "run" | "exec" => &[verb, "--record", "r.json", "--", "true"],
             "export" => &[verb, "--output", "p", "--record", "r.json"],
+            "fetch" => &[verb, "--format", "mbox", "--output", "p", "--record", "r.json"],
             _ => &[verb],
         };
         for (input, code, status) in [
@@ -164,10 +170,14 @@ fn gc_removes_what_killed_transfers_left() {
     let vm = temp.path().join("vms/0123456789ab");
     fs::create_dir_all(vm.join("ws-x/objects")).unwrap();
     fs::create_dir_all(temp.path().join("locks")).unwrap();
+    let fetch = temp.path().join("fetch");
+    fs::create_dir_all(fetch.join("0123456789ab-x/git")).unwrap();
+    fs::create_dir_all(fetch.join("another")).unwrap();
     fs::write(vm.join("host_key"), "").unwrap();
     let state = temp.path().to_str().unwrap();
     let record = support::record(&ws(temp.path(), &["gc", "--state-dir", state], b""));
-    assert_eq!(record["removed"].as_array().unwrap().len(), 1, "{record}");
+    assert_eq!(record["removed"].as_array().unwrap().len(), 2, "{record}");
+    assert!(!fetch.join("0123456789ab-x").exists() && fetch.join("another").exists());
     assert!(!vm.join("ws-x").exists() && vm.join("host_key").exists());
     let record = support::record(&ws(temp.path(), &["version"], b""));
     assert_eq!(record["tool"], "banger-ws");

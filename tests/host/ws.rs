@@ -8,6 +8,7 @@ mod command;
 mod exec;
 mod export;
 mod faults;
+mod fetch;
 mod guest;
 mod home;
 mod hostile;

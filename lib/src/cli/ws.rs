@@ -5,6 +5,7 @@ mod args;
 mod changes;
 mod exec;
 mod export;
+mod fetch;
 mod inspect;
 mod job;
 mod patch_dir;
@@ -42,6 +43,8 @@ pub fn main(helper: &'static [u8]) -> ExitCode {
         Verb::Run(args) => exec::run(&args),
         Verb::Reset(args) => reset::reset(&args),
         Verb::Apply(args) => apply::apply(&args),
+        Verb::Fetch(args) => fetch::fetch(&args),
+        Verb::Receive(args) => fetch::receive(&args),
         Verb::Status(input) => export::status(&input),
         Verb::Check(input) => export::check(&input),
         Verb::Gc(args) => inspect::gc(&args),

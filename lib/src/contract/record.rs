@@ -461,7 +461,7 @@ pub enum Applied {
     Nothing,
 }
 
-/// Written by the last program: whether it changed anything. `banger-ws run`, `exec`, `export` and `apply` add what they learned.
+/// Written by the last program: whether it changed anything. `banger-ws run`, `exec`, `export`, `apply` and `fetch` add what they learned.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Outcome {
@@ -539,6 +539,16 @@ pub struct Outcome {
     /// What came of applying the patch to a checkout of the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied: Option<Applied>,
+    /// The branch of the host's repository that has the guest's commits, without `refs/heads/`; absent where there are none, and where they
+    /// became mails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub branch: Option<String>,
+    /// The commit that the guest's HEAD is at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// How many commits of the guest's own the branch has gained, or the mails are of; merges count, and are no mails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commits: Option<u64>,
 }
 
 impl Outcome {

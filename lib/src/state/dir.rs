@@ -54,6 +54,10 @@ impl StateDir {
     pub fn names(&self) -> PathBuf {
         self.root.join("dns/names")
     }
+    /// Repositories for what guests have committed, while it is fetched; none of their own directories, which who talks to them can write.
+    pub fn fetches(&self) -> PathBuf {
+        self.root.join("fetch")
+    }
     /// Lock files.
     pub fn locks(&self) -> PathBuf {
         self.root.join("locks")

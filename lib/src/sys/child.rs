@@ -49,3 +49,11 @@ pub fn die_with_parent(command: &mut Command) {
         });
     }
 }
+
+/// Limits what the child may have of `resource` to `amount` (setrlimit(2)), from its first instruction on: set by us later, it would come
+/// too late for a child that takes all at once.
+pub fn limit(command: &mut Command, resource: libc::__rlimit_resource_t, amount: u64) {
+    let limit = libc::rlimit { rlim_cur: amount, rlim_max: amount };
+    // SAFETY: the closure runs between fork and exec and only calls setrlimit, a plain system call, with a value of its own.
+    unsafe { command.pre_exec(move || check(libc::setrlimit(resource, &raw const limit))) };
+}

@@ -1,6 +1,8 @@
 //! The one place that starts programs: argv as a list, null stdin unless given, `LC_ALL=C.UTF-8`, a bounded tail of
 //! stderr, a deadline. An error carries the program, its arguments and how it ended.
 
+mod held;
+
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
@@ -10,6 +12,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
+
+pub use held::Held;
 
 use super::sealed::{self, Untrusted};
 use super::signal;
@@ -63,6 +67,14 @@ pub enum ExecError {
         /// Its deadline.
         limit: Duration,
     },
+    /// A signal came while it ran; it was killed.
+    #[error("{argv} was ended, since signal {signal} came")]
+    Interrupted {
+        /// The program and its arguments, for people.
+        argv: String,
+        /// The signal's number.
+        signal: i32,
+    },
     /// Its stdout is larger than expected.
     #[error("{argv} printed more than {limit} bytes")]
     TooMuch {
@@ -110,6 +122,8 @@ pub struct Exec {
     stdout_limit: usize,
     stderr_limit: usize,
     dies_with_us: bool,
+    memory_limit: Option<u64>,
+    file_limit: Option<u64>,
 }
 
 impl Exec {
@@ -126,6 +140,8 @@ impl Exec {
             stdout_limit: STDOUT_LIMIT,
             stderr_limit: STDERR_TAIL,
             dies_with_us: false,
+            memory_limit: None,
+            file_limit: None,
         }
     }
 
@@ -190,6 +206,18 @@ impl Exec {
         self
     }
 
+    /// How much memory of its own it may have, bytes (`RLIMIT_DATA`).
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.memory_limit = Some(bytes);
+        self
+    }
+
+    /// How large a file it may write, bytes (`RLIMIT_FSIZE`).
+    pub fn file_limit(mut self, bytes: u64) -> Self {
+        self.file_limit = Some(bytes);
+        self
+    }
+
     /// The program and its arguments, for people: escaped and cut.
     fn shown(&self) -> String {
         let words = std::iter::once(&self.program).chain(&self.args);
@@ -224,6 +252,12 @@ impl Exec {
             command.current_dir(dir);
         }
         signal::unblock_in_child(&mut command);
+        let limits = [(libc::RLIMIT_DATA, self.memory_limit), (libc::RLIMIT_FSIZE, self.file_limit)];
+        for (resource, limit) in limits {
+            if let Some(limit) = limit {
+                super::child::limit(&mut command, resource, limit);
+            }
+        }
         Ok(command)
     }
 

@@ -7,7 +7,7 @@
 //! we are killed the next call on the checkout puts them back before it does anything else.
 
 mod journal;
-mod owner;
+pub(super) mod owner;
 mod stage;
 mod swap;
 

@@ -59,6 +59,12 @@ pub enum WorkspaceError {
         /// The path in the guest.
         guest_path: String,
     },
+    /// The guest's git does not find the repository that came with the workspace.
+    #[error("the workspace at {guest_path:?} in the guest has no git repository that its git can use")]
+    NoRepository {
+        /// The path in the guest.
+        guest_path: String,
+    },
     /// git failed.
     #[error("git failed on the checkout {root:?}")]
     Git {
@@ -232,9 +238,12 @@ impl Coded for WorkspaceError {
             }
             Self::Ssh { stopped: true, .. } => ErrorCode::VmStopped,
             Self::Ssh { source, .. } => ssh_code(source),
-            Self::Git { .. } | Self::Io { .. } | Self::Guest { .. } | Self::Output(_) | Self::Patch(_) => {
-                ErrorCode::Failed
-            }
+            Self::NoRepository { .. }
+            | Self::Git { .. }
+            | Self::Io { .. }
+            | Self::Guest { .. }
+            | Self::Output(_)
+            | Self::Patch(_) => ErrorCode::Failed,
         }
     }
 
@@ -282,6 +291,7 @@ impl Coded for WorkspaceError {
             Self::Forgotten => {
                 "take the files themselves out: banger vm ssh NAME -- tar -cC COPY . >FILE.tar"
             }
+            Self::NoRepository { .. } => "the files themselves can be had without it: banger vm diff NAME",
             Self::NoGit { .. } => "prepare with --mode full or --mode shallow",
             Self::NotPrepared { .. } => "copy a checkout there: banger vm workspace prepare NAME",
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {

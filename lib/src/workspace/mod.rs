@@ -25,6 +25,7 @@
 //! | whether a patch may be handed on, and what it does | [`patch`] |
 //! | what of it a person should look at | [`flags`] |
 //! | apply it to a checkout of the host | [`apply`] |
+//! | fetch: the guest's commits become a branch of the host's repository | [`fetch`] |
 //!
 //! # What travels
 //!
@@ -42,6 +43,7 @@ pub mod config;
 pub mod delta;
 pub mod error;
 pub mod export;
+pub mod fetch;
 pub mod fill;
 pub mod flags;
 pub mod gitdir;

@@ -113,7 +113,7 @@ fn work(args: &ApplyArgs, document: &Document, timeline: &mut Timeline) -> Resul
 }
 
 /// The checkout that was named, else the one that the workspace was copied from.
-fn checkout(to: Option<&Path>, document: &Document) -> Result<Checkout, Failure> {
+pub(super) fn checkout(to: Option<&Path>, document: &Document) -> Result<Checkout, Failure> {
     if let Some(dir) = to {
         return Ok(Checkout::open(dir)?);
     }

@@ -63,6 +63,11 @@ pub(super) enum Verb {
     Reset(ResetArgs),
     /// Apply a patch to a checkout of the host, all of it or nothing
     Apply(ApplyArgs),
+    /// Make the guest's commits a branch of the repository that the workspace was copied from
+    Fetch(FetchArgs),
+    /// What fetch runs apart from itself, since it talks to the guest
+    #[command(hide = true)]
+    Receive(ReceiveArgs),
     /// Say what export would find: result.changed and result.files
     Status(Input),
     /// Compare the record with the guest
@@ -264,6 +269,54 @@ pub(super) struct ApplyArgs {
     /// Refuse a patch that is larger than this many bytes (K, M and G are understood)
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
     pub max_patch_size: u64,
+}
+
+/// What the guest's commits become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// A branch of the host's repository
+    Branch,
+    /// Mails, as git am takes them; the repository stays as it is
+    Mbox,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct FetchArgs {
+    #[command(flatten)]
+    pub input: Input,
+    /// The branch [default: banger/<the VM's name>/<the guest's branch, or HEAD>]
+    #[arg(long = "as", value_name = "BRANCH")]
+    pub branch: Option<String>,
+    /// Move a branch that has other commits than the guest's
+    #[arg(long)]
+    pub force: bool,
+    /// What the commits become
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "branch")]
+    pub format: Format,
+    /// Where mails go ("-": stdout)
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    pub output: PathBuf,
+    /// Write the record to FILE instead of to stdout
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// Refuse commits that take more bytes than this, packed or as mails (K, M and G are understood)
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
+    pub max_size: u64,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ReceiveArgs {
+    #[command(flatten)]
+    pub input: Input,
+    /// The file, which is there, that the answer goes to
+    #[arg(long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// How many bytes of it are taken
+    #[arg(long, value_name = "BYTES")]
+    pub max_size: u64,
+    /// Commits that the host has
+    #[arg(value_name = "COMMIT")]
+    pub have: Vec<String>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -376,10 +376,10 @@ fn tell(outcome: &Outcome) {
     }
 }
 
-fn copy_to_stdout(file: &mut File, interrupts: &Interrupts) -> io::Result<()> {
+pub(super) fn copy_to_stdout(file: &mut dyn io::Read, interrupts: &Interrupts) -> io::Result<()> {
     let mut buffer = vec![0; 64 << 10];
     loop {
-        match io::Read::read(file, &mut buffer)? {
+        match file.read(&mut buffer)? {
             0 => return Ok(()),
             count => write_all(rustix::stdio::stdout(), &buffer[..count], interrupts)?,
         }

@@ -151,7 +151,7 @@ impl Coded for GcError {
     }
 }
 
-/// `gc`: transfers leave nothing on the host but, when they are killed, their staging directory in the VM's own. Whoever holds
+/// `gc`: transfers leave nothing on the host but, when they are killed, their staging directory in the VM's own or beside. Whoever holds
 /// the workspace lock still uses it.
 pub(super) fn gc(args: &GcArgs) -> ExitCode {
     plumbing::value_verb(TOOL, "gc", || {
@@ -165,17 +165,27 @@ pub(super) fn gc(args: &GcArgs) -> ExitCode {
                 if !dir.file_name().is_some_and(|n| n.as_bytes().starts_with(b"ws-")) {
                     continue;
                 }
-                match fs::remove_dir_all(&dir) {
-                    Ok(()) => removed.push(dir.to_string_lossy().into_owned()),
-                    Err(error) => errors.push(format!("{}: {error}", dir.display())),
-                }
+                remove(dir, &mut removed, &mut errors);
             }
+        }
+        for dir in children(&state.fetches())? {
+            let id = dir.file_name().and_then(|n| n.to_str()).and_then(|n| n.split('-').next()?.parse().ok());
+            let Some(id) = id else { continue };
+            let Ok(_lock) = WorkspaceLock::acquire(&state, &id, "banger-ws gc") else { continue };
+            remove(dir, &mut removed, &mut errors);
         }
         if !errors.is_empty() {
             return Err(GcError::Left(errors).into());
         }
         Ok(plumbing::value(&Collected::new(TOOL, removed, Vec::new())))
     })
+}
+
+fn remove(dir: PathBuf, removed: &mut Vec<String>, errors: &mut Vec<String>) {
+    match fs::remove_dir_all(&dir) {
+        Ok(()) => removed.push(dir.to_string_lossy().into_owned()),
+        Err(error) => errors.push(format!("{}: {error}", dir.display())),
+    }
 }
 
 fn children(dir: &Path) -> Result<Vec<PathBuf>, GcError> {

@@ -28,7 +28,7 @@ pub(super) fn keep(new: &Path, old: &Metadata) -> io::Result<()> {
 }
 
 /// Gives root's new file `new` to the owner of the directory that it comes into.
-pub(super) fn follow(new: &Path, directory: &Metadata) -> io::Result<()> {
+pub(in crate::workspace) fn follow(new: &Path, directory: &Metadata) -> io::Result<()> {
     if rustix::process::geteuid().is_root() {
         give(new, &fs::symlink_metadata(new)?, directory)
     } else {
