@@ -3,23 +3,23 @@
 //! what the checkout has beside that is the host's own change, and travels.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use rustix::fs::OFlags;
 use tempfile::TempDir;
 
+use super::checkout::Checkout;
 use super::error::WorkspaceError;
 use super::index::Index;
 use super::object::{Hasher, Objects};
 use super::patch::Scanned;
-use super::plain_git;
+use super::{plain_git, stream};
 use crate::contract::changes::{MODE_FILE, MODE_LINK, MODE_PROGRAM, Request, SentFile};
 use crate::sys::atomic;
 use crate::sys::digest::hex;
-use crate::sys::git::Git;
+use crate::sys::git::{self, Git};
 
 /// The paths of `request` in the workspace, as the host may have to be asked for them.
 pub fn paths(request: &Request) -> BTreeSet<Vec<u8>> {
@@ -84,36 +84,35 @@ impl Step {
         Ok(Some(Self { sha256: request.sha256, before, after }))
     }
 
-    /// Whether the checkout at `root` has at `path` what the patch makes of it.
+    /// Whether `checkout` has at `path` what the patch makes of it. What is reached through a link of the checkout's is not there.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn is_home(&self, root: &Path, path: &[u8]) -> Result<bool, WorkspaceError> {
+    pub fn is_home(&self, checkout: &Checkout, path: &[u8]) -> Result<bool, WorkspaceError> {
         let Some(wanted) = self.after.get(path) else { return Ok(false) };
-        let place = root.join(crate::sys::git::path(path));
-        let error = |e| WorkspaceError::io("read", &place)(e);
-        let there = match fs::symlink_metadata(&place) {
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => None,
-            there => Some(there.map_err(error)?),
+        let there = checkout.look(&git::path(path))?;
+        let (Some(there), Some(wanted)) = (&there, wanted) else {
+            return Ok(there.is_none() && wanted.is_none());
         };
-        match (there, wanted) {
-            (None, wanted) => Ok(wanted.is_none()),
-            // A directory in its place is that of files of their own.
-            (Some(there), None) => Ok(there.is_dir()),
-            (Some(there), Some(wanted)) if there.is_symlink() => {
-                let target = fs::read_link(&place).map_err(error)?;
-                let id = self.id(&mut target.as_os_str().as_bytes(), target.as_os_str().len() as u64);
-                Ok(wanted.mode == MODE_LINK && id.map_err(error)? == wanted.id)
-            }
-            (Some(there), Some(wanted)) => {
-                let mode = if there.permissions().mode() & 0o100 == 0 { MODE_FILE } else { MODE_PROGRAM };
-                if !there.is_file() || mode != wanted.mode {
-                    return Ok(false);
-                }
-                let mut file = File::open(&place).map_err(error)?;
-                Ok(self.id(&mut file, there.len()).map_err(error)? == wanted.id)
-            }
+        let error = |source| WorkspaceError::io("read", checkout.root.join(&there.path))(source);
+        if there.is_symlink() {
+            let target = stream::target(checkout, there)?;
+            let id = self.id(&mut &target[..], target.len() as u64).map_err(error)?;
+            return Ok(wanted.mode == MODE_LINK && id == wanted.id);
         }
+        let mode = if there.stat.st_mode & 0o100 == 0 { MODE_FILE } else { MODE_PROGRAM };
+        if mode != wanted.mode {
+            return Ok(false);
+        }
+        let opened = checkout.open_beneath(&there.path, OFlags::RDONLY);
+        let hashed = opened.and_then(|file| match file.map(File::from) {
+            Some(mut file) => {
+                let size = file.metadata()?.len();
+                self.id(&mut file, size).map(Some)
+            }
+            None => Ok(None),
+        });
+        Ok(hashed.map_err(error)?.as_ref() == Some(&wanted.id))
     }
 
     /// The patch of `paths` alone, each of them by itself: what has moved is removed here and made there.

@@ -1,6 +1,7 @@
 //! What is known of the files of a checkout from when they were last sent: what nobody has touched since is not read again.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -9,10 +10,11 @@ use std::time::SystemTime;
 
 use rustix::fs::Stat;
 
-use super::checkout::Checkout;
+use super::checkout::{Checkout, Entry};
 use super::error::WorkspaceError;
 use super::index::{self, Index};
 use super::staging::{Selection, Staging, is_recent, quote};
+use super::{gitdir, rewritten};
 use crate::contract::changes::{Request, SentFile};
 
 /// What git had of the files of a checkout when they were last looked at, and what their bytes were.
@@ -38,7 +40,10 @@ impl Known {
 
     /// What was sent of the file at `path` of the checkout itself, if its bytes are certainly the same.
     pub fn file(&self, path: &Path, stat: &Stat) -> Option<&SentFile> {
-        self.untouched(path, stat)?;
+        self.untouched(path, stat).and_then(|_| self.sent_as(path))
+    }
+
+    fn sent_as(&self, path: &Path) -> Option<&SentFile> {
         let files = &self.sent.trees.first()?.files;
         let at = files.binary_search_by(|file| file.path.as_slice().cmp(path.as_os_str().as_bytes()));
         at.ok().map(|at| &files[at])
@@ -68,15 +73,24 @@ impl Staging {
         if same.is_empty() {
             return Ok((Vec::new(), paths));
         }
+        // What git makes of a file may be another thing by now, though the file is the same.
+        let git = self.git(checkout, &self.index());
+        let is_attributes = |entry: &Entry| entry.path.file_name() == Some(OsStr::new(".gitattributes"));
+        let has_attributes = there.iter().any(is_attributes) || gitdir::has_attributes(checkout);
+        let names: Vec<&[u8]> = same.iter().map(|(path, _)| path.as_os_str().as_bytes()).collect();
+        let plain = rewritten::taken_as_they_are(&git, checkout, has_attributes, &names)?;
+        let same = same.into_iter().zip(plain).filter(|((path, entry), is_plain)| {
+            *is_plain && known.sent_as(path).is_some_and(|file| file.id == entry.state.object.as_bytes())
+        });
+        let same = same.map(|(one, _)| one);
         let file = self.objects().join("info/alternates");
         let line = [&quote(known.objects.as_os_str())[..], b"\n"].concat();
         let appended = File::options().append(true).open(&file).and_then(|mut file| file.write_all(&line));
         appended.map_err(WorkspaceError::io("write", file))?;
         let (mut there, asked): (Vec<_>, Vec<_>) =
-            same.into_iter().partition(|(_, entry)| known.has_loose(&entry.state.object.to_string()));
+            same.partition(|(_, entry)| known.has_loose(&entry.state.object.to_string()));
         if !asked.is_empty() {
             let lines = asked.iter().flat_map(|(_, entry)| format!("{}\n", entry.state.object).into_bytes());
-            let git = self.git(checkout, &self.index());
             let exec =
                 git.exec(["cat-file", "--batch-check=%(objecttype)"]).stdin(lines.collect::<Vec<u8>>());
             let said = exec.run().map_err(checkout.git_error())?;

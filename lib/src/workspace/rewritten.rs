@@ -6,12 +6,13 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
+use super::checkout::Checkout;
 use super::error::WorkspaceError;
 use super::index::{Entry, Index, ObjectId};
 use super::shipment::Part;
 use super::stream;
 use super::{checkout, gitdir};
-use crate::sys::git;
+use crate::sys::git::{self, Git};
 
 /// What has git make other bytes of a file, of the same size perhaps (gitattributes(5)).
 const ATTRIBUTES: [&str; 3] = ["ident", "filter", "working-tree-encoding"];
@@ -146,6 +147,33 @@ fn hash(part: &Part, args: &[&str], input: &[u8]) -> Result<Vec<ObjectId>, Works
     let said = git.exec(["hash-object"].iter().chain(args)).stdin(input).run();
     let said = said.map_err(part.checkout.git_error())?;
     Ok(said.split(|byte| *byte == b'\n').filter_map(ObjectId::from_hex).collect())
+}
+
+/// Of which of `paths` git takes the bytes as they are, whatever it took them for when it last read them.
+///
+/// # Errors
+/// Those of git.
+pub fn taken_as_they_are(
+    git: &Git,
+    checkout: &Checkout,
+    has_attributes: bool,
+    paths: &[&[u8]],
+) -> Result<Vec<bool>, WorkspaceError> {
+    let converts = |name: &str| checkout.config.get(name).is_some_and(|value| value != b"false");
+    if converts("core.autocrlf") {
+        return Ok(vec![false; paths.len()]);
+    }
+    if !has_attributes {
+        return Ok(vec![true; paths.len()]);
+    }
+    let names = ATTRIBUTES.iter().chain(&["text", "eol", "crlf"]);
+    let input: Vec<u8> = paths.iter().flat_map(|path| [path, &b"\0"[..]].concat()).collect();
+    let exec = git.exec(["check-attr", "-z", "--stdin"].iter().chain(names.clone())).stdin(input);
+    let said = exec.run().map_err(checkout.git_error())?;
+    let values: Vec<&[u8]> = said.split(|byte| *byte == 0).skip(2).step_by(3).collect();
+    let is_none = |value: &&[u8]| matches!(*value, b"unspecified" | b"unset");
+    let plain = values.chunks_exact(names.count()).map(|values| values.iter().all(is_none));
+    Ok(plain.chain(std::iter::repeat(false)).take(paths.len()).collect())
 }
 
 fn attributes(part: &Part, paths: &[&[u8]]) -> Result<Vec<u8>, WorkspaceError> {

@@ -64,10 +64,15 @@ pub struct Staging {
 /// How long a clock that stamps files may stand still.
 const TICK: Duration = Duration::from_millis(20);
 
+/// The same, where a file system keeps no parts of a second.
+const WHOLE_SECOND: Duration = Duration::from_secs(2);
+
 /// Whether a file has changed when the index was `written`, or after.
 pub(super) fn is_recent(stat: &Stat, written: SystemTime) -> bool {
     let changed = UNIX_EPOCH + Duration::new(stat.st_ctime.max(0).unsigned_abs(), stat.st_ctime_nsec as u32);
-    changed + TICK >= written
+    // Some file systems know whole seconds alone.
+    let tick = if stat.st_ctime_nsec == 0 { WHOLE_SECOND } else { TICK };
+    changed + tick >= written
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), WorkspaceError> {

@@ -169,7 +169,7 @@ impl Home {
         for (number, entry) in scanned.entries.iter().enumerate() {
             let mut new = Vec::new();
             for path in entry.paths() {
-                if !step.is_home(&checkout.root, path)? {
+                if !step.is_home(checkout, path)? {
                     new.push(path.clone());
                 }
             }
