@@ -174,6 +174,9 @@ class Run:
         sent, before = dict(self.host.sent), disk.walk(self.guest.look_at(), details=True)
         self.second_script = checkout.second_script(self.plan.seed, sent)
         self.host.run(self.second_script)
+        # What both sides have agreed on travels whether git tracks it or not.
+        there = {path: self.host.tree[path] for path in sent if path in self.host.tree}
+        self.host.sent.update({path: entry for path, entry in there.items() if entry.kind in ("file", "link")})
         status, out, err = self.guest.ws("prepare", *source)
         after = disk.walk(self.guest.look_at(), details=True)
         record = judge.load_record(out) or {}

@@ -49,7 +49,7 @@ fn a_checkout_that_moved_on_goes_in_again() {
     let auto = home.run(&["vm", "exec", "--auto-prepare", "v1", "--", "true"]);
     assert_eq!(auto.status.code(), Some(125), "{}", said(&auto));
     // The command has no --force of its own: what the hint says is the way.
-    assert!(said(&auto).contains("banger vm workspace prepare --force"), "{}", said(&auto));
+    assert!(said(&auto).contains("banger vm reset v1 -- 'README.md'"), "{}", said(&auto));
     assert_eq!(home.run(&["vm", "exec", "v1", "--", "cat", "README.md"]).stdout, b"guest\n");
     assert!(home.run(&["vm", "workspace", "prepare", "--force", "v1"]).status.success());
     assert_eq!(home.run(&["vm", "exec", "v1", "--", "cat", "README.md"]).stdout, b"the host's second\n");

@@ -52,7 +52,9 @@ fn a_change_is_looked_at_and_applied() {
     );
     assert_eq!(fs::read(repo.join("README.md")).unwrap(), b"hello\nhi \x1b]0;pwned\x07\n");
     assert!(repo.join("go.sh").exists() && !repo.join("run.sh").exists() && repo.join(".envrc").exists());
-    assert_eq!(home.json(&["vm", "apply", "v1"])["result"]["applied"], "already");
+    assert_eq!(home.json(&["vm", "apply", "v1"])["result"]["applied"], "nothing");
+    let more = home.run(&["vm", "exec", "v1", "--", "sh", "-c", "echo more >>README.md"]);
+    assert!(more.status.success(), "{}", said(&more));
     fs::write(repo.join("README.md"), "mine\n").unwrap();
     let record = support::assert_error(&home.run(&["vm", "apply", "v1", "--json"]), 1, "conflict");
     assert!(record["error"]["details"]["files"].to_string().contains("README.md"), "{record}");

@@ -68,6 +68,9 @@ pub struct Note {
     /// The commits whose parents the host does not have, either.
     #[serde(default)]
     pub shallow: Vec<String>,
+    /// Whether untracked files were sent, too.
+    #[serde(default)]
+    pub include_untracked: bool,
     /// Whether the differences to it can be sent: there is git in the guest, and the host has all that may be needed.
     pub is_plain: bool,
 }
@@ -93,6 +96,7 @@ impl Note {
                 .collect(),
             sparse: gitdir::sparse(&part.checkout),
             submodules: submodules.collect(),
+            include_untracked: survey.choice.include_untracked,
             shallow: shallow.lines().map(str::to_owned).collect(),
             is_plain: survey.choice.mode != WorkspaceMode::Files
                 && !part.checkout.is_partial()

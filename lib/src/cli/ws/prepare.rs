@@ -374,19 +374,29 @@ fn look(
     let checkout = Checkout::open(&source.repo)?;
     let guest_path = source.guest_path.clone().unwrap_or_else(|| format!("/root/{}", checkout.name()));
     transfer::check_guest_path(&guest_path)?;
-    let agreed = agreed(notes, memory, &checkout, &guest_path);
+    let include_untracked = source.choice.include_untracked;
+    let agreed = agreed(notes, memory, &checkout, (&guest_path, include_untracked));
     Ok((Survey::new(scratch, checkout, source.choice.of(), &agreed)?, guest_path))
 }
 
-/// The paths of the files that host and guest agreed on when `checkout` was last copied to `guest_path`, and since.
-fn agreed(notes: &Notes, memory: &Memory, checkout: &Checkout, guest_path: &str) -> BTreeSet<Vec<u8>> {
+/// The paths of the files that host and guest agreed on when `checkout` was last copied to `guest_path`, and since. Where untracked files are
+/// to stay behind that were taken along then, only what git had heard of by then.
+fn agreed(
+    notes: &Notes,
+    memory: &Memory,
+    checkout: &Checkout,
+    (guest_path, include_untracked): (&str, bool),
+) -> BTreeSet<Vec<u8>> {
     let same_place =
         |note: &Note| note.guest_path == guest_path && note.host_path == checkout.root.to_string_lossy();
-    let given = notes.load(Stage::Sent).filter(same_place);
-    given
-        .and_then(|note| memory.agreed(&note.base_commit))
-        .map(|sent| agreed::paths(&sent))
-        .unwrap_or_default()
+    let Some(given) = notes.load(Stage::Sent).filter(same_place) else { return BTreeSet::new() };
+    let sent = memory.agreed(&given.base_commit);
+    let mut paths = sent.map(|sent| agreed::paths(&sent)).unwrap_or_default();
+    if given.include_untracked && !include_untracked {
+        let tracked = Index::read(&notes.index(Stage::Sent), &checkout.object_format).unwrap_or_default();
+        paths.retain(|path| tracked.has(path));
+    }
+    paths
 }
 
 /// What host and guest last agreed on, by its bytes: what was sent with the prepared commit `base_commit`, and what has come home since; of
