@@ -26,6 +26,9 @@ use crate::sys::remote::Exit;
 
 /// How long a guest may say nothing while it looks for changes.
 const SILENCE: Duration = Duration::from_secs(600);
+/// git in the guest, where it is asked something: in a partial clone it may fetch for that, but runs no hook and leaves nothing running.
+const QUIET_GIT: &str =
+    "git -c core.hooksPath=/dev/null -c core.fsmonitor=false -c maintenance.auto=false -c gc.auto=0";
 /// How much may come of objects that only the guest has, bytes.
 const MAX_FETCHED: usize = 256 << 20;
 
@@ -122,8 +125,9 @@ pub fn rebase(
     tree: &Index,
     sent: &mut Request,
 ) -> Result<(), WorkspaceError> {
-    let script = "cd @PATH@ && git rev-parse -q --verify @COMMIT@ >/dev/null && say ready && git ls-tree -r -z --full-tree @COMMIT@\n";
+    let script = "cd @PATH@ && @GIT@ rev-parse -q --verify @COMMIT@ >/dev/null && say ready && @GIT@ ls-tree -r -z --full-tree @COMMIT@\n";
     let values = BTreeMap::from([
+        ("GIT", QUIET_GIT.to_owned()),
         ("PATH", quote([guest_path])),
         ("COMMIT", quote([format!("{commit}^{{commit}}").as_str()])),
     ]);
@@ -389,12 +393,13 @@ fn fetch(
     objects: &Objects,
 ) -> Result<HashMap<Vec<u8>, u64>, WorkspaceError> {
     let names: Vec<String> = ids.iter().map(|id| hex(id)).collect();
-    let script = "cd @PATH@ && say ready && printf '%s\\n' @IDS@ | git cat-file --batch 2>/dev/null\n";
+    let script = "cd @PATH@ && say ready && printf '%s\\n' @IDS@ | @GIT@ cat-file --batch 2>/dev/null\n";
     let mut sizes = HashMap::new();
     // A command line holds so many.
     for some in names.chunks(200) {
         let ids = quote(some.iter().map(String::as_str));
-        let values = BTreeMap::from([("PATH", quote([guest_path])), ("IDS", ids)]);
+        let git = QUIET_GIT.to_owned();
+        let values = BTreeMap::from([("PATH", quote([guest_path])), ("GIT", git), ("IDS", ids)]);
         let mut fetched = Fetched::default();
         // Where it fails what is missing is lost by name, and the rest comes.
         if guest.run(&fill(script, &values), None, Some(SILENCE), &mut fetched).is_err() {
