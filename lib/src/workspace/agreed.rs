@@ -115,6 +115,19 @@ impl Step {
         Ok(hashed.map_err(error)?.as_ref() == Some(&wanted.id))
     }
 
+    /// Whether `checkout` has made a program of the file at `path` since it was agreed on, or none of a program: git removes such a file all
+    /// the same, and only warns.
+    ///
+    /// # Errors
+    /// The file cannot be looked at.
+    pub fn has_other_mode(&self, checkout: &Checkout, path: &[u8]) -> Result<bool, WorkspaceError> {
+        let (Some(before), Some(there)) = (self.before.get(path), checkout.look(&git::path(path))?) else {
+            return Ok(false);
+        };
+        let is_program = there.stat.st_mode & 0o100 != 0;
+        Ok(!there.is_symlink() && before.mode != MODE_LINK && is_program != (before.mode == MODE_PROGRAM))
+    }
+
     /// The patch of `paths` alone, each of them by itself: what has moved is removed here and made there.
     ///
     /// # Errors

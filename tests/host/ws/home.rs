@@ -166,6 +166,13 @@ fn a_conflict_changes_nothing_and_what_is_settled_goes_on() {
     fs::copy(round.guest.path("guest/lines"), round.repo.join("lines")).unwrap();
     assert_eq!(round.apply(), "applied");
     assert_eq!((round.host("one"), round.changed()), ("1\n".into(), Vec::new()));
+    // A file that the guest removes and the host has made a program of: git would only warn.
+    round.inside("rm LICENSE");
+    round.outside("chmod +x LICENSE");
+    let error = support::assert_error(&round.take_home(), 1, "conflict");
+    assert_eq!(error["error"]["details"]["files"], json!(["LICENSE"]));
+    round.outside("chmod -x LICENSE");
+    assert_eq!(round.apply(), "applied");
     // A patch that is applied elsewhere, or only tried, is home nowhere.
     round.inside("echo 2 >two");
     let output = round.guest.ws(&["export", "--output", "p.patch"], &round.record);

@@ -22,10 +22,10 @@ use crate::state::lock::WorkspaceLock;
 use crate::sys::clock::Timeline;
 use crate::sys::signal::Interrupts;
 use crate::workspace::agreed::Step;
-use crate::workspace::apply::{self, Applied, Job};
+use crate::workspace::apply::{self, Applied, ApplyError, Job};
 use crate::workspace::checkout::Checkout;
 use crate::workspace::error::WorkspaceError;
-use crate::workspace::patch::{Scanned, Scanner};
+use crate::workspace::patch::{Scanned, Scanner, Status};
 use crate::workspace::sent::Memory;
 
 #[derive(Debug, Error)]
@@ -166,7 +166,11 @@ impl Home {
         scanned: &Scanned,
     ) -> Result<Option<(NamedTempFile, Scanned)>, Failure> {
         let (mut kept, mut halves) = (BTreeSet::new(), BTreeSet::new());
+        let mut conflicts = Vec::new();
         for (number, entry) in scanned.entries.iter().enumerate() {
+            if entry.status == Status::Deleted && step.has_other_mode(checkout, &entry.path)? {
+                conflicts.push(String::from_utf8_lossy(&entry.path).into_owned());
+            }
             let mut new = Vec::new();
             for path in entry.paths() {
                 if !step.is_home(checkout, path)? {
@@ -178,6 +182,9 @@ impl Home {
             } else {
                 halves.extend(new);
             }
+        }
+        if !conflicts.is_empty() {
+            return Err(ApplyError::Conflict { root: checkout.root.clone(), paths: conflicts }.into());
         }
         if kept.len() == scanned.entries.len() {
             return Ok(None);
