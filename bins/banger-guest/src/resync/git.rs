@@ -76,6 +76,13 @@ pub fn commit_of(name: &str) -> Result<String, Error> {
     Ok(String::from_utf8_lossy(&said).trim_end().to_owned())
 }
 
+/// Whether the object is there.
+pub fn has(id: &str) -> bool {
+    let mut git = git();
+    git.args(["cat-file", "-e", id]);
+    output(git, None).is_ok_and(|(_, exists)| exists)
+}
+
 /// Changes the entries of the guest's index.
 pub fn stage(staged: &Staged) -> Result<(), Error> {
     if !staged.info.is_empty() {
@@ -87,7 +94,7 @@ pub fn stage(staged: &Staged) -> Result<(), Error> {
     Ok(())
 }
 
-/// Has refs name what they are to name.
+/// Has refs name what they are to name; but for those whose objects the guest has lost.
 pub fn update_refs(refs: &[(Vec<u8>, String)]) -> Result<(), Error> {
     if refs.is_empty() {
         return Ok(());
@@ -95,8 +102,17 @@ pub fn update_refs(refs: &[(Vec<u8>, String)]) -> Result<(), Error> {
     // A ref's name holds no space and no control character (git-check-ref-format(1)).
     let line =
         |(name, object): &(Vec<u8>, String)| [b"update ", &name[..], b" ", object.as_bytes(), b"\n"].concat();
-    let lines: Vec<u8> = refs.iter().flat_map(line).collect();
-    run(["update-ref", "--stdin"], Some(&lines)).map(drop)
+    let update = |refs: &[(Vec<u8>, String)]| {
+        let lines: Vec<u8> = refs.iter().flat_map(line).collect();
+        run(["update-ref", "--stdin"], Some(&lines)).map(drop)
+    };
+    let Err(error) = update(refs) else { return Ok(()) };
+    let there: Vec<_> = refs.iter().filter(|(_, object)| has(object)).cloned().collect();
+    match there.len() {
+        0 => Ok(()),
+        count if count < refs.len() => update(&there),
+        _ => Err(error),
+    }
 }
 
 /// Sets one of the repository's settings.

@@ -142,8 +142,10 @@ fn take(work: &Below, workspace: &OsStr, host: &mut Host) -> Result<(), Error> {
     }
     let mut kept = Vec::new();
     if plan.force {
-        kept.extend(found.own_head.is_some().then_some(REPLACED.as_bytes()));
-        let replaced = found.own_head.map(|commit| (b"refs/banger/replaced".to_vec(), commit));
+        // HEAD may name what is not there.
+        let own_head = found.own_head.filter(|commit| git::has(commit));
+        kept.extend(own_head.is_some().then_some(REPLACED.as_bytes()));
+        let replaced = own_head.map(|commit| (b"refs/banger/replaced".to_vec(), commit));
         plan.refs.splice(0..0, replaced);
     } else {
         kept.extend(found.is_head_elsewhere.then_some(&b"HEAD"[..]));
