@@ -2,8 +2,6 @@
 
 use std::process::ExitCode;
 
-use banger_lib::contract::record::VmmKind;
-
 fn main() -> ExitCode {
-    banger_lib::cli::vmm::main(VmmKind::Firecracker)
+    banger_fc::cli::main()
 }

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    banger_lib::cli::netd::main()
+    banger_netd::cli::main()
 }

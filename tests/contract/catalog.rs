@@ -76,7 +76,7 @@ fn program(path: &str, state: &Path, url: &str, args: &[&str]) -> Command {
 }
 
 fn disk(state: &Path, url: &str, args: &[&str]) -> Output {
-    run(&mut program(DISK, state, url, args), b"")
+    run(&mut program(DISK.as_str(), state, url, args), b"")
 }
 
 fn url(server: &Server) -> String {
@@ -267,7 +267,7 @@ fn catalogs_that_lie_are_told_and_leave_nothing() {
     for (what, lie, status, code, said) in table {
         let (content, state) = (Content::new(), tempfile::tempdir().unwrap());
         let server = Server::start(move |asked| lie(asked, content.answer(asked)));
-        let mut pull = program(DISK, state.path(), &url(&server), &["image", "pull", "debian"]);
+        let mut pull = program(DISK.as_str(), state.path(), &url(&server), &["image", "pull", "debian"]);
         let error = assert_error(&run(&mut pull, b""), status, code);
         assert!(all_of(&error).contains(said), "{what}: {error}");
         assert!(names(&state.path().join("images")).is_empty(), "{what}");

@@ -35,7 +35,7 @@ impl World {
     }
 
     fn import(&self, args: &[&str], stdin: &[u8]) -> Output {
-        let mut import = command(DISK);
+        let mut import = command(DISK.as_str());
         import.args(["image", "import"]).args(args).env("BANGER_STATE_DIR", self.state.path());
         run(&mut import, stdin)
     }
@@ -299,7 +299,7 @@ fn layouts_that_are_not_sound_are_refused() {
         assert!(text.contains(said), "{what}: {text}");
         world.assert_nothing_left(what);
     };
-    let layer = banger_lib::sys::digest::sha256(&tar);
+    let layer = banger_host::digest::sha256(&tar);
     let other = simple().file("more", b"").end();
     let index = |text: String| fs::write(dir.join("index.json"), text).unwrap();
     check("a changed layer", 2, "bad-input", "layer 1 has the digest", &[], &|_| {
@@ -355,7 +355,7 @@ fn a_registered_image_leaves_its_file_alone_until_it_is_promoted() {
     ext4(&file);
     let (bytes, mode) = (fs::read(&file).unwrap(), fs::metadata(&file).unwrap().permissions());
     let disk = |args: &[&str]| {
-        run(command(DISK).arg("image").args(args).env("BANGER_STATE_DIR", world.state.path()), b"")
+        run(command(DISK.as_str()).arg("image").args(args).env("BANGER_STATE_DIR", world.state.path()), b"")
     };
     let registered = record(&disk(&["register", file.to_str().unwrap(), "own"]));
     assert_eq!(registered["registered"], json!(file.canonicalize().unwrap()), "{registered}");
@@ -405,7 +405,7 @@ fn prune_spares_what_is_in_use() {
     assert!(plan("used").status.success());
     fs::remove_file(&kernel).unwrap();
     let prune = |more: &[&str]| {
-        let mut prune = command(DISK);
+        let mut prune = command(DISK.as_str());
         prune.args(["image", "prune"]).args(more).env("BANGER_STATE_DIR", world.state.path());
         record(&run(&mut prune, b""))
     };

@@ -272,7 +272,7 @@ fn a_killed_import_leaves_nothing_to_the_next() {
         let inject = format!("inject={call}:signal=KILL:when={nth}");
         let mut strace = command("strace");
         strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "signal=none", "-e", &inject]);
-        strace.args([support::disk::DISK, "kernel", "import"]).arg(&package);
+        strace.args([support::disk::DISK.as_str(), "kernel", "import"]).arg(&package);
         strace.env("BANGER_STATE_DIR", bench.state()).env("HOME", bench.state());
         let output = run(&mut strace, b"");
         assert!(!output.status.success(), "{call} {nth} is never called");

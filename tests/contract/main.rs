@@ -1,7 +1,8 @@
 //! Tier `contract`: the programs themselves with fake tools. Needs no privilege.
 
-#[path = "../support/mod.rs"]
-mod support;
+#![allow(clippy::disallowed_methods, unsafe_code, reason = "what is for the programs is not for tests")]
+
+use banger_test_support as support;
 
 mod arguments;
 mod catalog;

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use banger_lib::workspace::patch::{Entry, MAX_PATCH_BYTES, Scanned, Scanner, Status};
+use banger_ws::patch::{Entry, MAX_PATCH_BYTES, Scanned, Scanner, Status};
 
 use crate::support;
 use crate::support::changes::{self, Dice, File, random_tree, script, tree};

@@ -98,7 +98,7 @@ impl Place {
     }
 
     fn command(&self, reference: &str, more: &[&str]) -> Command {
-        let mut disk = command(DISK);
+        let mut disk = command(DISK.as_str());
         disk.args(["image", "pull", reference, "--layout"]).arg(self.layout()).args(more);
         disk.env("HOME", self.dir.path()).env("BANGER_STATE_DIR", self.dir.path().join("state"));
         // Nobody but this machine is to be asked, whatever the environment says.

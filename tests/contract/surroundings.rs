@@ -57,7 +57,7 @@ fn files_that_the_shell_keeps_small_are_told_as_such() {
     let world = state_with_fake_image();
     let noise = support::noise(1 << 20);
     let tar = Tar::default().directory("usr").file("usr/noise", &noise).end();
-    let import = limited(64, DISK, &["image", "import", "-", "new"], world.path(), &tar);
+    let import = limited(64, DISK.as_str(), &["image", "import", "-", "new"], world.path(), &tar);
     let error = assert_error(&import, 1, "failed");
     assert!(error["error"]["hint"].as_str().is_some_and(|hint| hint.contains("ulimit -f")), "{error}");
     assert_eq!(support::disk::names(&world.path().join("images")), ["debian"]);

@@ -1,8 +1,8 @@
 //! The contract on paper: lib/schema and the tables of banger-json(7), both generated from the types.
 
-use banger_lib::contract::config::{KEYS, Key};
-use banger_lib::contract::{ErrorCode, schema};
-use banger_lib::workspace::patch::known;
+use banger_contract::config::{KEYS, Key};
+use banger_contract::{ErrorCode, schema};
+use banger_ws::patch::known;
 use serde_json::Value;
 
 use crate::{assert_file, read, root, with_block};

@@ -2,10 +2,11 @@
 //!
 //! With `BANGER_UPDATE=1` in the environment the generated parts are rewritten instead of compared.
 
+#![allow(clippy::disallowed_methods, reason = "what is for the programs is not for tests")]
+
 use std::path::{Path, PathBuf};
 
-#[path = "../support/mod.rs"]
-mod support;
+use banger_test_support as support;
 
 mod contract;
 mod pages;

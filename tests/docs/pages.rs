@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use banger_lib::contract::host_policy::{self, HostPolicy};
+use banger_contract::host_policy::{self, HostPolicy};
 
 use crate::{PROGRAMS, assert_file, read, root, support, with_block};
 

@@ -280,7 +280,11 @@ fn children_of(child: &Child) -> Vec<i32> {
 
 /// Runs `banger-disk attach` on `document` after `prepare`, a shell script with the VM's directory as `$1`, in mounts of its own.
 fn attach_in_mounts(bench: &Bench, document: &Value, prepare: &str) -> Output {
-    let script = format!("set -e\n{prepare}\nrc=0; {DISK} attach || rc=$?\n{}", "ls -A \"$1\" >&2; exit $rc");
+    let script = format!(
+        "set -e\n{prepare}\nrc=0; {} attach || rc=$?\n{}",
+        DISK.as_str(),
+        "ls -A \"$1\" >&2; exit $rc"
+    );
     let mut shell = command("unshare");
     shell.args(["--mount", "sh", "-c", &script, "sh"]).arg(vm_dir(document));
     shell.env("STATE", bench.state()).env("HOME", bench.state());
@@ -390,7 +394,18 @@ fn a_killed_attach_is_completed_by_the_next_one() {
         for nth in 1..=3 {
             let inject = format!("inject={call}:signal=KILL:when={nth}");
             let mut strace = command("strace");
-            strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "signal=none", "-e", &inject, DISK, "attach"]);
+            strace.args([
+                "-f",
+                "-qq",
+                "-o",
+                "/dev/null",
+                "-e",
+                "signal=none",
+                "-e",
+                &inject,
+                DISK.as_str(),
+                "attach",
+            ]);
             strace.env("BANGER_STATE_DIR", bench.state()).env("HOME", bench.state());
             run(&mut strace, planned.to_string().as_bytes());
             let attached = bench.verb("attach", &planned);

@@ -13,7 +13,7 @@ use crate::support::web::{Reply, Server};
 use crate::support::{self, assert_error, command, record, run};
 
 /// The script of the recipe `dev`.
-const DEV: &str = include_str!("../../lib/src/disk/recipe/dev.sh");
+const DEV: &str = include_str!("../../bins/banger-disk/src/recipe/dev.sh");
 /// The key that it accepts.
 const MISE_KEY: &str = "24853EC9F655CE80B48E6C3A8B81C9D17413A06D";
 

@@ -7,7 +7,7 @@ mod layers;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use banger_lib::sys::digest::sha256;
+use banger_host::digest::sha256;
 use serde_json::json;
 
 use crate::support::disk::{DISK, names};
@@ -40,7 +40,7 @@ impl World {
     }
 
     fn command(&self, args: &[&str]) -> std::process::Command {
-        let mut disk = command(DISK);
+        let mut disk = command(DISK.as_str());
         disk.args(args).env("BANGER_STATE_DIR", self.temp.path());
         disk
     }

@@ -1,7 +1,8 @@
 //! Tier `host`: real kernel objects — namespaces, taps, nftables, loop devices, ext4, sshd. Needs root.
 
-#[path = "../support/mod.rs"]
-mod support;
+#![allow(clippy::disallowed_methods, unsafe_code, reason = "what is for the programs is not for tests")]
+
+use banger_test_support as support;
 
 mod disk;
 mod dm;

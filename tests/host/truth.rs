@@ -67,7 +67,7 @@ fn judge(seeds: &str) {
     let programs = Path::new(env!("CARGO_BIN_EXE_banger-ws")).parent().expect("it is in a directory");
     let seeds = std::env::var("BANGER_TEST_SEED").unwrap_or_else(|_| seeds.to_owned());
     let mut command = in_memory();
-    command.arg(oracle).arg("--programs").arg(programs).args(["--helper", env!("BANGER_GUEST_BIN")]);
+    command.arg(oracle).arg("--programs").arg(programs).args(["--helper", banger_guest_program::BUILT_AT]);
     // Beside the other three: one case at a time, and a few tries at a shorter story.
     command.args(["--seeds", &seeds, "--jobs", "1", "--tries", "10", "--most", "3"]);
     let output = support::run(&mut command, b"");
@@ -83,7 +83,7 @@ fn rounds_of_work_leave_both_sides_as_the_three_way_rule_says() {
     let programs = Path::new(env!("CARGO_BIN_EXE_banger-ws")).parent().expect("it is in a directory");
     let mut command = in_memory();
     command.arg(oracle.with_file_name("rounds")).arg("--programs").arg(programs);
-    command.args(["--helper", env!("BANGER_GUEST_BIN"), "--seeds", "1..5", "--rounds", "10"]);
+    command.args(["--helper", banger_guest_program::BUILT_AT, "--seeds", "1..5", "--rounds", "10"]);
     let output = support::run(&mut command, b"");
     assert_eq!(
         output.status.code(),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use banger_lib::sys::digest::sha256;
+use banger_host::digest::sha256;
 use serde_json::{Value, json};
 
 /// A tar that is being made.

@@ -3,13 +3,15 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::sync::LazyLock;
 
 use serde_json::Value;
 
-use super::{command, record, run};
+use super::{command, program, record, run};
 
 /// The program under test.
-pub const DISK: &str = env!("CARGO_BIN_EXE_banger-disk");
+pub static DISK: LazyLock<String> =
+    LazyLock::new(|| program("banger-disk").into_os_string().into_string().expect("a path in UTF-8"));
 
 /// A state directory with an image `debian` of three ext4 filesystems and a kernel that does not boot.
 pub struct Bench {
@@ -47,7 +49,7 @@ impl Bench {
 
     /// `banger-disk` with this state directory and a home of its own.
     pub fn disk_command(&self) -> std::process::Command {
-        let mut disk = command(DISK);
+        let mut disk = command(DISK.as_str());
         disk.env("BANGER_STATE_DIR", self.state()).env("HOME", self.state()).env_remove("XDG_CONFIG_HOME");
         disk.env_remove("BANGER_LOCK_FD");
         disk
@@ -55,12 +57,11 @@ impl Bench {
 
     /// A planned VM with user networking: what `banger-disk attach` reads.
     pub fn planned(&self, name: &str) -> Value {
-        let banger = env!("CARGO_BIN_EXE_banger");
-        let mut plan = command(banger);
+        let mut plan = command(program("banger"));
         let output =
             run(plan.args(["vm", "plan", name, "--net", "user"]).env("BANGER_STATE_DIR", self.state()), b"");
         let planned = record(&output);
-        let mut attach = command(env!("CARGO_BIN_EXE_banger-netd"));
+        let mut attach = command(program("banger-netd"));
         record(&run(attach.arg("attach"), planned.to_string().as_bytes()))
     }
 

@@ -30,6 +30,29 @@ pub fn vmlinuz(release: &str) -> Vec<u8> {
     format!("\x7fELF something Linux version {release} (test) #1").into_bytes()
 }
 
+/// A module with nothing but the section .modinfo.
+pub fn module(entries: &[&str]) -> Vec<u8> {
+    let mut elf = vec![0; 0x40];
+    elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
+    let info: Vec<u8> = entries.iter().flat_map(|e| e.bytes().chain([0])).collect();
+    let names = b"\0.modinfo\0";
+    let (info_at, names_at) = (0x40, 0x40 + info.len());
+    elf.extend_from_slice(&info);
+    elf.extend_from_slice(names);
+    let headers = elf.len() as u64;
+    for (name, at, size) in [(0_u32, names_at, names.len()), (1, info_at, info.len())] {
+        let mut header = [0; 0x40];
+        header[..4].copy_from_slice(&name.to_le_bytes());
+        header[0x18..0x20].copy_from_slice(&(at as u64).to_le_bytes());
+        header[0x20..0x28].copy_from_slice(&(size as u64).to_le_bytes());
+        elf.extend_from_slice(&header);
+    }
+    elf[0x28..0x30].copy_from_slice(&headers.to_le_bytes());
+    elf[0x3a..0x3c].copy_from_slice(&0x40_u16.to_le_bytes());
+    elf[0x3c..0x3e].copy_from_slice(&2_u16.to_le_bytes());
+    elf
+}
+
 /// Makes below `dir` what a distribution installs: boot/vmlinuz-…, boot/config-… and `lib`/modules/….
 pub fn install(dir: &Path, lib: &str) -> PathBuf {
     let modules = dir.join(lib).join("modules").join(RELEASE);

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use banger_lib::sys::digest::sha256;
+use banger_host::digest::sha256;
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags, chownat, lgetxattr, llistxattr,
     lsetxattr, mknodat, utimensat,
@@ -71,7 +71,7 @@ fn xattrs(path: &Path) -> String {
         .map(|name| {
             let mut value = vec![0; 64 << 10];
             let length = lgetxattr(path, OsStr::from_bytes(name), &mut value[..]).unwrap();
-            format!("{}:{}", String::from_utf8_lossy(name), banger_lib::sys::digest::hex(&value[..length]))
+            format!("{}:{}", String::from_utf8_lossy(name), banger_host::digest::hex(&value[..length]))
         })
         .collect();
     found.sort();

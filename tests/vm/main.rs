@@ -1,10 +1,11 @@
 //! Tier `vm`: real virtual machines through banger itself. `tests/run` prepares the image outside and runs the tier in a network
 //! namespace of its own; each test has its own state directory, into which the prepared image is linked.
 
+#![allow(clippy::disallowed_methods, unsafe_code, reason = "what is for the programs is not for tests")]
+
 #[path = "../host/netd/guest.rs"]
 mod guest;
-#[path = "../support/mod.rs"]
-mod support;
+use banger_test_support as support;
 
 mod attempts;
 mod bad_days;

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use crate::channel::Channel;
 use crate::clock::{Steps, now_us};
 use crate::disks::Disk;
-use crate::protocol::{AgentReply, AgentRequest, EXPIRES_PATH, Event, RESIZE_PATH};
 use crate::{halt, inspect, notice, serve};
+use banger_protocol::guest::{AgentReply, AgentRequest, EXPIRES_PATH, Event, RESIZE_PATH};
 
 /// What the agent knows of its VM.
 pub struct Agent {

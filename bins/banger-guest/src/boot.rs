@@ -14,8 +14,8 @@ use crate::clock::{Steps, now_us};
 use crate::disks::Disk;
 use crate::error::{BootFailure, Context, Error};
 use crate::modules::Modules;
-use crate::protocol::{CONFIG_PATH, DIGEST_PATH, FILES_PATH, GuestConfig};
 use crate::{disks, files, halt, init, java, mounts, network, sys, systemd, trust};
+use banger_protocol::guest::{CONFIG_PATH, DIGEST_PATH, FILES_PATH, GuestConfig};
 
 /// Boots the VM. Does not return unless the boot fails.
 pub fn run() -> Result<Infallible, BootFailure> {

@@ -18,10 +18,10 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use crate::clock::now_us;
 use crate::error::{Context, Error};
 use crate::modules::virtio_devices;
-use crate::protocol::{
+use crate::sys;
+use banger_protocol::guest::{
     AgentReply, AgentRequest, Event, MAX_LINE_BYTES, PORT_NAME, VSOCK_AGENT_PORT, VSOCK_EVENT_PORT,
 };
-use crate::sys;
 
 /// How long the port may take to get its name after its driver was loaded, microseconds.
 const PORT_WITHIN_US: u64 = 2_000_000;

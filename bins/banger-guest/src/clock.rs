@@ -2,7 +2,7 @@
 
 use nix::time::{ClockId, clock_gettime};
 
-use crate::protocol::GuestStep;
+use banger_protocol::guest::GuestStep;
 
 /// Microseconds since the guest's boot.
 pub fn now_us() -> u64 {

@@ -1,5 +1,5 @@
 //! A command of the host's: run, waited for, and its end told apart from that of the streams, which background processes may
-//! hold. See [`crate::protocol`], "Commands".
+//! hold. See [`banger_protocol::guest`], "Commands".
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
@@ -15,8 +15,9 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{AccessFlags, Pid, access};
 
-use crate::protocol::{NO_SUCH_COMMAND_STATUS, NOT_EXECUTABLE_STATUS, TIMEOUT_GRACE, mark_start};
-use crate::{changes, changes_protocol, plan, resync, serve, sys};
+use crate::{changes, resync, serve, sys};
+use banger_protocol::guest::{NO_SUCH_COMMAND_STATUS, NOT_EXECUTABLE_STATUS, TIMEOUT_GRACE, mark_start};
+use banger_protocol::{changes as changes_protocol, resync as plan};
 
 /// Where programs are looked for if nobody says.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -1,4 +1,4 @@
-//! One host's commands over one stream, one after the other (see [`crate::frames`]). Nothing here waits for anything but poll(2), and
+//! One host's commands over one stream, one after the other (see [`banger_protocol::frames`]). Nothing here waits for anything but poll(2), and
 //! what is held is bounded, whatever host and command do.
 
 use std::collections::VecDeque;
@@ -17,12 +17,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use crate::frames::{
+use crate::login::{self, Streams};
+use crate::sys;
+use banger_protocol::frames::{
     self, Frame, GREETING, HEADER_BYTES, Kind, MAX_COMMAND, MAX_DATA, MAX_REASON, Malformed, WINDOW,
 };
-use crate::login::{self, Streams};
-use crate::protocol::TIMEOUT_GRACE;
-use crate::sys;
+use banger_protocol::guest::TIMEOUT_GRACE;
 
 /// Frames that may wait until no more output is read.
 const MAX_WAITING: usize = 2;

@@ -12,8 +12,8 @@ use nix::mount::{MsFlags, mount};
 use crate::clock::now_us;
 use crate::error::{Context, Error};
 use crate::mounts::{NEW_ROOT, mount_at};
-use crate::protocol::GuestConfig;
 use crate::{halt, home, sys};
+use banger_protocol::guest::GuestConfig;
 
 /// How long a disk may take to appear, microseconds.
 const APPEARS_WITHIN_US: u64 = 10_000_000;

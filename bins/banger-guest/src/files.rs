@@ -18,7 +18,7 @@ use tar::{Archive, Entry, EntryType};
 
 use crate::error::{Context, Error};
 use crate::halt;
-use crate::protocol::{AUTHORIZED_KEYS_PATH, DEFAULTS_PATH, ENVIRONMENT_PATH, GuestConfig};
+use banger_protocol::guest::{AUTHORIZED_KEYS_PATH, DEFAULTS_PATH, ENVIRONMENT_PATH, GuestConfig};
 
 /// Where the work disk is mounted, and the user's files go, relative to the root.
 const HOME: &str = "root";

@@ -9,7 +9,7 @@ use nix::sys::reboot::{RebootMode, reboot};
 
 use crate::channel;
 use crate::error::BootFailure;
-use crate::protocol::{Event, HALT_PARAMETER};
+use banger_protocol::guest::{Event, HALT_PARAMETER};
 
 /// How the VMM is ended, from the kernel's command line.
 static MODE: OnceLock<bool> = OnceLock::new();

@@ -11,8 +11,8 @@ use base64::engine::general_purpose::STANDARD;
 use sha1::{Digest, Sha1};
 
 use crate::error::{Context, Error};
-use crate::protocol::GuestCa;
 use crate::trust::{self, PREFIX};
+use banger_protocol::guest::GuestCa;
 
 /// The stores of distributions, relative to the root.
 const STORES: [&str; 3] = [

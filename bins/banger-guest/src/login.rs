@@ -9,8 +9,8 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command};
 
-use crate::protocol::{DEFAULTS_PATH, ENVIRONMENT_PATH, HELPER_PATH};
 use crate::sys;
+use banger_protocol::guest::{DEFAULTS_PATH, ENVIRONMENT_PATH, HELPER_PATH};
 
 /// Where programs are looked for if nobody says: what Debian's sshd gives to root.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

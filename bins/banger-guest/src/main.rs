@@ -6,12 +6,11 @@
 //! [`resync`] is the second copy of a checkout, [`changes`] tells what became of it. `sys` holds everything that
 //! is unsafe.
 
+#![allow(clippy::disallowed_methods, reason = "it is a command line of its own")]
+
 mod agent;
 mod boot;
 mod changes;
-#[path = "../../../lib/src/contract/changes.rs"]
-#[allow(dead_code, reason = "the host uses the rest, and so do the tests")]
-mod changes_protocol;
 mod channel;
 mod clock;
 mod command;
@@ -19,8 +18,6 @@ mod conversation;
 mod disks;
 mod error;
 mod files;
-#[path = "../../../lib/src/contract/frames.rs"]
-mod frames;
 mod halt;
 mod home;
 mod init;
@@ -31,19 +28,13 @@ mod modules;
 mod mounts;
 mod network;
 mod notice;
-#[path = "../../../lib/src/contract/resync.rs"]
-mod plan;
-#[path = "../../../lib/src/contract/guest.rs"]
-#[expect(dead_code, reason = "the host uses the rest")]
-mod protocol;
 mod resync;
 mod serve;
 mod sshd;
+#[allow(unsafe_code, reason = "interfaces of the kernel")]
 mod sys;
 mod systemd;
 mod trust;
-#[path = "../../../lib/src/contract/words.rs"]
-mod words;
 
 use std::process::ExitCode;
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::clock::now_us;
 use crate::error::{Context, Error};
-use crate::protocol::MODULES_LIST;
 use crate::{halt, sys};
+use banger_protocol::guest::MODULES_LIST;
 
 /// The virtio device id of a disk.
 const BLOCK: u32 = 2;

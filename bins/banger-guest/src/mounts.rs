@@ -7,7 +7,7 @@ use std::path::Path;
 use nix::mount::{MsFlags, mount};
 
 use crate::error::{Context, Error};
-use crate::protocol::{HELPER_PATH, INIT_PATH};
+use banger_protocol::guest::{HELPER_PATH, INIT_PATH};
 
 /// Where the image's root is put together.
 pub const NEW_ROOT: &str = "/newroot";

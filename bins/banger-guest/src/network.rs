@@ -9,8 +9,8 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use crate::clock::now_us;
 use crate::error::{Context, Error};
-use crate::protocol::GuestConfig;
 use crate::sys::{self, Interface};
+use banger_protocol::guest::GuestConfig;
 
 /// How long the interface may take to appear, microseconds.
 const APPEARS_WITHIN_US: u64 = 10_000_000;

@@ -15,8 +15,8 @@ use crate::clock::now_us;
 use crate::conversation::{Conversation, Over};
 use crate::halt::say;
 use crate::modules::virtio_devices;
-use crate::protocol::{EXEC_PORT_PREFIX, EXEC_PORTS, HELPER_PATH, VSOCK_EXEC_PORT};
 use crate::sys;
+use banger_protocol::guest::{EXEC_PORT_PREFIX, EXEC_PORTS, HELPER_PATH, VSOCK_EXEC_PORT};
 
 /// How long the ports may take to get their names, microseconds.
 const PORTS_WITHIN_US: u64 = 2_000_000;

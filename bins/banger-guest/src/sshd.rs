@@ -14,8 +14,8 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use crate::error::{Context, Error};
-use crate::protocol::HOST_KEY_PATH;
 use crate::{files, halt, login};
+use banger_protocol::guest::HOST_KEY_PATH;
 
 const SSHD: &str = "/usr/sbin/sshd";
 const PORT: u16 = 22;

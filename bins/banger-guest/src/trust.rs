@@ -12,7 +12,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error};
-use crate::protocol::{BUNDLE_VARIABLES, EXTRA_VARIABLE, GuestCa, HOST_BUNDLE_PATH};
+use banger_protocol::guest::{BUNDLE_VARIABLES, EXTRA_VARIABLE, GuestCa, HOST_BUNDLE_PATH};
 
 /// A file for each certificate that was added to what the image trusts, relative to the root, and so below.
 const ADDED: &str = "etc/banger/host-ca";

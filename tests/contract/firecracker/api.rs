@@ -5,14 +5,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use banger_lib::contract::record::Accel;
-use banger_lib::contract::{Coded, Document, ErrorCode};
-use banger_lib::vmm::arch::FIRECRACKER_BOOT_LINE;
-use banger_lib::vmm::firecracker::api::Configuration;
-use banger_lib::vmm::firecracker::client::{Client, RequestError};
-use banger_lib::vmm::firecracker::error::LaunchError;
-use banger_lib::vmm::firecracker::launch;
-use banger_lib::vmm::monitor::{self, Machine};
+use banger_contract::record::Accel;
+use banger_contract::{Coded, Document, ErrorCode};
+use banger_fc::api::Configuration;
+use banger_fc::client::{Client, RequestError};
+use banger_fc::error::LaunchError;
+use banger_fc::launch;
+use banger_vmm::arch::FIRECRACKER_BOOT_LINE;
+use banger_vmm::monitor::{self, Machine};
 use serde_json::{Value, json};
 
 use super::stage::{ID, Stage};

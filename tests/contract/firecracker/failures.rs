@@ -185,7 +185,7 @@ fn an_old_or_missing_firecracker_is_unsupported() {
 #[test]
 fn a_host_without_kvm_is_refused_unless_forced() {
     let reason = "the host has a working KVM";
-    if !support::require("no-kvm", banger_lib::sys::kvm::usable().is_err(), reason) {
+    if !support::require("no-kvm", banger_host::kvm::usable().is_err(), reason) {
         return;
     }
     let stage = Stage::new(&[]);

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use banger_lib::state::dir::VmDir;
-use banger_lib::state::lock::is_alive;
+use banger_state::dir::VmDir;
+use banger_state::lock::is_alive;
 use serde_json::{Value, json};
 
 use super::stage::{ACCEL, Stage, alive, assert_changed};

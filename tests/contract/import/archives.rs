@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use banger_lib::sys::digest::sha256;
+use banger_host::digest::sha256;
 use serde_json::{Value, json};
 
 use super::{World, whole};
@@ -123,7 +123,7 @@ impl World {
     }
 
     fn delete(&self) {
-        let mut delete = command(DISK);
+        let mut delete = command(DISK.as_str());
         delete.args(["image", "delete", "new"]).env("BANGER_STATE_DIR", self.state.path());
         run(&mut delete, b"");
     }

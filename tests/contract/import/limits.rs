@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{ChildStdin, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use banger_lib::sys::digest::sha256;
+use banger_host::digest::sha256;
 use serde_json::{Value, json};
 
 use super::{World, simple, whole};
@@ -38,7 +38,7 @@ impl World {
         let pack = pack.args(&packer[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut pack = pack.expect("the packer starts");
         let packed = Stdio::from(pack.stdout.take().expect("piped"));
-        let mut disk = command(DISK);
+        let mut disk = command(DISK.as_str());
         disk.args(["image", "import", "-", "new"]).args(more).env("BANGER_STATE_DIR", self.state.path());
         disk.stdin(packed);
         let input = pack.stdin.take().expect("piped");
@@ -115,7 +115,7 @@ fn memory_stays_small_whatever_the_layer_is() {
         let said = String::from_utf8_lossy(&ended.output.stderr);
         assert!(ended.output.status.success(), "{what}: {said}");
         assert!(ended.peak_kib < MEMORY_KIB, "{what}: {} KiB", ended.peak_kib);
-        let mut delete = command(DISK);
+        let mut delete = command(DISK.as_str());
         delete.args(["image", "delete", "new"]).env("BANGER_STATE_DIR", world.state.path());
         assert!(run(&mut delete, b"").status.success());
     };
@@ -224,7 +224,7 @@ fn what_describes_an_image_takes_no_more_memory_than_it_is_long() {
     let world = World::new();
     let dir = world.path("layout");
     let import = |what: &str| {
-        let mut disk = command(DISK);
+        let mut disk = command(DISK.as_str());
         disk.args(["image", "import"]).arg(&dir).arg("new").env("BANGER_STATE_DIR", world.state.path());
         disk.stdin(Stdio::null());
         let ended = measured(disk);
@@ -240,7 +240,7 @@ fn what_describes_an_image_takes_no_more_memory_than_it_is_long() {
         padded(&dir, [&unknown, &unknown, &unknown]);
         let output = import(&unknown[..20]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let mut delete = command(DISK);
+        let mut delete = command(DISK.as_str());
         delete.args(["image", "delete", "new"]).env("BANGER_STATE_DIR", world.state.path());
         assert!(run(&mut delete, b"").status.success());
     }

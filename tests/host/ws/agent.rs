@@ -28,7 +28,7 @@ fn service(connection: UnixStream) {
     // This machine's root may have a ~/.bashrc that does anything.
     let script = "mkdir -p /run/banger && mount -t tmpfs -o mode=0700 tmpfs /run/banger && cp \"$0\" /run/banger/guest \\
         && mount -t tmpfs tmpfs ~root && cd / && exec /run/banger/guest serve -";
-    command.args(["--mount", "sh", "-c", script, env!("BANGER_GUEST_BIN")]);
+    command.args(["--mount", "sh", "-c", script, banger_guest_program::BUILT_AT]);
     let mut child = command.stdin(OwnedFd::from(connection)).stdout(Stdio::null()).spawn().unwrap();
     // With the command the connection's last copy here is gone.
     drop(command);

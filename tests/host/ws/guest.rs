@@ -85,7 +85,7 @@ impl Guest {
         // What is in here is at banger-guest's place, for a guest that has it.
         let helper = temp.path().join("helper");
         fs::create_dir(&helper).unwrap();
-        fs::copy(env!("BANGER_GUEST_BIN"), helper.join("guest")).unwrap();
+        fs::copy(banger_guest_program::BUILT_AT, helper.join("guest")).unwrap();
         let conf = temp.path().join("sshd_config");
         // With SHLVL bash does not read the .bashrc of the user who runs the tests, whatever that starts.
         let text = format!(

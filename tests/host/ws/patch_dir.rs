@@ -37,7 +37,7 @@ fn each_repository_has_its_patch_and_the_readme_applies_them() {
     for patch in patches {
         let bytes = fs::read(patch["file"].as_str().unwrap()).unwrap();
         assert_eq!(patch["bytes"], bytes.len());
-        assert_eq!(patch["sha256"], banger_lib::sys::digest::sha256(&bytes));
+        assert_eq!(patch["sha256"], banger_host::digest::sha256(&bytes));
     }
     let below = |path: &str| format!("{library}/{path}");
     let files =

@@ -2,8 +2,8 @@
 
 use std::io::{BufWriter, Write};
 
-use crate::changes_protocol::Event;
 use crate::error::{Context, Error};
+use banger_protocol::changes::Event;
 
 /// Writes events.
 pub struct Answer<W: Write> {

@@ -14,8 +14,8 @@ use nix::time::{ClockId, clock_gettime};
 use sha2::{Digest, Sha256};
 
 use super::disk::read_file;
-use crate::changes_protocol::{Request, VERSION};
-use crate::words::{Reader, Writer};
+use banger_protocol::changes::{Request, VERSION};
+use banger_protocol::words::{Reader, Writer};
 
 /// Where it is kept.
 const DIRECTORY: &str = "/var/lib/banger-guest";
@@ -104,13 +104,13 @@ impl Cache {
     }
 
     /// Takes over files that were replaced, and forgets those that are gone.
-    pub fn replace(&mut self, placed: &[crate::plan::Known], gone: &[Vec<u8>]) {
+    pub fn replace(&mut self, placed: &[banger_protocol::resync::Known], gone: &[Vec<u8>]) {
         let now = now_ns(ClockId::CLOCK_REALTIME);
         if self.is_void {
             *self = Self::default();
         }
         gone.iter().for_each(|path| drop(self.entries.remove(path)));
-        for crate::plan::Known { path, id, .. } in placed {
+        for banger_protocol::resync::Known { path, id, .. } in placed {
             match look(path) {
                 Some(stat) => drop(self.entries.insert(path.clone(), Entry::of(&stat, id.clone(), now))),
                 None => drop(self.entries.remove(path)),
@@ -217,7 +217,8 @@ mod tests {
         let path = std::os::unix::ffi::OsStrExt::as_bytes(file.as_os_str()).to_vec();
         let stat = look(&path).unwrap();
         let mut known = Cache::default();
-        known.replace(&[crate::plan::Known { path: path.clone(), mode: 0, id: vec![1; 20] }], &[]);
+        known
+            .replace(&[banger_protocol::resync::Known { path: path.clone(), mode: 0, id: vec![1; 20] }], &[]);
         // So soon after the change nothing is certain.
         assert!(!known.is_same(&path, &stat, &[1; 20]));
         known.entries.get_mut(&path).unwrap().noted_ns += 10 * TICK_NS;

@@ -12,8 +12,8 @@ use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 
 use super::digest::Id;
-use crate::changes_protocol::{MODE_FILE, MODE_LINK, MODE_PROGRAM};
 use crate::resync::kind;
+use banger_protocol::changes::{MODE_FILE, MODE_LINK, MODE_PROGRAM};
 
 /// How often a file is read that changes while it is read.
 pub const TRIES: usize = 4;

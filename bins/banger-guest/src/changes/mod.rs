@@ -1,5 +1,5 @@
 //! What changed in a workspace: every file on the disk is compared with what was sent. git has no part in it: its index, its flags and its
-//! configuration are the guest's, and may say anything. See [`crate::changes_protocol`].
+//! configuration are the guest's, and may say anything. See [`banger_protocol::changes`].
 
 mod answer;
 mod cache;
@@ -16,11 +16,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::changes_protocol::{Request, SENT};
 use crate::error::{Context, Error};
-use crate::protocol::mark_start;
 use crate::sys;
 use answer::Answer;
+use banger_protocol::changes::{Request, SENT};
+use banger_protocol::guest::mark_start;
 pub use cache::Cache;
 pub use digest::Id;
 pub use disk::{mode_of, read_file};
@@ -128,7 +128,7 @@ fn complain(error: &Error) {
 }
 
 /// What has become known of files since the last copy: those at `placed`, with the ids that they have.
-pub fn renote(workspace: &std::ffi::OsStr, placed: &[crate::plan::Known], gone: &[Vec<u8>]) {
+pub fn renote(workspace: &std::ffi::OsStr, placed: &[banger_protocol::resync::Known], gone: &[Vec<u8>]) {
     let mut known = Cache::load(workspace.as_bytes());
     known.replace(placed, gone);
     known.save(workspace.as_bytes());

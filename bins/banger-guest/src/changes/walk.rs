@@ -23,9 +23,9 @@ use super::disk::{
 };
 use super::rules::Rules;
 use super::tracked::Tracked;
-use crate::changes_protocol::{Content, Event, MAX_PATH, MODE_LINK, Request, SentTree};
 use crate::error::{Context, Error};
 use crate::resync::kind;
+use banger_protocol::changes::{Content, Event, MAX_PATH, MODE_LINK, Request, SentTree};
 
 /// The largest file of rules that git reads, bytes (dir.c, PATTERN_MAX_FILE_SIZE).
 const MAX_RULES: u64 = 100 << 20;

@@ -11,9 +11,9 @@ use sha2::{Digest, Sha256};
 use super::below::{Below, kind};
 use super::git;
 use crate::changes::{Cache, Id, mode_of};
-use crate::changes_protocol::{MODE_FILE, MODE_LINK, MODE_PROGRAM};
 use crate::error::{Context, Error};
-use crate::plan::{GIVEN_INDEX, Known, PLACE, Plan, Staged, TREE};
+use banger_protocol::changes::{MODE_FILE, MODE_LINK, MODE_PROGRAM};
+use banger_protocol::resync::{GIVEN_INDEX, Known, PLACE, Plan, Staged, TREE};
 
 /// What was found.
 #[derive(Debug, Default)]

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use crate::changes::read_file;
 use crate::error::{Context, Error};
-use crate::plan::{FILL, Plan, Staged, TREE};
+use banger_protocol::resync::{FILL, Plan, Staged, TREE};
 
 /// The largest file of a ref that is read, bytes.
 const MAX_REF: u64 = 16 << 10;

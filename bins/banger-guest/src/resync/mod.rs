@@ -20,8 +20,8 @@ use nix::sys::stat::{Mode, umask};
 
 use crate::changes::Cache;
 use crate::error::{Context, Error};
-use crate::plan::{MARK, PLACE, Plan, REPLACED};
-use crate::protocol::mark_start;
+use banger_protocol::guest::mark_start;
+use banger_protocol::resync::{MARK, PLACE, Plan, REPLACED};
 use below::Below;
 pub use below::kind;
 
@@ -131,7 +131,7 @@ fn clear() -> Result<(), Error> {
 fn take(work: &Below, workspace: &OsStr, host: &mut Host) -> Result<(), Error> {
     let mut plan = receive::receive(io::stdin().lock())?;
     host.verdict("ready");
-    if place(crate::plan::FILL).exists() {
+    if place(banger_protocol::resync::FILL).exists() {
         git::make_files(&plan)?;
     }
     let found = compare::compare(work, &plan, &Cache::load(workspace.as_bytes()))?;

@@ -17,8 +17,8 @@ use super::{git, path, place};
 use crate::changes;
 use crate::clock::now_us;
 use crate::error::{Context, Error};
-use crate::plan::{GIVEN_INDEX, INDEX, MARK, PLACE, Plan, TREE};
 use crate::sys;
+use banger_protocol::resync::{GIVEN_INDEX, INDEX, MARK, PLACE, Plan, TREE};
 
 /// How many files are written to the disk one by one: from there on all that the disk is behind with takes less time.
 const MANY: usize = 64;

@@ -12,8 +12,8 @@ use nix::sys::time::TimeSpec;
 use tar::{Archive, Entry, EntryType};
 
 use crate::error::{Context, Error};
-use crate::plan::{INDEX, PLACE, PLAN, Plan, TREE};
 use crate::sys;
+use banger_protocol::resync::{INDEX, PLACE, PLAN, Plan, TREE};
 
 /// How long a plan may be, bytes.
 const MAX_PLAN: u64 = 1 << 30;
@@ -70,7 +70,7 @@ fn lay(entry: &mut Entry<'_, impl Read>, path: &Path, received: &mut Vec<Vec<u8>
             // On its way to the disk while the next ones come.
             sys::start_writing(&file);
             if path == Path::new(INDEX) {
-                fs::hard_link(&place, place.with_file_name(crate::plan::GIVEN_INDEX))?;
+                fs::hard_link(&place, place.with_file_name(banger_protocol::resync::GIVEN_INDEX))?;
             }
             Ok(())
         }

@@ -12,7 +12,7 @@ use super::{A, Names, SILENCE, WAIT, ask, ask_for, assert_well, code, item, ques
 use crate::netd::guest::{Namespace, boot};
 use crate::netd::{document, isolated, ok, replace_program, tap};
 
-/// How long one of the host's resolvers is waited for (lib/src/net/dns/upstream.rs).
+/// How long one of the host's resolvers is waited for (bins/banger-netd/src/dns/upstream.rs).
 const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// A resolver of the outside world, as odd as they come: it goes by the first label of the name.

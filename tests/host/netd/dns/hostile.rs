@@ -299,7 +299,7 @@ fn over_tcp(packet: &[u8]) -> Option<Vec<u8>> {
     Some(answer)
 }
 
-/// How long a connection may take (lib/src/net/dns/tcp.rs).
+/// How long a connection may take (bins/banger-netd/src/dns/tcp.rs).
 const LIMIT: Duration = Duration::from_secs(5);
 
 fn memory_kib() -> u64 {

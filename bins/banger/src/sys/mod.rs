@@ -1,0 +1,5 @@
+//! Of the host what only `banger` uses.
+
+pub mod getent;
+pub mod package_lock;
+pub mod sshkey;
