@@ -83,3 +83,20 @@ fn a_name_that_is_taken_is_found_before_another_image_is_asked_for() {
     let again = world.banger(&["--json", "vm", "create", "dev1", "--net", "user", "--image", "other"]);
     assert_error(&again, 1, "conflict");
 }
+
+#[test]
+fn a_typing_error_is_answered_with_the_nearest_word() {
+    let world = World::new();
+    let cases: [(&[&str], i32, &str); 4] = [
+        (&["vm", "rnu"], 2, "run"),
+        (&["imgae", "ls"], 2, "image"),
+        (&["vm", "run", "--patc", "x", "."], 125, "--patch"),
+        (&["vm", "create", "dev1", "--net", "usr"], 2, "user"),
+    ];
+    for (args, status, meant) in cases {
+        let output = world.banger(args);
+        assert_eq!(output.status.code(), Some(status), "{args:?}");
+        assert!(said(&output).contains(&format!("did you mean '{meant}'?")), "{args:?}: {}", said(&output));
+    }
+    assert!(!said(&world.banger(&["vm", "xyzzy"])).contains("did you mean"));
+}

@@ -122,6 +122,8 @@ fn the_top_level_is_the_designs() {
         "tests",
         "man",
         "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
         "CHANGELOG.md",
         "LICENSE",
         "clippy.toml",

@@ -20,15 +20,6 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use tempfile::TempDir;
-
-use super::distribution::{self, Archive, Distribution, NoKeyring};
-use super::image::{self, Image, ImageError};
-use super::recipe::{self, Recipe};
-use super::{arch, boot_set, delete, given, modules, seed};
-use crate::sys::host_ca::Authority;
-use crate::sys::memory;
-use crate::sys::mmdebstrap::{self, Bootstrap};
 use banger_contract::error::escape_controls;
 use banger_contract::image::{IMAGE_SCHEMA, Manifest};
 use banger_contract::record::Init;
@@ -38,18 +29,24 @@ use banger_host::clock;
 use banger_protocol::guest::{BUNDLE_VARIABLES, EXTRA_VARIABLE};
 use banger_state::dir::StateDir;
 use banger_state::lock::ImagesLock;
+use tempfile::TempDir;
 
-pub use super::build_error::{BuildError, DeleteError};
-pub use super::given::Mise;
+use crate::build_error::MAX_SCRIPT_BYTES;
+pub use crate::build_error::{BuildError, DeleteError};
+use crate::distribution::{self, Archive, Distribution, NoKeyring};
+pub use crate::given::Mise;
+use crate::image::{self, Image, ImageError, TMP_PREFIX};
+use crate::recipe::{self, Recipe};
+use crate::sys::host_ca::Authority;
+use crate::sys::memory;
+use crate::sys::mmdebstrap::{self, Bootstrap};
+use crate::{arch, boot_set, delete, given, modules, seed};
 
 /// Size of root and work disk unless another is asked for, bytes.
 pub const DEFAULT_SIZE_BYTES: u64 = 8 << 30;
 
 /// The smallest and largest size that makes sense, bytes.
 const SIZES: std::ops::RangeInclusive<u64> = 256 << 20..=16 << 40;
-
-/// What unfinished images are called.
-pub(super) const TMP_PREFIX: &str = ".tmp-";
 
 /// In an unfinished image: a file with the path of the directory where mmdebstrap works for an ordinary user.
 const SCRATCH: &str = "scratch";
@@ -66,9 +63,6 @@ const NOTES: &str = "notes";
 /// How much memory the root filesystem may take while it is made, bytes: four times the default image, and twice what the recipes make
 /// of it.
 const MEMORY_BYTES: u64 = 2 << 30;
-
-/// The longest script, bytes: it travels in one variable, of which the kernel takes 128 KiB.
-pub const MAX_SCRIPT_BYTES: u64 = 100_000;
 
 /// The script that takes a root filesystem apart.
 const HOOK: &str = include_str!("build.sh");
@@ -379,7 +373,7 @@ impl Scratch {
 }
 
 /// The ELF kernel and the shared initrd segment, out of what the hook left.
-fn kernel(tmp: &Path, version: &str, guest: &[u8]) -> Result<(), BuildError> {
+pub fn kernel(tmp: &Path, version: &str, guest: &[u8]) -> Result<(), BuildError> {
     let kernel = boot_set::unpack(&tmp.join(image::KERNEL))?;
     let (archive, root) = (tmp.join(MODULES), tmp.join("modules"));
     let error = |source| BuildError::File { path: archive.clone(), source };

@@ -3,17 +3,16 @@
 use std::io;
 use std::path::PathBuf;
 
-use thiserror::Error;
-
-use super::boot_set::BootSetError;
-use super::build::MAX_SCRIPT_BYTES;
-use super::distribution::Distribution;
-use super::image::{ImageError, MAX_MANIFEST_BYTES};
-use super::modules::ModulesError;
-use crate::sys::mmdebstrap::BootstrapError;
 use banger_contract::types::ImageName;
 use banger_contract::{Coded, ErrorCode};
 use banger_formats::ext4::Ext4Error;
+use thiserror::Error;
+
+use crate::boot_set::BootSetError;
+use crate::distribution::Distribution;
+use crate::image::{ImageError, MAX_MANIFEST_BYTES};
+use crate::modules::ModulesError;
+use crate::sys::mmdebstrap::BootstrapError;
 
 /// An image that cannot be made.
 #[derive(Debug, Error)]
@@ -197,3 +196,6 @@ impl Coded for DeleteError {
         matches!(self, Self::InUse { .. }).then(|| "delete them first with: banger vm delete".into())
     }
 }
+
+/// The longest script, bytes: it travels in one variable, of which the kernel takes 128 KiB.
+pub const MAX_SCRIPT_BYTES: u64 = 100_000;

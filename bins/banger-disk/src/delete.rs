@@ -2,10 +2,12 @@
 
 use std::{fs, io};
 
-use super::build::{DeleteError, TMP_PREFIX};
 use banger_contract::types::{ImageName, VmName};
 use banger_state::dir::StateDir;
 use banger_state::lock::ImagesLock;
+
+use crate::build::DeleteError;
+use crate::image::TMP_PREFIX;
 
 /// Removes the image `name` with all its files; `Ok(false)`: there was none. `in_use_by` are the VMs made from it.
 ///

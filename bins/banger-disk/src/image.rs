@@ -14,15 +14,15 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use thiserror::Error;
-
-pub use super::boot_set::{INITRD, KERNEL, KERNEL_ELF};
-use super::distribution::Distribution;
 use banger_contract::image::{ImagePaths, ImageRecord, Manifest};
 use banger_contract::record::Init;
 use banger_contract::types::ImageName;
 use banger_contract::{Coded, ErrorCode};
 use banger_state::dir::StateDir;
+use thiserror::Error;
+
+pub use crate::boot_set::{INITRD, KERNEL, KERNEL_ELF};
+use crate::distribution::Distribution;
 
 /// The root filesystem's file name.
 pub const ROOTFS: &str = "rootfs.ext4";
@@ -236,3 +236,6 @@ pub fn list(state: &StateDir) -> Result<Vec<Named>, ImageError> {
     images.sort_by(|(a, _), (b, _)| a.cmp(b));
     Ok(images)
 }
+
+/// What unfinished images are called.
+pub const TMP_PREFIX: &str = ".tmp-";

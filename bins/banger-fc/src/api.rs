@@ -2,12 +2,12 @@
 //! description (`src/firecracker/swagger/firecracker.yaml`); every field here exists since 1.14, because Firecracker refuses
 //! a body with a field that it does not know.
 
-use serde::{Deserialize, Serialize};
-
-use super::{launch, vsock};
 use banger_contract::types::LinkName;
 use banger_vmm::arch::FIRECRACKER_BOOT_LINE;
 use banger_vmm::monitor::Machine;
+use serde::{Deserialize, Serialize};
+
+use crate::{program, vsock};
 
 /// The identifier of the one network interface. Resource identifiers are letters, digits and `_`.
 pub const INTERFACE_ID: &str = "eth0";
@@ -240,7 +240,7 @@ impl Configuration {
                 iface_id: INTERFACE_ID.to_owned(),
                 host_dev_name: tap.to_string(),
                 guest_mac: vm.mac.to_string(),
-                mtu: vm.mtu.filter(|_| launch::tells_mtu(version)),
+                mtu: vm.mtu.filter(|_| program::tells_mtu(version)),
                 rx_rate_limiter: net_rate,
                 tx_rate_limiter: net_rate,
             },

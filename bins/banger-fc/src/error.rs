@@ -3,15 +3,14 @@
 use std::io;
 use std::process::ExitStatus;
 
+use banger_contract::{Coded, ErrorCode};
+use banger_host::process::exec::ExecError;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use super::client::RequestError;
-use super::explain::{self, Known};
-use super::launch::OLDEST;
-use super::{MAX_VCPUS, PROGRAM};
-use banger_contract::{Coded, ErrorCode};
-use banger_host::process::exec::ExecError;
+use crate::client::RequestError;
+use crate::explain::{self, Known};
+use crate::program::{MAX_VCPUS, OLDEST, PROGRAM};
 
 /// A VM that Firecracker cannot be asked to run, or that it did not start.
 #[derive(Debug, Error)]

@@ -4,22 +4,18 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
-use super::api::{
-    Action, Configuration, EntropyDevice, INTERFACE_ID, PartialDrive, PartialNetworkInterface, RateLimiter,
-    Version,
-};
-use super::client::Client;
-use super::error::LaunchError;
 use banger_host::fs::inotify::NewEntries;
 use banger_host::net::unix;
 use banger_vmm::monitor::{Change, Process};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// The first Firecracker that banger speaks to: `(1, 14)`. nixpkgs 26.05 ships it.
-pub const OLDEST: (u32, u32) = (1, 14);
-/// The first that knows of MTUs.
-const FIRST_WITH_MTU: (u32, u32) = (1, 16);
+use crate::api::{
+    Action, Configuration, EntropyDevice, INTERFACE_ID, PartialDrive, PartialNetworkInterface, RateLimiter,
+    Version,
+};
+use crate::client::Client;
+use crate::error::LaunchError;
+use crate::program::{OLDEST, numbers};
 
 /// Connects to the socket `name` in the VM's directory as soon as it is there and listened to, until `until` at the latest. A
 /// Firecracker that ends is not waited for.
@@ -80,16 +76,6 @@ pub fn supported(version: String) -> Result<String, LaunchError> {
         Some(_) => Err(LaunchError::TooOld { version }),
         None => Err(LaunchError::NoVersion { said: version.chars().take(100).collect() }),
     }
-}
-
-/// Whether the Firecracker of this version can tell a guest's driver the MTU; one that cannot refuses the field.
-pub fn tells_mtu(version: &str) -> bool {
-    numbers(version).is_some_and(|numbers| numbers >= FIRST_WITH_MTU)
-}
-
-fn numbers(version: &str) -> Option<(u32, u32)> {
-    let mut numbers = version.split(['.', '-', '+']).map(|n| n.parse().ok());
-    Some((numbers.next()??, numbers.next()??))
 }
 
 /// Tells Firecracker everything about the machine, in the order that it wants.

@@ -6,8 +6,11 @@ pub mod client;
 pub mod error;
 pub mod explain;
 pub mod launch;
+pub mod program;
 pub mod vsock;
 
+use crate::program::MAX_VCPUS;
+use crate::program::PROGRAM;
 use std::cell::RefCell;
 use std::fs::File;
 use std::io;
@@ -30,11 +33,6 @@ use banger_state::dir::VmDir;
 use banger_vmm::counters::Counted;
 use banger_vmm::monitor::{Change, Channel, Launch, Machine, Monitor, MonitorError, Process};
 use banger_vmm::sys::http;
-
-/// The program's name.
-pub const PROGRAM: &str = "firecracker";
-/// The most vCPUs that Firecracker gives a VM.
-pub const MAX_VCPUS: u8 = 32;
 /// The API socket in Firecracker's working directory, the VM's; [`banger_state::dir::VmDir::api_socket`].
 const API_SOCKET: &str = "api.sock";
 /// How long `firecracker --version` may take.

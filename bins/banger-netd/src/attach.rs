@@ -5,48 +5,27 @@
 //! what it did; what is killed midway leaves at most an empty bridge and rules, which `detach` and `gc` find by name.
 
 use std::net::Ipv4Addr;
-use std::os::fd::AsFd;
-use std::time::Duration;
 
-use super::NetError;
-use super::caller::Caller;
-use super::error::UndoError;
-use super::firewall;
-use super::hold::{self, Port};
-use super::host::Host;
-use super::permit::Permit;
-use super::request::{Names, TapRequest};
-use super::routing::Switch;
-use super::rules::{self, Before, Tables};
-use super::{pool, publish, routing};
-use crate::sys::forwarding;
-use crate::sys::ipv6;
-use crate::sys::tap::Tap;
-use banger_contract::policy::{DEFAULT_MTU, MTU};
+use banger_contract::policy::DEFAULT_MTU;
 use banger_contract::record::Net;
 use banger_contract::reply::Blocked;
-use banger_contract::types::{LinkName, MacAddr};
 use banger_host::clock::{Timeline, boottime_us};
 use banger_host::fs::rootlock::RootLock;
 use banger_host::net::link::{self, Link};
 
-/// The lock under which all changes to links and rules are made, whichever state directory they are for: whether a subnet is
-/// free is a question about all of them.
-pub(super) const LOCK: &str = "netd.lock";
-
-/// How long others may hold it. A change takes some 20 ms.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
-
-/// What this attach made and would have to undo.
-#[derive(Debug, Default)]
-pub(super) struct Made {
-    pub bridge: bool,
-    pub rules: bool,
-    /// The published ports, nobody else's any more.
-    ports: Vec<Port>,
-    /// Not made, but found: who keeps the network from working.
-    blocked: Vec<Blocked>,
-}
+use crate::bridge::{ensure_bridge, forwarding_differs, leave_ipv6, require_same_bridge};
+use crate::caller::Caller;
+use crate::hold::{self, Port};
+use crate::host::Host;
+use crate::lock::{LOCK, PATIENCE};
+use crate::permit::Permit;
+use crate::request::TapRequest;
+use crate::routing::{Switch, routes_between, routes_loopback};
+use crate::rules::{self, Before, Tables};
+use crate::sys::tap::Tap;
+use crate::sys::{forwarding, ipv6};
+use crate::undo::{Made, undo};
+use crate::{NetError, firewall, pool, publish};
 
 /// A network that is there.
 #[derive(Debug)]
@@ -87,7 +66,7 @@ pub fn attach(
         let tables = timeline.step("inspect-nft", || Tables::read(&request.names.table))?;
         let tables = held.insert(tables);
         require_same_guest(tables, request)?;
-        let differences = super::check::links_differ(&host, request)?;
+        let differences = crate::bridge::links_differ(&host, request)?;
         let has_ipv6 = ipv6::is_on(&request.names.tap);
         if differences.is_empty()
             && !has_ipv6.map_err(NetError::io("read whether the tap has IPv6"))?
@@ -126,22 +105,6 @@ fn require_same_section(request: &TapRequest, previous: Option<&Net>) -> Result<
 }
 
 /// # Errors
-/// The bridge is somebody else's or has another address.
-pub(super) fn require_same_bridge(host: &Host, request: &TapRequest) -> Result<(), NetError> {
-    let Some(bridge) = host.bridge(&request.names)? else { return Ok(()) };
-    let wanted = (request.gateway, request.subnet.prefix_len());
-    match host.addresses_of(bridge).into_iter().find(|found| *found != wanted) {
-        None => Ok(()),
-        Some((address, prefix_len)) => Err(NetError::Differs {
-            object: format!("the bridge {}", request.names.bridge),
-            what: "address",
-            found: format!("{address}/{prefix_len}"),
-            wanted: format!("{}/{}", wanted.0, wanted.1),
-        }),
-    }
-}
-
-/// # Errors
 /// The tap is there, and its rules were made for other values.
 fn require_same_guest(tables: &Tables, request: &TapRequest) -> Result<(), NetError> {
     let Some(what) = tables.conflict(request) else { return Ok(()) };
@@ -168,21 +131,6 @@ fn require_same_mtu(tap: &Link, request: &TapRequest) -> Result<(), NetError> {
     }
     let object = format!("the tap {}", request.names.tap);
     Err(NetError::Differs { object, what: "vm.mtu", found: found.to_string(), wanted: wanted.to_string() })
-}
-
-/// What the network needs the host to route and the host does not, in words.
-pub(super) fn forwarding_differs(request: &TapRequest) -> Result<Vec<String>, NetError> {
-    let mut found = Vec::new();
-    if request.is_forwarded() && !routing::is_on(&request.names.bridge)? {
-        found.push("IPv4 forwarding is off".to_owned());
-    }
-    if request.peer && !routes_between(request)? {
-        found.push(format!("the bridge {} does not route between VMs", request.names.bridge));
-    }
-    if !request.publish.is_empty() && !routes_loopback(request)? {
-        found.push(format!("the bridge {} does not route 127.0.0.0/8", request.names.bridge));
-    }
-    Ok(found)
 }
 
 fn make(
@@ -227,22 +175,6 @@ fn make(
     timeline.step("tap", || ensure_tap(host, request, &bridge))
 }
 
-/// The bridge, and the ports that are to be published; one may be on the bridge's own address.
-fn make_bridge(
-    host: &mut Host,
-    request: &TapRequest,
-    made: &mut Made,
-    timeline: &mut Timeline,
-) -> Result<Link, NetError> {
-    let bridge = timeline.step("bridge", || ensure_bridge(host, request, made))?;
-    // Where there was no tap, what holds them is about to let go.
-    let free = made.rules && !request.publish.is_empty() || !hold::differences(request)?.is_empty();
-    if free {
-        made.ports = timeline.step("ports", || take_ports(host, request))?;
-    }
-    Ok(bridge)
-}
-
 /// What `work` gives, when it began and how long it took, both in microseconds of CLOCK_BOOTTIME.
 fn timed<T>(work: impl FnOnce() -> T) -> (T, u64, u64) {
     let began = boottime_us();
@@ -252,7 +184,7 @@ fn timed<T>(work: impl FnOnce() -> T) -> (T, u64, u64) {
 
 /// # Errors
 /// A process or another VM has one of the ports.
-fn take_ports(host: &Host, request: &TapRequest) -> Result<Vec<Port>, NetError> {
+pub fn take_ports(host: &Host, request: &TapRequest) -> Result<Vec<Port>, NetError> {
     let own = request.names.tap.as_str();
     let others = host.links.iter().any(|link| link.name.starts_with("bgt") && link.name != own);
     if others {
@@ -276,64 +208,6 @@ pub(super) fn switch_forwarding_on(request: &TapRequest, switch: &Switch) -> Res
     Ok(())
 }
 
-fn routes_between(request: &TapRequest) -> Result<bool, NetError> {
-    forwarding::routes_between_ports(&request.names.bridge)
-        .map_err(NetError::io("read how the bridge routes between VMs"))
-}
-
-fn routes_loopback(request: &TapRequest) -> Result<bool, NetError> {
-    forwarding::routes_loopback(&request.names.bridge)
-        .map_err(NetError::io("read whether the bridge routes 127.0.0.0/8"))
-}
-
-/// The bridge with its address, tag and carrier; not up where it is new.
-pub(super) fn ensure_bridge(
-    host: &mut Host,
-    request: &TapRequest,
-    made: &mut Made,
-) -> Result<Link, NetError> {
-    let names = &request.names;
-    let bridge = match host.bridge(names)? {
-        Some(bridge) => bridge.clone(),
-        None => {
-            // An address of its own: a bridge takes its lowest port's otherwise, and guests would lose their gateway each time a
-            // tap comes or goes.
-            let mac = MacAddr::for_guest(request.gateway);
-            link::create(&mut host.netlink, &names.bridge, "bridge", Some(mac))?;
-            made.bridge = true;
-            host.refreshed(&names.bridge)?
-        }
-    };
-    if bridge.alias.is_none() {
-        link::set_alias(&mut host.netlink, &names.bridge, &names.tag.to_string())?;
-    }
-    ipv6::ignore_routers(&names.bridge).map_err(NetError::io("have the bridge ignore routers (IPv6)"))?;
-    if host.addresses_of(&bridge).is_empty() {
-        let (gateway, prefix_len) = (request.gateway, request.subnet.prefix_len());
-        link::add_address(&mut host.netlink, &names.bridge, bridge.index, gateway, prefix_len)?;
-    }
-    if host.link(&names.dummy).is_none() {
-        add_dummy(host, request, &bridge)?;
-    }
-    Ok(bridge)
-}
-
-/// A port that is always up: systemd-resolved uses a link only while it has carrier, and a bridge has none while no VM runs.
-/// A kernel without dummy links does without.
-fn add_dummy(host: &mut Host, request: &TapRequest, bridge: &Link) -> Result<(), NetError> {
-    let names = &request.names;
-    match link::create(&mut host.netlink, &names.dummy, "dummy", None) {
-        Err(error) if error.is_unknown_kind() => return Ok(()),
-        other => other?,
-    }
-    link::set_alias(&mut host.netlink, &names.dummy, &names.tag.to_string())?;
-    leave_ipv6(&names.dummy)?;
-    // A bridge takes the smallest of its ports': this one is never that.
-    link::set_mtu(&mut host.netlink, &names.dummy, (*MTU.end()).into())?;
-    link::set_isolated_port(&mut host.netlink, &names.dummy, bridge.index)?;
-    Ok(link::set_up(&mut host.netlink, &names.dummy)?)
-}
-
 /// The tap: the one that is there, one of the pool's, or a new one.
 fn ensure_tap(host: &mut Host, request: &TapRequest, bridge: &Link) -> Result<(), NetError> {
     let names = &request.names;
@@ -353,12 +227,6 @@ fn ensure_tap(host: &mut Host, request: &TapRequest, bridge: &Link) -> Result<()
     Ok(tap.persist()?)
 }
 
-/// Takes a port of the bridge out of IPv6: the host talks to guests by the bridge alone.
-pub(super) fn leave_ipv6(port: &LinkName) -> Result<(), NetError> {
-    let settings = ipv6::ignore_routers(port).and_then(|()| ipv6::switch_off(port));
-    settings.map_err(NetError::io("switch off IPv6 on a port of the bridge"))
-}
-
 /// The VM's tap as an isolated port with no part in the host's own network, and bridge and tap up.
 fn join(host: &mut Host, request: &TapRequest, bridge: &Link) -> Result<(), NetError> {
     let names = &request.names;
@@ -371,29 +239,18 @@ fn join(host: &mut Host, request: &TapRequest, bridge: &Link) -> Result<(), NetE
     Ok(link::set_up_without_arp(&mut host.netlink, &names.tap)?)
 }
 
-/// Takes back what was made; a new tap went when its descriptor was closed.
-pub(super) fn undo(error: NetError, request: &TapRequest, made: &Made, lock: &RootLock) -> NetError {
-    let names = &request.names;
-    let mut undo_errors = Vec::new();
-    let mut note = |result: Result<(), NetError>| {
-        undo_errors.extend(result.err().map(|e| e.line()));
-    };
-    if made.bridge {
-        note(firewall::remove_tables(&names.realm).map(drop));
-        note(remove_bridge(names, lock));
-    } else if made.rules && !matches!(error, NetError::AddressTaken(_)) {
-        note(rules::remove_guest(&names.table, &names.key).map(drop));
+/// The bridge, and the ports that are to be published; one may be on the bridge's own address.
+pub fn make_bridge(
+    host: &mut Host,
+    request: &TapRequest,
+    made: &mut Made,
+    timeline: &mut Timeline,
+) -> Result<Link, NetError> {
+    let bridge = timeline.step("bridge", || ensure_bridge(host, request, made))?;
+    // Where there was no tap, what holds them is about to let go.
+    let free = made.rules && !request.publish.is_empty() || !hold::differences(request)?.is_empty();
+    if free {
+        made.ports = timeline.step("ports", || take_ports(host, request))?;
     }
-    // Without nft there are no rules to take back, and the failure itself says so.
-    let nft_is_missing = matches!(&error, NetError::Nft(e) if e.is_missing_program());
-    if undo_errors.is_empty() || nft_is_missing {
-        return error;
-    }
-    UndoError { error: Box::new(error), undo_errors }.into()
-}
-
-fn remove_bridge(names: &Names, lock: &RootLock) -> Result<(), NetError> {
-    let mut host = Host::read()?;
-    let links = super::detach::bridge_links(&host, &names.realm, |link| names.own(link));
-    Ok(link::delete_together(&mut host.netlink, &links, &host.links, &[lock.as_fd()])?)
+    Ok(bridge)
 }

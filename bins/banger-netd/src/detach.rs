@@ -8,22 +8,20 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::NetError;
-use super::attach::{LOCK, PATIENCE};
-use super::caller::Caller;
-use super::firewall;
-use super::hold;
-use super::host::Host;
-use super::pool;
-use super::realm::Realm;
-use super::request::Names;
-use super::rules::{self, remove_guest};
-use crate::sys::conntrack;
-use crate::sys::nf_tables::Removed;
 use banger_host::clock::Timeline;
 use banger_host::fs::rootlock::RootLock;
 use banger_host::net::linger;
 use banger_host::net::link::{self, Link};
+
+use crate::bridge::bridge_links;
+use crate::caller::Caller;
+use crate::host::Host;
+use crate::lock::{LOCK, PATIENCE};
+use crate::request::Names;
+use crate::rules::{self, remove_guest};
+use crate::sys::conntrack;
+use crate::sys::nf_tables::Removed;
+use crate::{NetError, firewall, hold, pool};
 
 /// Removes the VM's tap and rules, and with the last VM the bridge and both tables. Gives whether anything was there.
 ///
@@ -88,14 +86,4 @@ fn remove_rules(names: &Names, others: bool, any_links: bool) -> Result<Option<R
     }
     let there = any_links || firewall::has_tables(&names.realm)?;
     there.then(|| firewall::remove_tables(&names.realm)).transpose()
-}
-
-/// The bridge of `realm` and its dummy port, each where it is there and `ours`.
-pub(super) fn bridge_links(host: &Host, realm: &Realm, ours: impl Fn(&Link) -> bool) -> Vec<Link> {
-    let made = [(realm.dummy(), "dummy"), (realm.bridge(), "bridge")];
-    let found = made.iter().filter_map(|(name, kind)| Some((host.link(name)?, *kind)));
-    found
-        .filter(|(link, kind)| link.kind.as_deref() == Some(*kind) && ours(link))
-        .map(|(l, _)| l.clone())
-        .collect()
 }

@@ -3,20 +3,20 @@
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 
-use super::NetError;
-use super::attach::{LOCK, PATIENCE};
-use super::caller::Caller;
-use super::detach::{FORGET, bridge_links};
-use super::firewall;
-use super::host::Host;
-use super::pool;
-use super::realm::Realm;
-use super::rules::{self, Tables, remove_guest};
-use super::tag::Tag;
-use crate::sys::conntrack;
 use banger_contract::types::{StateId, VmId};
 use banger_host::fs::rootlock::RootLock;
 use banger_host::net::link::{self, Link};
+
+use crate::bridge::bridge_links;
+use crate::caller::Caller;
+use crate::detach::FORGET;
+use crate::host::Host;
+use crate::lock::{LOCK, PATIENCE};
+use crate::realm::Realm;
+use crate::rules::{self, Tables, remove_guest};
+use crate::sys::conntrack;
+use crate::tag::Tag;
+use crate::{NetError, firewall, pool};
 
 /// What was removed, and what could not be.
 #[derive(Debug, Default)]

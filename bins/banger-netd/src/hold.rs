@@ -12,20 +12,17 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use nix::net::if_::if_nametoindex;
-use rustix::event::{PollFd, PollFlags};
-
-use super::NetError;
-use super::request::{Names, TapRequest};
 use banger_contract::policy::{Protocol, Publish};
 use banger_contract::types::LinkName;
 use banger_host::fs::holders::{self, Holder};
-use banger_host::net::linger;
-use banger_host::net::listen;
 use banger_host::net::netlink::Netlink;
-use banger_host::process;
-use banger_host::process::poll;
-use banger_host::process::privilege;
+use banger_host::net::{linger, listen};
+use banger_host::process::{self, poll, privilege};
+use nix::net::if_::if_nametoindex;
+use rustix::event::{PollFd, PollFlags};
+
+use crate::NetError;
+use crate::request::{Names, TapRequest};
 
 /// How long the process may take to end once its tap is gone.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -219,6 +216,6 @@ pub fn take_all(publish: &[Publish]) -> Result<Vec<Port>, (&Publish, io::Error)>
 /// Whether the port is held for a VM that has no tap any more.
 fn is_going(publish: &Publish) -> bool {
     let holder = listen::holder(publish.protocol == Protocol::Tcp, publish.host_ip, publish.host_port);
-    let key = holder.as_ref().and_then(|process| super::rules::vm_of_chain(&process.name));
+    let key = holder.as_ref().and_then(|process| crate::chains::vm_of_chain(&process.name));
     key.is_some_and(|key| if_nametoindex(key.tap().as_str()).is_err())
 }

@@ -32,12 +32,16 @@ pub mod update;
 pub mod user;
 pub mod user_dns;
 
+mod bridge;
+mod chains;
 #[allow(clippy::disallowed_methods, reason = "here the caller's world is read")]
 pub mod cli;
 mod host;
+mod lock;
 mod policy;
 mod routing;
 #[allow(unsafe_code, reason = "interfaces of the kernel")]
 mod sys;
+mod undo;
 
 pub use error::NetError;

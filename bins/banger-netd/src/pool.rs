@@ -9,23 +9,23 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::NetError;
-use super::attach::{LOCK, Made, PATIENCE, ensure_bridge, leave_ipv6, require_same_bridge, undo};
-use super::caller::Caller;
-use super::detach::bridge_links;
-use super::firewall;
-use super::host::Host;
-use super::permit::Permit;
-use super::realm::Realm;
-use super::request::{Names, TapRequest};
-use super::rules;
-use super::tag::Tag;
-use crate::sys::tap::Tap;
 use banger_contract::policy::DEFAULT_MTU;
 use banger_contract::types::LinkName;
 use banger_host::clock::Timeline;
 use banger_host::fs::rootlock::RootLock;
 use banger_host::net::link::{self, Link};
+
+use crate::bridge::{bridge_links, ensure_bridge, leave_ipv6, require_same_bridge};
+use crate::caller::Caller;
+use crate::host::Host;
+use crate::lock::{LOCK, PATIENCE};
+use crate::permit::Permit;
+use crate::realm::Realm;
+use crate::request::{Names, TapRequest};
+use crate::sys::tap::Tap;
+use crate::tag::Tag;
+use crate::undo::{Made, undo};
+use crate::{NetError, firewall, rules};
 
 /// The most taps of a pool.
 pub const MAX: u8 = 64;

@@ -3,14 +3,15 @@
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 
-use super::NetError;
-use super::hold::{self, Port};
-use super::policy::PUBLISHED;
-use super::request::{TapRequest, overlaps};
-use super::rules::{vm_of, vm_of_chain};
-use crate::sys::nft::{self, Element};
 use banger_contract::policy::{Protocol, Publish};
 use banger_host::net::listen::{self, Process};
+
+use crate::NetError;
+use crate::chains::{vm_of, vm_of_chain};
+use crate::hold::{self, Port};
+use crate::policy::PUBLISHED;
+use crate::request::{TapRequest, overlaps};
+use crate::sys::nft::{self, Element};
 
 /// Takes the ports. What would be refused to a server is refused here, by the kernel itself.
 ///

@@ -2,17 +2,18 @@
 
 use std::net::Ipv4Addr;
 
-use super::NetError;
-use super::caller::Caller;
-use super::realm::Realm;
-use super::rules::{limits_chain, published_chain};
-use super::tag::Tag;
-use crate::sys::forwarding;
 use banger_contract::host_policy::ConnectionLimits;
 use banger_contract::policy::{DEFAULT_MTU, Egress, EgressPolicy, MTU, Publish};
 use banger_contract::record::{Net, NetMode, Vm};
 use banger_contract::types::{Cidr, LinkName, MacAddr, VmId, VmName};
 use banger_host::net::link::Link;
+
+use crate::NetError;
+use crate::caller::Caller;
+use crate::chains::{limits_chain, published_chain};
+use crate::realm::Realm;
+use crate::sys::forwarding;
+use crate::tag::Tag;
 
 /// The most published ports of a VM.
 const MAX_PUBLISHED: usize = 64;
@@ -213,7 +214,7 @@ impl<'a> Policy<'a> {
         check_publish(self.publish)?;
         check_egress(self.egress)?;
         check_mtu(self.mtu)?;
-        if self.net_mode == NetMode::User { super::user::require_supported(self) } else { Ok(()) }
+        if self.net_mode == NetMode::User { crate::request::require_supported(self) } else { Ok(()) }
     }
 }
 
@@ -321,6 +322,25 @@ fn check_mac(mac: MacAddr) -> Result<(), NetError> {
         return invalid("vm.mac", format!("{mac} is not a locally administered unicast address"));
     }
     Ok(())
+}
+
+/// # Errors
+/// What only rules on a tap can do.
+pub fn require_supported(policy: &Policy<'_>) -> Result<(), NetError> {
+    let text = match policy.egress.policy {
+        _ if policy.mtu.is_some_and(|mtu| mtu > DEFAULT_MTU) => {
+            "user networking has packets of at most 1500 bytes"
+        }
+        _ if !policy.nat => {
+            "user networking has no NAT to switch off; egress \"none\" keeps the guest inside"
+        }
+        _ if policy.peer => "user networking has no peers: each VM is alone in its network",
+        EgressPolicy::Allow => {
+            "user networking cannot limit the guest to a list, as a tap can: egress is \"open\" or \"none\""
+        }
+        EgressPolicy::Open | EgressPolicy::None => return Ok(()),
+    };
+    Err(NetError::Unsupported(text.into()))
 }
 
 #[cfg(test)]

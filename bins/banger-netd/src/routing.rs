@@ -4,15 +4,17 @@
 //! It is switched on link by link, so that `ip_forward` itself still tells whether somebody else wants a router. A table of its own has the
 //! rules that shut out the rest (`guard.nft`), and notes which links were there and which of them forwarded before.
 
-use super::NetError;
-use super::host::Host;
-use super::realm::Realm;
-use super::tag::Tag;
-use crate::sys::forwarding::{self, LATER_LINKS};
-use crate::sys::nf_tables;
 use banger_contract::types::LinkName;
 use banger_host::net::link::{self, Link};
 use banger_host::net::netlink::{Netlink, text_of};
+
+use crate::NetError;
+use crate::host::Host;
+use crate::realm::Realm;
+use crate::request::TapRequest;
+use crate::sys::forwarding::{self, LATER_LINKS};
+use crate::sys::nf_tables;
+use crate::tag::Tag;
 
 const GUARD: &str = include_str!("guard.nft");
 const TABLE: &str = "banger_forwarding";
@@ -123,4 +125,14 @@ pub(super) fn switch_off_after(realm: &Realm) -> Result<Option<&'static str>, Ne
         names.filter(|name| !before.iter().any(|b| b == name)).try_for_each(|name| set_from(name, false))?;
     }
     Ok(Some(TABLE))
+}
+
+pub fn routes_between(request: &TapRequest) -> Result<bool, NetError> {
+    forwarding::routes_between_ports(&request.names.bridge)
+        .map_err(NetError::io("read how the bridge routes between VMs"))
+}
+
+pub fn routes_loopback(request: &TapRequest) -> Result<bool, NetError> {
+    forwarding::routes_loopback(&request.names.bridge)
+        .map_err(NetError::io("read whether the bridge routes 127.0.0.0/8"))
 }

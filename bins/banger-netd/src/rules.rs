@@ -10,12 +10,14 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::Ipv4Addr;
 
-use super::policy::{self, COUNTED, GUESTS, LIMITED, MAPS, PUBLISH, PUBLISHED, SETS, TOO_MANY};
-use super::request::TapRequest;
-use super::{NetError, dns};
+use banger_contract::types::VmId;
+
+use crate::chains::{limits_chain, published_chain, vm_of};
+use crate::policy::{self, COUNTED, GUESTS, LIMITED, MAPS, PUBLISH, PUBLISHED, SETS, TOO_MANY};
+use crate::request::TapRequest;
 use crate::sys::nf_tables::{self, Removal, Removed};
 use crate::sys::nft::{self, Element, NftError, Rule, Table};
-use banger_contract::types::VmId;
+use crate::{NetError, dns};
 
 const SKELETON: &str = include_str!("skeleton.nft");
 
@@ -152,7 +154,7 @@ fn creation(table: &str) -> String {
 }
 
 /// Which of the VM's keys leads to another VM: its address or a published port.
-fn whose(request: &TapRequest) -> Option<NetError> {
+pub fn whose(request: &TapRequest) -> Option<NetError> {
     let names = &request.names;
     let tables = Tables::read(&names.table).ok()?;
     let address = request.address.to_string();
@@ -167,20 +169,6 @@ fn whose(request: &TapRequest) -> Option<NetError> {
         let taken = holder.target != Some(names.published.as_str());
         taken.then(|| NetError::port_taken(publish, Some(vm_of(&holder))))
     })
-}
-
-/// The VM that an element of a map of published ports is of, for people.
-pub(super) fn vm_of(element: &Element<'_>) -> String {
-    let id = element.target.and_then(vm_of_chain).map_or("(unknown)".to_owned(), |vm| vm.to_string());
-    match element.comment {
-        Some(name) => format!("VM {name} ({id})"),
-        None => format!("VM {id}"),
-    }
-}
-
-/// The VM whose published ports have a chain, or are held by a process, of that name.
-pub(super) fn vm_of_chain(name: &str) -> Option<VmId> {
-    name.strip_prefix("bgp")?.parse().ok()
 }
 
 /// As [`crate::sys::nf_tables::remove_tables`], in front of what comes instead.
@@ -419,16 +407,6 @@ pub fn remove_guest(table: &str, vm: &VmId) -> Result<Option<Removed>, NetError>
     })();
     let removals = removals.map_err(NetError::io("read the VM's rules"))?;
     nf_tables::remove(table, &removals).map_err(NetError::io("remove the VM's rules"))
-}
-
-/// The chain of a VM's published ports, and the process that holds them.
-pub(super) fn published_chain(vm: &VmId) -> String {
-    format!("bgp{vm}")
-}
-
-/// The chain of what bounds a VM's connections.
-pub(super) fn limits_chain(vm: &VmId) -> String {
-    format!("bgl{vm}")
 }
 
 /// All chains of a VM, in whichever table.

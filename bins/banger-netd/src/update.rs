@@ -1,18 +1,20 @@
 //! Changing what a running VM may reach: the rules of an attached network are replaced in one transaction, so there is no instant
 //! without any, and packets of established connections meet the new ones at once.
 
-use super::NetError;
-use super::attach::{Attached, LOCK, PATIENCE, require_same_bridge, switch_forwarding_on};
-use super::caller::Caller;
-use super::firewall;
-use super::host::Host;
-use super::permit::Permit;
-use super::request::TapRequest;
-use super::routing::Switch;
-use super::rules::{self, Before, Tables};
 use banger_contract::record::Net;
 use banger_host::clock::Timeline;
 use banger_host::fs::rootlock::RootLock;
+
+use crate::attach::{Attached, switch_forwarding_on};
+use crate::bridge::require_same_bridge;
+use crate::caller::Caller;
+use crate::host::Host;
+use crate::lock::{LOCK, PATIENCE};
+use crate::permit::Permit;
+use crate::request::TapRequest;
+use crate::routing::Switch;
+use crate::rules::{self, Before, Tables};
+use crate::{NetError, firewall};
 
 /// Brings the network that `previous` describes to what `request` wants.
 ///

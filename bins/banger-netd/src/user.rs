@@ -3,15 +3,14 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 
-use super::NetError;
-use super::caller::Caller;
-use super::dns::resolvers;
-use super::publish;
-use super::request::Policy;
-use super::user_dns::{self, GuestResolvers};
-use banger_contract::policy::{DEFAULT_MTU, EgressPolicy};
 use banger_contract::record::{Net, NetMode, Vm};
 use banger_host::random;
+
+use crate::caller::Caller;
+use crate::dns::resolvers;
+use crate::request::Policy;
+use crate::user_dns::{self, GuestResolvers};
+use crate::{NetError, publish};
 
 /// Ports that the host forwards to a guest's sshd: below the ephemeral range (ip_local_port_range in
 /// Documentation/networking/ip-sysctl.rst begins at 32768), so that no outgoing connection takes one.
@@ -66,25 +65,6 @@ pub(super) fn resolvers_of(vm: &Vm) -> GuestResolvers {
         true => user_dns::of_guest(Path::new(resolvers::RESOLV_CONF)),
         false => GuestResolvers { addresses: Vec::new(), is_deaf: false },
     }
-}
-
-/// # Errors
-/// What only rules on a tap can do.
-pub(super) fn require_supported(policy: &Policy<'_>) -> Result<(), NetError> {
-    let text = match policy.egress.policy {
-        _ if policy.mtu.is_some_and(|mtu| mtu > DEFAULT_MTU) => {
-            "user networking has packets of at most 1500 bytes"
-        }
-        _ if !policy.nat => {
-            "user networking has no NAT to switch off; egress \"none\" keeps the guest inside"
-        }
-        _ if policy.peer => "user networking has no peers: each VM is alone in its network",
-        EgressPolicy::Allow => {
-            "user networking cannot limit the guest to a list, as a tap can: egress is \"open\" or \"none\""
-        }
-        EgressPolicy::Open | EgressPolicy::None => return Ok(()),
-    };
-    Err(NetError::Unsupported(text.into()))
 }
 
 /// slirp's fixed addresses (`-netdev user` in qemu(1)): it gives the first guest .15.

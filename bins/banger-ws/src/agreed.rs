@@ -7,19 +7,19 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use rustix::fs::OFlags;
-use tempfile::TempDir;
-
-use super::checkout::Checkout;
-use super::error::WorkspaceError;
-use super::index::Index;
-use super::object::{Hasher, Objects};
-use super::patch::Scanned;
-use super::{plain_git, stream};
 use banger_host::digest::hex;
 use banger_host::fs::atomic;
 use banger_host::git::{self, Git};
 use banger_protocol::changes::{MODE_FILE, MODE_LINK, MODE_PROGRAM, Request, SentFile};
+use rustix::fs::OFlags;
+use tempfile::TempDir;
+
+use crate::checkout::Checkout;
+use crate::error::WorkspaceError;
+use crate::index::Index;
+use crate::object::{Hasher, Objects};
+use crate::patch::Scanned;
+use crate::{content, plain_git};
 
 /// The paths of `request` in the workspace, as the host may have to be asked for them.
 pub fn paths(request: &Request) -> BTreeSet<Vec<u8>> {
@@ -96,7 +96,7 @@ impl Step {
         };
         let error = |source| WorkspaceError::io("read", checkout.root.join(&there.path))(source);
         if there.is_symlink() {
-            let target = stream::target(checkout, there)?;
+            let target = content::target(checkout, there)?;
             let id = self.id(&mut &target[..], target.len() as u64).map_err(error)?;
             return Ok(wanted.mode == MODE_LINK && id == wanted.id);
         }

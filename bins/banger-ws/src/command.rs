@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use super::error::WorkspaceError;
-use super::guest::{Given, Guest, Output, fill, quote};
-use super::transfer::failed;
-use crate::sys::remote::Exit;
 use banger_contract::record::WorkspaceMode;
 use banger_host::clock::{Timeline, boottime_us};
 use banger_protocol::guest::{HELPER_PATH, NO_SUCH_COMMAND_STATUS, TIMEOUT_GRACE};
+
+use crate::error::WorkspaceError;
+use crate::guest::{Given, Guest, Output, failed, fill, quote};
+use crate::sys::remote::Exit;
 
 /// The status of a command that was over its time, as timeout(1) has it.
 pub const TIMEOUT_STATUS: u8 = 124;

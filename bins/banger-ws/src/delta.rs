@@ -9,22 +9,23 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
-use tar::Builder;
-
-use super::checkout::{Entry, Head};
-use super::error::WorkspaceError;
-use super::index::{self, Index};
-use super::note::{Note, Notes, Stage};
-use super::shipment::{Committed, Part, Shipment};
-use super::staging::PREPARED_REF;
-use super::tags::{self, Tag};
-use super::{fill, gitdir, stream};
 use banger_contract::record::WorkspaceMode;
 use banger_host::digest::hex;
 use banger_host::process::exec::Running;
 use banger_protocol::changes::{Request, SentFile};
 use banger_protocol::resync::{self, Known, Plan, Staged};
+use sha2::{Digest, Sha256};
+use tar::Builder;
+
+use crate::checkout::{Entry, Head};
+use crate::error::WorkspaceError;
+use crate::index::{self, Index};
+use crate::note::{Note, Notes, Stage};
+use crate::shipment::{Committed, Shipment};
+use crate::staging::PREPARED_REF;
+use crate::survey::Part;
+use crate::tags::{self, Tag};
+use crate::{content, fill, gitdir, stream};
 
 /// How long packing may take.
 const PATIENCE: Duration = Duration::from_secs(3600);
@@ -302,7 +303,7 @@ impl Delta {
             let Some(entry) = found else { continue };
             let place = tree.join(&entry.path);
             if made.next_if(|made| made.path == entry.path).is_some() {
-                stream::unchanged(&part.checkout, entry)?;
+                content::unchanged(&part.checkout, entry)?;
                 stream::directory(tar, place.parent().unwrap_or(tree), 0)?;
             } else if entry.is_symlink() {
                 stream::link(tar, &part.checkout, entry, &place)?;

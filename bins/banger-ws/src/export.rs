@@ -9,20 +9,20 @@ use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::error::WorkspaceError;
-use super::guest::{Ended, Given, Guest, Output, fill, quote};
-use super::incoming::{Incoming, LARGE, Told, refused};
-use super::index::{Index, ObjectId};
-use super::loops;
-use super::maker::{Change, Maker, write_large, write_small};
-use super::object::Objects;
-use super::patch::{Scanned, Scanner};
-use super::resync::is_unable;
-use super::shorten::shorten;
-use super::transfer::failed;
-use crate::sys::remote::Exit;
 use banger_host::digest::hex;
 use banger_protocol::changes::{MODE_LINK, Request, SentFile, SentTree, VERB};
+
+use crate::error::WorkspaceError;
+use crate::guest::{Ended, Given, Guest, Output, failed, fill, quote};
+use crate::incoming::{Incoming, LARGE, Told, refused};
+use crate::index::{Index, ObjectId};
+use crate::loops;
+use crate::maker::{Change, Maker, write_large, write_small};
+use crate::object::Objects;
+use crate::patch::{Scanned, Scanner};
+use crate::resync::is_unable;
+use crate::shorten::shorten;
+use crate::sys::remote::Exit;
 
 /// How long a guest may say nothing while it looks for changes.
 const SILENCE: Duration = Duration::from_secs(600);

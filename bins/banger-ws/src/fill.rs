@@ -5,17 +5,18 @@ use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::checkout::{Checkout, Entry};
-use super::error::WorkspaceError;
-use super::index::Index;
-use super::shipment::Shipment;
 use banger_host::git::{self, Git};
+
+use crate::checkout::{Checkout, Entry};
+use crate::error::WorkspaceError;
+use crate::index::Index;
 
 /// From which size on it is worth it, bytes.
 const MIN_SIZE: i64 = 1 << 20;
-/// The script, from the root of the workspace, and the list of objects that it reads.
+/// The script, from the root of the workspace.
 pub const SCRIPT: &str = ".git/banger-fill";
-const LIST: &str = "banger-list";
+/// The list of objects that it reads, from a git directory.
+pub const LIST: &str = "banger-list";
 /// How much of a command line holds paths, bytes.
 const MAX_WORDS: usize = 32 << 10;
 
@@ -95,19 +96,6 @@ pub struct Source<'a> {
     pub list: PathBuf,
     /// The places of the files, the files as they stand on the host, and their objects.
     pub files: Vec<(PathBuf, &'a Entry, &'a str)>,
-}
-
-/// The script that makes the files of a shipment, its place first, and the lists that it reads; nothing where there are none.
-pub fn files(shipment: &Shipment) -> Vec<(PathBuf, Vec<u8>)> {
-    let sources = shipment.survey.parts.iter().zip(&shipment.repositories).map(|(part, repository)| {
-        let made = part.selection.entries.iter().filter_map(|e| Some((e, e.object.as_deref()?)));
-        Source {
-            git_dir: repository.git_dir.clone(),
-            list: repository.git_dir.join(LIST),
-            files: made.map(|(entry, object)| (part.prefix.join(&entry.path), entry, object)).collect(),
-        }
-    });
-    script(Path::new(SCRIPT), &sources.collect::<Vec<_>>())
 }
 
 /// The script at `place` that makes the files of `sources` and then removes itself and the lists; they come with it.

@@ -10,11 +10,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use super::error::WorkspaceError;
-use super::marks::{self, Marked};
-use super::transport::{Service, Session, Transport};
-use crate::sys::remote::{Exit, Program, Receiver, RemoteError, Watch};
-use crate::sys::ssh::{self, Keys, Target};
 use banger_contract::error::escape_controls;
 use banger_contract::record::{Accel, Net, Vm, Vmm};
 use banger_host::clock::boottime_us;
@@ -23,6 +18,12 @@ use banger_host::random;
 use banger_protocol::guest::{TIMEOUT_GRACE, mark_start};
 use banger_state::dir::{StateDir, VmDir};
 use banger_state::lock::is_alive;
+
+use crate::error::WorkspaceError;
+use crate::marks::{self, Marked};
+use crate::sys::remote::{Exit, Program, Receiver, RemoteError, Watch};
+use crate::sys::ssh::{self, Keys, Target};
+use crate::transport::{Service, Session, Transport};
 
 /// How long connecting may take: an emulated guest needs seconds for a key exchange.
 const CONNECT: Duration = Duration::from_secs(90);
@@ -560,6 +561,21 @@ pub fn fill(script: &str, values: &BTreeMap<&str, String>) -> String {
         rest = &after[length..];
     }
     out + rest
+}
+
+/// Why `step` failed, by what a script of ours said.
+pub fn failed(step: &'static str, guest_path: &str, ended: Ended) -> WorkspaceError {
+    let guest_path = guest_path.to_owned();
+    match ended.verdict.as_str() {
+        "occupied" => WorkspaceError::Occupied { guest_path },
+        "missing" => WorkspaceError::NotPrepared { guest_path },
+        "cut" => WorkspaceError::Cut { guest_path },
+        "no-workdir" => WorkspaceError::NoWorkdir { guest_path },
+        _ if ended.said.is_empty() => {
+            WorkspaceError::Guest { step, said: format!("it ended with {}", ended.exit) }
+        }
+        _ => WorkspaceError::Guest { step, said: ended.said },
+    }
 }
 
 #[cfg(test)]

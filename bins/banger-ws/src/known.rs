@@ -8,14 +8,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use banger_protocol::changes::{Request, SentFile};
 use rustix::fs::Stat;
 
-use super::checkout::{Checkout, Entry};
-use super::error::WorkspaceError;
-use super::index::{self, Index};
-use super::staging::{Selection, Staging, is_recent, quote};
-use super::{gitdir, rewritten};
-use banger_protocol::changes::{Request, SentFile};
+use crate::checkout::{Checkout, Entry};
+use crate::error::WorkspaceError;
+use crate::index::{self, Index};
+use crate::staging::{Selection, Staging, is_recent, quote};
+use crate::{attributes, gitdir};
 
 /// What git had of the files of a checkout when they were last looked at, and what their bytes were.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ impl Staging {
         let is_attributes = |entry: &Entry| entry.path.file_name() == Some(OsStr::new(".gitattributes"));
         let has_attributes = there.iter().any(is_attributes) || gitdir::has_attributes(checkout);
         let names: Vec<&[u8]> = same.iter().map(|(path, _)| path.as_os_str().as_bytes()).collect();
-        let plain = rewritten::taken_as_they_are(&git, checkout, has_attributes, &names)?;
+        let plain = attributes::taken_as_they_are(&git, checkout, has_attributes, &names)?;
         let same = same.into_iter().zip(plain).filter(|((path, entry), is_plain)| {
             *is_plain && known.sent_as(path).is_some_and(|file| file.id == entry.state.object.as_bytes())
         });

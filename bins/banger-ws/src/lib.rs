@@ -37,11 +37,13 @@
 
 pub mod agreed;
 pub mod apply;
+mod attributes;
 pub mod checkout;
 #[allow(clippy::disallowed_methods, reason = "here the caller's world is read")]
 pub mod cli;
 pub mod command;
 pub mod config;
+mod content;
 pub mod delta;
 pub mod error;
 pub mod export;
@@ -62,6 +64,7 @@ pub mod object;
 pub mod pack;
 pub mod patch;
 pub mod plain_git;
+pub mod repository;
 pub mod reset;
 pub mod resync;
 pub mod reuse;
@@ -72,6 +75,7 @@ mod shorten;
 pub mod staging;
 pub mod stream;
 pub mod submodule;
+pub mod survey;
 mod sys;
 pub mod tags;
 pub mod transfer;

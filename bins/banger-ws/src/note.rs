@@ -7,17 +7,18 @@ use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
-use super::error::WorkspaceError;
-use super::gitdir;
-use super::index::Index;
-use super::known::Known;
-use super::shipment::{Committed, Part};
 use banger_contract::record::WorkspaceMode;
 use banger_host::fs::atomic;
 use banger_protocol::changes::Request;
 use banger_state::dir::VmDir;
+use serde::{Deserialize, Serialize};
+
+use crate::error::WorkspaceError;
+use crate::gitdir;
+use crate::index::Index;
+use crate::known::Known;
+use crate::shipment::Committed;
+use crate::survey::Part;
 
 /// The directory of the notes in the VM's.
 const DIRECTORY: &str = "sent";

@@ -7,15 +7,15 @@ use std::fs::File;
 use std::io;
 use std::time::Duration;
 
-use super::delta::{Delta, is_unread};
-use super::error::WorkspaceError;
-use super::guest::{Ended, Given, Guest, Output};
-use super::shipment::Shipment;
-use super::transfer::failed;
 use banger_contract::error::escape_controls;
 use banger_host::clock::{Timeline, boottime_us};
 use banger_host::git;
 use banger_protocol::resync::VERB;
+
+use crate::delta::{Delta, is_unread};
+use crate::error::WorkspaceError;
+use crate::guest::{Ended, Given, Guest, Output, failed};
+use crate::shipment::Shipment;
 
 /// How long the guest may be silent while it compares and writes.
 const SILENCE: Duration = Duration::from_secs(600);

@@ -6,16 +6,14 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use super::checkout::Checkout;
-use super::error::WorkspaceError;
-use super::index::{Entry, Index, ObjectId};
-use super::shipment::Part;
-use super::stream;
-use super::{checkout, gitdir};
-use banger_host::git::{self, Git};
+use banger_host::git::{self};
 
-/// What has git make other bytes of a file, of the same size perhaps (gitattributes(5)).
-const ATTRIBUTES: [&str; 3] = ["ident", "filter", "working-tree-encoding"];
+use crate::attributes::ATTRIBUTES;
+use crate::checkout::{self};
+use crate::error::WorkspaceError;
+use crate::index::{Entry, Index, ObjectId};
+use crate::survey::Part;
+use crate::{content, gitdir};
 /// The modes that git keeps of files (gitformat-index(5)).
 const MODE_FILE: u32 = 0o100_644;
 const MODE_PROGRAM: u32 = 0o100_755;
@@ -97,9 +95,9 @@ pub fn keep(
             ids.next()
         } else {
             let bytes = if entry.is_symlink() {
-                stream::target(&part.checkout, entry)?
+                content::target(&part.checkout, entry)?
             } else {
-                stream::content(&part.checkout, entry)?
+                content::content(&part.checkout, entry)?
             };
             run(&["--stdin"], &bytes)?.first().copied()
         };
@@ -121,7 +119,7 @@ pub fn see(part: &Part, tree: &mut Index) -> Result<(), WorkspaceError> {
     let unseen = unseen.filter_map(|entry| file(&entry.path).map(|file| (entry, file)));
     let (links, files): (Vec<_>, Vec<_>) = unseen.partition(|(_, file)| file.is_symlink());
     for (entry, file) in links {
-        let hashed = hash(part, &["--stdin"], &stream::target(&part.checkout, file)?)?;
+        let hashed = hash(part, &["--stdin"], &content::target(&part.checkout, file)?)?;
         entry.set(MODE_LINK, hashed.first().copied().unwrap_or(entry.state.object));
     }
     let files: Vec<_> = files.into_iter().filter(|(entry, _)| is_line(&entry.path)).collect();
@@ -147,33 +145,6 @@ fn hash(part: &Part, args: &[&str], input: &[u8]) -> Result<Vec<ObjectId>, Works
     let said = git.exec(["hash-object"].iter().chain(args)).stdin(input).run();
     let said = said.map_err(part.checkout.git_error())?;
     Ok(said.split(|byte| *byte == b'\n').filter_map(ObjectId::from_hex).collect())
-}
-
-/// Of which of `paths` git takes the bytes as they are, whatever it took them for when it last read them.
-///
-/// # Errors
-/// Those of git.
-pub fn taken_as_they_are(
-    git: &Git,
-    checkout: &Checkout,
-    has_attributes: bool,
-    paths: &[&[u8]],
-) -> Result<Vec<bool>, WorkspaceError> {
-    let converts = |name: &str| checkout.config.get(name).is_some_and(|value| value != b"false");
-    if converts("core.autocrlf") {
-        return Ok(vec![false; paths.len()]);
-    }
-    if !has_attributes {
-        return Ok(vec![true; paths.len()]);
-    }
-    let names = ATTRIBUTES.iter().chain(&["text", "eol", "crlf"]);
-    let input: Vec<u8> = paths.iter().flat_map(|path| [path, &b"\0"[..]].concat()).collect();
-    let exec = git.exec(["check-attr", "-z", "--stdin"].iter().chain(names.clone())).stdin(input);
-    let said = exec.run().map_err(checkout.git_error())?;
-    let values: Vec<&[u8]> = said.split(|byte| *byte == 0).skip(2).step_by(3).collect();
-    let is_none = |value: &&[u8]| matches!(*value, b"unspecified" | b"unset");
-    let plain = values.chunks_exact(names.count()).map(|values| values.iter().all(is_none));
-    Ok(plain.chain(std::iter::repeat(false)).take(paths.len()).collect())
 }
 
 fn attributes(part: &Part, paths: &[&[u8]]) -> Result<Vec<u8>, WorkspaceError> {

@@ -2,22 +2,21 @@
 //! the objects that the host's repository may not have, so that neither the guest's repository nor what becomes of the checkout counts.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fs;
-use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
-use super::checkout::Entry;
-use super::error::WorkspaceError;
-use super::index::{self, Index};
-use super::known::Known;
-use super::rewritten;
-use super::shipment::{Part, Survey};
-use super::staging::quote;
-use super::{gitdir, submodule};
 use banger_host::fs::atomic;
 use banger_protocol::changes::{MODE_FILE, MODE_LINK, MODE_PROGRAM, Request, SentFile, SentTree};
 use banger_state::dir::VmDir;
+
+use crate::checkout::Entry;
+use crate::error::WorkspaceError;
+use crate::index::{self, Index};
+use crate::known::Known;
+use crate::staging::quote;
+use crate::survey::{Part, Survey};
+use crate::{gitdir, rewritten, submodule};
 
 /// The directory in the VM's own.
 const DIRECTORY: &str = "sent";

@@ -1,164 +1,22 @@
 //! Everything that travels: the checkout and, each a repository of its own, the submodules in it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::checkout::Checkout;
-use super::error::WorkspaceError;
-use super::index::Index;
-use super::known::Known;
-use super::pack::Packing;
-use super::staging::{PREPARED_REF, Selection, Staging};
-use super::tags::{self, Tag};
-use super::{fill, gitdir, rewritten, sent, submodule};
 use banger_contract::record::WorkspaceMode;
-use banger_host::git;
 use banger_protocol::changes::Request;
 
-/// How deep submodules may lie in submodules.
-const MAX_DEPTH: usize = 16;
-
-/// What is to travel.
-#[derive(Debug, Clone, Copy)]
-pub struct Choice {
-    /// How much of git.
-    pub mode: WorkspaceMode,
-    /// Whether untracked files do.
-    pub include_untracked: bool,
-}
-
-/// One repository.
-#[derive(Debug)]
-pub struct Part {
-    /// Its place in the workspace: empty for the checkout itself, else the submodule's path.
-    pub prefix: PathBuf,
-    /// The place of its git directory in the workspace.
-    pub git_dir: PathBuf,
-    /// The checkout.
-    pub checkout: Checkout,
-    /// What of it travels.
-    pub selection: Selection,
-    /// Where it was looked at.
-    pub staging: Staging,
-}
-
-/// What a look at the host found. Part 0 is the checkout itself; a submodule comes after the repository that it is in.
-#[derive(Debug)]
-pub struct Survey {
-    /// What was asked for.
-    pub choice: Choice,
-    /// The repositories.
-    pub parts: Vec<Part>,
-}
-
-impl Survey {
-    /// Looks at the checkout `checkout`; what that needs is written to directories below `scratch`. Of the files in `agreed`, by their
-    /// paths in the workspace, it does not count whether git tracks them.
-    pub fn new(
-        scratch: &Path,
-        checkout: Checkout,
-        choice: Choice,
-        agreed: &BTreeSet<Vec<u8>>,
-    ) -> Result<Self, WorkspaceError> {
-        let mut survey = Self { choice, parts: Vec::new() };
-        survey.add((scratch, agreed), checkout, PathBuf::new(), ".git".into(), 0)?;
-        Ok(survey)
-    }
-
-    fn add(
-        &mut self,
-        (scratch, agreed): (&Path, &BTreeSet<Vec<u8>>),
-        checkout: Checkout,
-        prefix: PathBuf,
-        git_dir: PathBuf,
-        depth: usize,
-    ) -> Result<(), WorkspaceError> {
-        let staging = Staging::new(scratch, &checkout)?;
-        let selection =
-            match staging.select(&checkout, self.choice.include_untracked, &below(agreed, &prefix)) {
-                // A submodule without a commit is to git as one that is not checked out.
-                Err(WorkspaceError::Empty(_)) if depth > 0 => return Ok(()),
-                other => other?,
-            };
-        if depth > 0 && selection.head.commit.is_none() {
-            return Ok(());
-        }
-        // A git directory inside another one, but for where that keeps its own submodules, would be part of both.
-        let inside = |a: &Path, b: &Path| a.starts_with(b) && !a.starts_with(b.join("modules"));
-        let clash = |part: &Part| inside(&git_dir, &part.git_dir) || inside(&part.git_dir, &git_dir);
-        if self.parts.iter().any(clash) {
-            return Err(WorkspaceError::Submodule {
-                path: prefix,
-                why: "its name in .gitmodules is that of another one",
-            });
-        }
-        let mut inner = Vec::new();
-        let wanted = !selection.links.is_empty() && self.choice.mode != WorkspaceMode::Files;
-        let names = if wanted { submodule::names(&checkout)? } else { BTreeMap::new() };
-        for path in selection.links.keys() {
-            let Some(found) = submodule::open(&checkout, path)? else { continue };
-            let place = prefix.join(path);
-            if depth >= MAX_DEPTH {
-                return Err(WorkspaceError::Submodule { path: place, why: "it lies too deep in others" });
-            }
-            let git_dir = submodule::git_dir(&git_dir, &place, names.get(path).map(String::as_str))?;
-            inner.push((found, place, git_dir));
-        }
-        self.parts.push(Part { prefix, git_dir, checkout, selection, staging });
-        for (checkout, prefix, git_dir) in inner {
-            self.add((scratch, agreed), checkout, prefix, git_dir, depth + 1)?;
-        }
-        Ok(())
-    }
-
-    /// The checkout itself.
-    pub fn root(&self) -> &Part {
-        &self.parts[0]
-    }
-
-    /// The files that travel, by their paths in the workspace.
-    pub fn paths(&self) -> impl Iterator<Item = PathBuf> {
-        self.parts
-            .iter()
-            .flat_map(|part| part.selection.entries.iter().map(|entry| part.prefix.join(&entry.path)))
-    }
-
-    /// The sum over the repositories.
-    pub fn sum(&self, of: impl Fn(&Selection) -> usize) -> usize {
-        self.parts.iter().map(|part| of(&part.selection)).sum()
-    }
-
-    /// The bytes of the files.
-    pub fn size_bytes(&self) -> u64 {
-        self.parts.iter().map(|part| part.selection.size_bytes()).sum()
-    }
-}
-
-/// Those of `paths` that are below `prefix`, from there.
-fn below(paths: &BTreeSet<Vec<u8>>, prefix: &Path) -> BTreeSet<PathBuf> {
-    if prefix.as_os_str().is_empty() {
-        return paths.iter().map(|path| git::path(path)).collect();
-    }
-    let inside = [prefix.as_os_str().as_bytes(), b"/"].concat();
-    let those = paths.range(inside.clone()..).map_while(|path| path.strip_prefix(&inside[..]));
-    those.map(git::path).collect()
-}
-
-/// One repository's git directory for the guest.
-#[derive(Debug)]
-pub struct Repository {
-    /// The place of the git directory in the workspace.
-    pub git_dir: PathBuf,
-    /// The commit that holds the tree as it was seen.
-    pub prepared: String,
-    /// Its small files.
-    pub files: Vec<(PathBuf, Vec<u8>)>,
-    /// Its index, on the host.
-    pub index: PathBuf,
-    /// Its objects.
-    pub packing: Packing,
-}
+use crate::error::WorkspaceError;
+use crate::fill::{self, LIST, SCRIPT, Source, script};
+use crate::index::Index;
+use crate::known::Known;
+use crate::pack::Packing;
+use crate::repository::Repository;
+use crate::staging::PREPARED_REF;
+use crate::survey::{Part, Survey};
+use crate::tags::{self, Tag};
+use crate::{gitdir, rewritten, sent, submodule};
 
 /// A survey and the commits that hold what it saw.
 #[derive(Debug)]
@@ -251,7 +109,7 @@ impl Shipment {
 }
 
 /// The prepared commits of the parts: of submodules first, since those that hold them name them.
-fn commit(survey: &Survey, known: Option<&Known>) -> Result<Vec<String>, WorkspaceError> {
+pub fn commit(survey: &Survey, known: Option<&Known>) -> Result<Vec<String>, WorkspaceError> {
     let parts = &survey.parts;
     let mut prepared = vec![String::new(); parts.len()];
     for (at, part) in parts.iter().enumerate().rev() {
@@ -315,4 +173,17 @@ fn git_files(part: &Part, survey: &Survey) -> Result<(Vec<Tag>, Vec<(PathBuf, Ve
     let worktree = away.then(|| submodule::relative(&part.git_dir, &part.prefix));
     let files = gitdir::files(&part.checkout, head, &tags, mode, worktree.as_deref());
     Ok((tags, files))
+}
+
+/// The script that makes the files of a shipment, its place first, and the lists that it reads; nothing where there are none.
+pub fn files(shipment: &Shipment) -> Vec<(PathBuf, Vec<u8>)> {
+    let sources = shipment.survey.parts.iter().zip(&shipment.repositories).map(|(part, repository)| {
+        let made = part.selection.entries.iter().filter_map(|e| Some((e, e.object.as_deref()?)));
+        Source {
+            git_dir: repository.git_dir.clone(),
+            list: repository.git_dir.join(LIST),
+            files: made.map(|(entry, object)| (part.prefix.join(&entry.path), entry, object)).collect(),
+        }
+    });
+    script(Path::new(SCRIPT), &sources.collect::<Vec<_>>())
 }

@@ -5,16 +5,17 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
-use rustix::fs::{OFlags, Stat};
-use tar::{Builder, EntryType, Header};
-
-use super::checkout::{Checkout, Entry};
-use super::error::WorkspaceError;
-use super::fill;
-use super::pack::Source;
-use super::shipment::{Repository, Shipment};
 use banger_protocol::changes::{self, MODE_LINK, MODE_PROGRAM, SentFile};
 use banger_protocol::resync::GIVEN_INDEX;
+use rustix::fs::OFlags;
+use tar::{Builder, EntryType, Header};
+
+use crate::checkout::{Checkout, Entry};
+use crate::content::{is_same, target, unchanged};
+use crate::error::WorkspaceError;
+use crate::pack::Source;
+use crate::repository::Repository;
+use crate::shipment::{self, Shipment};
 
 /// The file that ends a stream without git: what it is in never holds a file of a checkout's.
 pub const END: &str = ".git/end";
@@ -42,7 +43,7 @@ pub fn write(out: impl Write, shipment: &Shipment) -> Result<(), WorkspaceError>
     for (place, text) in shipment.git_files() {
         bytes(&mut tar, &place, &text)?;
     }
-    for (place, text) in fill::files(shipment) {
+    for (place, text) in shipment::files(shipment) {
         bytes(&mut tar, &place, &text)?;
     }
     bytes(&mut tar, Path::new(changes::SENT), &shipment.sent.encode())?;
@@ -125,27 +126,12 @@ pub(super) fn git_file(
 }
 
 /// Sends a file of ours, or a pack, which nobody writes to.
-fn opened(tar: &mut Builder<impl Write>, file: &File, place: &Path) -> io::Result<()> {
+pub fn opened(tar: &mut Builder<impl Write>, file: &File, place: &Path) -> io::Result<()> {
     let status = rustix::fs::fstat(file)?;
     let size = u64::try_from(status.st_size).unwrap_or(0);
     let mode = if place.extension().is_some() { 0o444 } else { 0o644 };
     let mut header = header(EntryType::Regular, mode, status.st_mtime, size);
     tar.append_data(&mut header, place, file.take(size))
-}
-
-/// Fails where the file of `entry` is no longer the one that was looked at.
-pub(super) fn unchanged(checkout: &Checkout, entry: &Entry) -> Result<(), WorkspaceError> {
-    let now = checkout.look(&entry.path)?;
-    if now.is_some_and(|now| is_same(&entry.stat, &now.stat)) {
-        return Ok(());
-    }
-    Err(WorkspaceError::Moving(checkout.root.join(&entry.path)))
-}
-
-/// Whether `now` is the file that `then` was: nobody wrote to it or replaced it in between.
-fn is_same(then: &Stat, now: &Stat) -> bool {
-    (then.st_ino, then.st_mode, then.st_size, then.st_mtime, then.st_mtime_nsec)
-        == (now.st_ino, now.st_mode, now.st_size, now.st_mtime, now.st_mtime_nsec)
 }
 
 pub(super) fn file(
@@ -191,17 +177,6 @@ pub(super) fn kept(
     tar.append_data(&mut header(EntryType::Regular, mode, mtime, size), place, file).map_err(error())
 }
 
-/// The bytes of a file that is small or oddly named.
-pub(super) fn content(checkout: &Checkout, entry: &Entry) -> Result<Vec<u8>, WorkspaceError> {
-    let full = checkout.root.join(&entry.path);
-    let opened =
-        checkout.open_beneath(&entry.path, OFlags::RDONLY).map_err(WorkspaceError::io("read", &full))?;
-    let file = File::from(opened.ok_or_else(|| WorkspaceError::Moving(full.clone()))?);
-    let mut bytes = Vec::new();
-    (&file).read_to_end(&mut bytes).map_err(WorkspaceError::io("read", &full))?;
-    Ok(bytes)
-}
-
 /// Counts what is read, since tar itself does not notice a file that became shorter.
 struct Counted<R> {
     inner: R,
@@ -245,18 +220,4 @@ fn link_to(tar: &mut Builder<impl Write>, target: &[u8], mtime: i64, place: &Pat
         tar.append(&long, target.chain(&b"\0"[..]))?;
     }
     tar.append_data(&mut header, place, io::empty())
-}
-
-/// Where a symbolic link points to.
-pub(super) fn target(checkout: &Checkout, entry: &Entry) -> Result<Vec<u8>, WorkspaceError> {
-    let full = checkout.root.join(&entry.path);
-    let moving = || WorkspaceError::Moving(full.clone());
-    let opened =
-        checkout.open_beneath(&entry.path, OFlags::PATH).map_err(WorkspaceError::io("read", &full))?;
-    let target = rustix::fs::readlinkat(opened.ok_or_else(moving)?, c"", Vec::new());
-    let target = target.map_err(|_| moving())?.into_bytes();
-    if target.len() as i64 != entry.stat.st_size {
-        return Err(moving());
-    }
-    Ok(target)
 }

@@ -7,18 +7,18 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use super::command::{Command, Ending};
-use super::error::WorkspaceError;
-use super::fill;
-use super::guest::{Ended, Given, Guest, Output, fill, quote};
-use super::reset::Thrown;
-use super::shipment::Shipment;
-use super::staging::PREPARED_REF;
-use super::stream;
 use banger_contract::record::WorkspaceMode;
 use banger_host::clock::{Timeline, boottime_us};
 use banger_protocol::changes;
 use banger_protocol::guest::HELPER_PATH;
+
+use crate::command::{Command, Ending};
+use crate::error::WorkspaceError;
+use crate::guest::{Given, Guest, Output, failed, fill, quote};
+use crate::reset::Thrown;
+use crate::shipment::Shipment;
+use crate::staging::PREPARED_REF;
+use crate::{fill, stream};
 
 /// Unpacks the stream on stdin unless what it holds is there already.
 ///
@@ -109,20 +109,6 @@ impl Output for Nobody {
     }
     fn stderr(&mut self, _: &[u8]) -> io::Result<()> {
         Ok(())
-    }
-}
-
-pub(super) fn failed(step: &'static str, guest_path: &str, ended: Ended) -> WorkspaceError {
-    let guest_path = guest_path.to_owned();
-    match ended.verdict.as_str() {
-        "occupied" => WorkspaceError::Occupied { guest_path },
-        "missing" => WorkspaceError::NotPrepared { guest_path },
-        "cut" => WorkspaceError::Cut { guest_path },
-        "no-workdir" => WorkspaceError::NoWorkdir { guest_path },
-        _ if ended.said.is_empty() => {
-            WorkspaceError::Guest { step, said: format!("it ended with {}", ended.exit) }
-        }
-        _ => WorkspaceError::Guest { step, said: ended.said },
     }
 }
 

@@ -12,11 +12,11 @@ use banger_contract::error::{Fault, OWN_FAILURE_STATUS, escape_controls};
 use banger_contract::{Coded, ErrorCode};
 use banger_host::process::signal::Interrupts;
 use banger_state::dir::StateDir;
+use clap::Args;
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::args::Banger;
-use crate::config;
+use crate::settings;
 
 /// The status for any failure of banger's own in `vm run` and `vm exec`.
 pub const OWN_FAILURE: u8 = OWN_FAILURE_STATUS;
@@ -73,6 +73,23 @@ impl Coded for ContextError {
     }
 }
 
+/// The options that every verb has.
+#[derive(Debug, Args)]
+pub struct Globals {
+    /// Where banger keeps its state [default: $XDG_STATE_HOME/banger, for root /var/lib/banger]
+    #[arg(long, global = true, env = "BANGER_STATE_DIR", value_name = "DIR", hide_env_values = true)]
+    pub state_dir: Option<PathBuf>,
+    /// The configuration file [default: $XDG_CONFIG_HOME/banger/config.toml, for root /etc/banger/config.toml]
+    #[arg(long, global = true, env = "BANGER_CONFIG", value_name = "FILE", hide_env_values = true)]
+    pub config: Option<PathBuf>,
+    /// Print one JSON record instead of text for people
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print the pipeline of programs that the verb stands for, and do nothing
+    #[arg(long, global = true)]
+    pub explain: bool,
+}
+
 /// What every verb needs.
 #[derive(Debug)]
 pub struct Context {
@@ -84,14 +101,14 @@ pub struct Context {
 }
 
 impl Context {
-    pub fn new(banger: &Banger) -> Result<Self> {
-        let root = banger.state_dir.clone().or_else(default_state_dir).ok_or(ContextError::NoStateDir)?;
+    pub fn new(globals: &Globals) -> Result<Self> {
+        let root = globals.state_dir.clone().or_else(default_state_dir).ok_or(ContextError::NoStateDir)?;
         let root = std::path::absolute(&root).map_err(|e| ContextError::RelativeStateDir(root, e))?;
         if root.to_str().is_none() {
             return Err(ContextError::OddStateDir(root).into());
         }
-        let (state, config) = (StateDir::at(root), config::load(banger)?.config);
-        let (json, explain) = (banger.json, banger.explain);
+        let (state, config) = (StateDir::at(root), settings::load(globals)?.config);
+        let (json, explain) = (globals.json, globals.explain);
         Ok(Self { state, json, explain, config, interrupts: OnceLock::new() })
     }
 

@@ -2,49 +2,47 @@
 
 #![allow(clippy::disallowed_methods, reason = "here the caller's world is read")]
 
-mod apply;
-mod args;
-mod config;
+mod changes;
+mod commands;
 mod context;
-mod diff;
-mod dns;
-mod doctor;
-mod exec;
-mod fetch;
-mod gc;
-mod image;
+mod copy;
+mod guest_command;
+mod host_resolver;
+mod images;
 mod inside;
-mod kernel;
 mod lifecycle;
-mod list;
-mod logs;
-mod net;
+mod observed;
+mod options;
+mod pager;
 mod paint;
 mod plan;
 mod progress;
-mod prune;
-mod reset;
+mod resolver;
 mod review;
-mod run;
-mod set;
+mod settings;
 mod setup;
 mod space;
 mod ssh;
 mod stage;
 mod subnet;
+mod sweep;
 #[allow(unsafe_code, reason = "interfaces of the kernel")]
 mod sys;
 mod table;
 mod timings;
+mod tree;
 mod vmm;
-mod workspace;
 
 use std::process::ExitCode;
 
 use banger_cli::plumbing::{self, NothingToRun, UsageError};
 
-use args::{Banger, Command, VmCommand};
+use clap::CommandFactory;
+
+use commands::vm;
+use commands::{completion, config, dns, doctor, gc, image, kernel};
 use context::Context;
+use tree::{Banger, Command, VmCommand};
 
 /// Runs the program.
 pub fn main() -> ExitCode {
@@ -59,13 +57,13 @@ pub fn main() -> ExitCode {
     let verb = banger.command.verb();
     let done = match &banger.command {
         // These two work whatever the configuration says.
-        Command::Config(args) => config::dispatch(&banger, args),
-        Command::Completion(args) => Ok(args::completion(args)),
-        _ => Context::new(&banger).and_then(|context| dispatch(&context, banger.command)),
+        Command::Config(args) => config::dispatch(&banger.globals, args),
+        Command::Completion(args) => Ok(completion::completion(args, Banger::command())),
+        _ => Context::new(&banger.globals).and_then(|context| dispatch(&context, banger.command)),
     };
     match done {
         Ok(exit) => exit,
-        Err(failure) => context::report(failure, verb, banger.json),
+        Err(failure) => context::report(failure, verb, banger.globals.json),
     }
 }
 
@@ -100,33 +98,33 @@ fn asked_for() -> (&'static str, bool) {
 
 fn dispatch(context: &Context, command: Command) -> context::Result<ExitCode> {
     match command {
-        Command::Vm(vm) => match vm.command {
-            VmCommand::Run(args) => run::run(context, *args),
-            VmCommand::Plan(args) => plan::plan_verb(context, &args),
-            VmCommand::Create(args) => lifecycle::create(context, &args),
-            VmCommand::Start(args) => lifecycle::start(context, &args),
-            VmCommand::Stop(args) => lifecycle::stop(context, &args),
-            VmCommand::Delete(args) => lifecycle::delete(context, &args),
-            VmCommand::Show(args) => list::show(context, &args),
-            VmCommand::List => list::list(context),
-            VmCommand::Set(args) => set::set(context, &args),
-            VmCommand::Net(args) => net::net(context, &args),
-            VmCommand::Logs(args) => logs::logs(context, &args),
-            VmCommand::Stats(args) => inside::stats(context, &args),
-            VmCommand::Ports(args) => inside::ports(context, &args),
-            VmCommand::Health(args) => inside::health(context, &args),
-            VmCommand::Prune(args) => prune::prune(context, &args),
-            VmCommand::Exec(args) => exec::exec(context, &args),
-            VmCommand::Ssh(args) => ssh::ssh(context, &args),
-            VmCommand::Diff(args) => diff::diff(context, &args),
-            VmCommand::Apply(args) => apply::apply(context, &args),
-            VmCommand::Reset(args) => reset::reset(context, &args),
-            VmCommand::Fetch(args) => fetch::fetch(context, &args),
-            VmCommand::Workspace(args) => workspace::dispatch(context, &args),
+        Command::Vm(verbs) => match verbs.command {
+            VmCommand::Run(args) => vm::run::run(context, *args),
+            VmCommand::Plan(args) => vm::plan::plan(context, &args),
+            VmCommand::Create(args) => vm::create::create(context, &args),
+            VmCommand::Start(args) => vm::start::start(context, &args),
+            VmCommand::Stop(args) => vm::stop::stop(context, &args),
+            VmCommand::Delete(args) => vm::delete::delete(context, &args),
+            VmCommand::Show(args) => vm::show::show(context, &args),
+            VmCommand::List => vm::list::list(context),
+            VmCommand::Set(args) => vm::set::set(context, &args),
+            VmCommand::Net(args) => vm::net::net(context, &args),
+            VmCommand::Logs(args) => vm::logs::logs(context, &args),
+            VmCommand::Stats(args) => vm::stats::stats(context, &args),
+            VmCommand::Ports(args) => vm::ports::ports(context, &args),
+            VmCommand::Health(args) => vm::health::health(context, &args),
+            VmCommand::Prune(args) => vm::prune::prune(context, &args),
+            VmCommand::Exec(args) => vm::exec::exec(context, &args),
+            VmCommand::Ssh(args) => vm::ssh::ssh(context, &args),
+            VmCommand::Diff(args) => vm::diff::diff(context, &args),
+            VmCommand::Apply(args) => vm::apply::apply(context, &args),
+            VmCommand::Reset(args) => vm::reset::reset(context, &args),
+            VmCommand::Fetch(args) => vm::fetch::fetch(context, &args),
+            VmCommand::Workspace(args) => vm::workspace::dispatch(context, &args),
         },
-        Command::Ps => list::list(context),
+        Command::Ps => vm::list::list(context),
         Command::Image(image) => image::dispatch(context, image.command),
-        Command::Dns(dns) => dns::verbs::dispatch(context, &dns.command),
+        Command::Dns(dns) => dns::dispatch(context, &dns.command),
         Command::Kernel(kernel) => kernel::dispatch(context, kernel.command),
         Command::Gc => gc::gc(context),
         Command::Doctor(args) => doctor::doctor(context, &args),

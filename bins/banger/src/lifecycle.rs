@@ -1,16 +1,16 @@
-//! A VM's life: create, start, stop, delete, and the undoing of what failed half-way.
+//! A VM's life: start, stop, delete, and the undoing of what failed half-way.
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use banger_cli::Failure;
-use banger_contract::config::Config;
+use banger_contract::config::{Config, ConfigError};
+use banger_contract::file_sync::FileSync;
 use banger_contract::record::{NetMode, Vm};
-use banger_contract::reply::Collected;
+use banger_contract::types::Proxy;
 use banger_contract::{Coded, Document, ErrorCode};
-use banger_disk::seed;
+use banger_disk::cli::trust::{PROXY_VARIABLE, TrustSpec};
 use banger_state::db::{Life, Store, VmRow};
 use banger_state::dir::VmDir;
 use banger_state::handles::Handles;
@@ -18,12 +18,10 @@ use banger_state::lock::{VmLock, is_alive};
 use serde_json::json;
 use thiserror::Error;
 
-use crate::args::{Delete, Plan, Start, Stop};
 use crate::context::{self, Context, Result};
-use crate::plan::Wanted;
 use crate::progress::Progress;
 use crate::stage::Stage;
-use crate::{config, dns, gc, image, plan, timings, vmm};
+use crate::{resolver, vmm};
 
 /// How long programs of a VM that is gone may write into its directory.
 const WRITERS_END: Duration = Duration::from_secs(10);
@@ -98,9 +96,23 @@ pub fn start_stages(config: &Config, vm: &Vm, vmm_program: &'static str) -> Resu
     let tap = vm.net_mode == NetMode::Tap;
     Ok([
         (Stage::new("banger-netd", "attach").privileged(tap), detach_network(vm)),
-        (config::attach_stage(config)?, Stage::new("banger-disk", "detach")),
+        (attach_stage(config)?, Stage::new("banger-disk", "detach")),
         (vmm::start_stage(config, vmm_program), Stage::new(vmm_program, "kill")),
     ])
+}
+
+/// What the stage that packs what of the host the guest gets is told: paths on the host are absolute.
+pub fn attach_stage(config: &Config) -> std::result::Result<Stage, ConfigError> {
+    let home = context::absolute_variable("HOME");
+    let mut stage = Stage::new("banger-disk", "attach");
+    for sync in &config.file_sync {
+        let host = sync.host_path(home.as_deref()).ok_or(ConfigError::NoHome)?;
+        let sync = FileSync { host: host.to_string_lossy().into_owned(), ..sync.clone() };
+        stage = stage.arg("--file-sync").arg(json!(sync).to_string());
+    }
+    let trust = TrustSpec::default().configured(config.host_ca);
+    let stage = trust.into_iter().fold(stage, Stage::arg);
+    Ok(stage.with_secret(PROXY_VARIABLE, config.proxy.as_ref().map(Proxy::with_credentials)))
 }
 
 /// What takes a VM's network away.
@@ -119,7 +131,7 @@ pub fn run_start(context: &Context, mut document: Document, lock: &VmLock, keep:
         let ran = stage.run_record(context, &document, lock).and_then(|mut next| {
             // Before the disks: the guest's resolvers go into its initrd.
             if done == 0 {
-                dns::join(context, &mut next)?;
+                resolver::join(context, &mut next)?;
             }
             Ok(next)
         });
@@ -156,7 +168,7 @@ fn undo(
         }
     }
     if let Ok(vm) = document.vm() {
-        dns::refresh(context, &vm);
+        resolver::refresh(context, &vm);
     }
     if errors.is_empty() {
         return failure;
@@ -181,7 +193,7 @@ pub fn run_stop(context: &Context, row: &VmRow, lock: &VmLock, force: bool) -> R
         let stage = if force { stage.steadfast() } else { stage };
         document = stage.run_record(context, &document, lock)?;
     }
-    dns::refresh(context, &row.vm);
+    resolver::refresh(context, &row.vm);
     // banger-netd is privileged and writes nothing here, so that the network is gone is ours to note.
     Handles::of(&document)?.save_less(&VmDir::at(&row.vm.paths.dir))?;
     Ok(document)
@@ -197,7 +209,7 @@ pub fn run_delete(context: &Context, store: &mut Store, row: &VmRow, lock: &VmLo
     }
     if !dir.exists() && row.vm.net_mode == NetMode::Tap {
         detach_network(&row.vm).steadfast().run_record(context, &document(row), lock)?;
-        dns::refresh(context, &row.vm);
+        resolver::refresh(context, &row.vm);
     }
     let remove = |source| LifecycleError::Remove { vm: row.vm.name.to_string(), path: dir.clone(), source };
     // If this program is killed from here on, the next command that makes or starts a VM deletes the rest.
@@ -208,7 +220,7 @@ pub fn run_delete(context: &Context, store: &mut Store, row: &VmRow, lock: &VmLo
 }
 
 /// Ends what still runs of a VM whose directory is gone, whichever VMM it is.
-fn end_without_files(context: &Context, row: &VmRow, lock: &VmLock) -> Result<()> {
+pub fn end_without_files(context: &Context, row: &VmRow, lock: &VmLock) -> Result<()> {
     Stage::new("banger-qemu", "kill").steadfast().run_record(context, &document(row), lock).map(drop)
 }
 
@@ -225,108 +237,4 @@ fn remove_directory(dir: &Path) -> io::Result<()> {
             result => return result,
         }
     }
-}
-
-pub fn create(context: &Context, args: &Plan) -> Result<ExitCode> {
-    if context.explain {
-        return Ok(context::print(&format!("banger vm plan {}\n", args.name)));
-    }
-    let mut store = Store::open(&context.state)?;
-    gc::sweep(context, &mut store)?;
-    let wanted = Wanted::lasting(context, &args.name, &args.spec);
-    plan::check(context, &mut store, &wanted)?;
-    image::ensure(context, &wanted.config.image)?;
-    let vm = plan::plan(context, &mut store, &wanted)?;
-    if context.json {
-        return Ok(context::emit(&Document::new(&vm).to_value()));
-    }
-    Ok(context::print(&format!("{}\n", vm.name)))
-}
-
-pub fn start(context: &Context, args: &Start) -> Result<ExitCode> {
-    let (mut store, row) = find(context, &args.vm)?;
-    if context.explain {
-        let choice = vmm::choose(&context.config, &row.vm)?;
-        let stages = start_stages(&context.config, &row.vm, choice.program)?.map(|(stage, _)| stage.shown());
-        return Ok(context::print(&format!(
-            "banger vm show {} --record | {}\n",
-            row.vm.name,
-            stages.join(" | ")
-        )));
-    }
-    gc::sweep(context, &mut store)?;
-    let lock = VmLock::acquire(&context.state, &row.vm.id, "banger vm start")?;
-    // It may have been deleted until now.
-    let row = store.vm(row.vm.id.as_str())?;
-    if runs(&row.vm) {
-        return finish_start(context, args, &document(&row), false);
-    }
-    if !Path::new(&row.vm.paths.dir).exists() {
-        end_without_files(context, &row, &lock)?;
-    }
-    // Whoever made the VM may have been killed before it had them.
-    plan::make_files(&context.state, &row.vm)?;
-    seed::heal(&context.state, &row.vm.image)?;
-    let mut fresh = Document::new(&row.vm);
-    fresh.set_workspace(document(&row).workspace()?.as_ref());
-    let document = run_start(context, fresh, &lock, args.keep)?;
-    finish_start(context, args, &document, true)
-}
-
-fn finish_start(context: &Context, args: &Start, document: &Document, changed: bool) -> Result<ExitCode> {
-    if args.timings {
-        timings::print(document)?;
-    }
-    if context.json {
-        return Ok(context::emit(&document.to_value()));
-    }
-    let name = document.vm()?.name;
-    context.say(if changed { format!("{name} runs") } else { format!("{name} runs already") });
-    Ok(ExitCode::SUCCESS)
-}
-
-pub fn stop(context: &Context, args: &Stop) -> Result<ExitCode> {
-    let (_, row) = find(context, &args.vm)?;
-    if context.explain {
-        let program = vmm::program_of(&context.config, &document(&row))?;
-        let stage =
-            if args.force { Stage::new(program, "kill") } else { vmm::stop_stage(&context.config, program) };
-        let name = &row.vm.name;
-        let line = format!(
-            "banger vm show {name} --record | {} | banger-disk detach | banger-netd detach\n",
-            stage.shown()
-        );
-        return Ok(context::print(&line));
-    }
-    let lock = VmLock::acquire(&context.state, &row.vm.id, "banger vm stop")?;
-    let document = run_stop(context, &row, &lock, args.force)?;
-    if context.json {
-        return Ok(context::emit(&document.to_value()));
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-pub fn delete(context: &Context, args: &Delete) -> Result<ExitCode> {
-    let mut removed = Vec::new();
-    for name in &args.vms {
-        let (mut store, row) = find(context, name)?;
-        if context.explain {
-            let name = &row.vm.name;
-            context::print(&format!(
-                "banger vm stop --force {name}; remove {} and its row\n",
-                row.vm.paths.dir
-            ));
-            continue;
-        }
-        let lock = VmLock::acquire(&context.state, &row.vm.id, "banger vm delete")?;
-        if runs(&row.vm) && !args.force {
-            return Err(LifecycleError::Runs(row.vm.name.to_string()).into());
-        }
-        run_delete(context, &mut store, &row, &lock)?;
-        removed.push(row.vm.name.to_string());
-    }
-    if context.json && !context.explain {
-        return Ok(context::emit(&json!(Collected::new("banger", removed, Vec::new()))));
-    }
-    Ok(ExitCode::SUCCESS)
 }

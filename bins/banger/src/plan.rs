@@ -5,13 +5,11 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
-use crate::sys::sshkey;
 use banger_contract::config::Config;
 use banger_contract::record::{NetMode, Paths, Vm, VmmKind};
 use banger_contract::types::{Cidr, MacAddr, Size, StateId, VmId, VmName};
-use banger_contract::{Coded, Document, ErrorCode};
+use banger_contract::{Coded, ErrorCode};
 use banger_disk::image::{self, Image, ImageError};
 use banger_disk::kernel::{self, Kernel, KernelError};
 use banger_disk::seed;
@@ -25,12 +23,14 @@ use banger_state::db::{Lease, Life, Store, StoreError};
 use banger_state::dir::{StateDir, VmDir};
 use thiserror::Error;
 
-use crate::args::{Plan, Spec};
-use crate::context::{self, Context, Result};
+use crate::context::{Context, Result};
+use crate::options::spec::Spec;
 use crate::subnet;
+use crate::sys::sshkey;
 
 /// Where slirp, QEMU's user network, puts its only guest (QEMU's manual, "User mode networking").
 const USER_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+
 /// Slirp's gateway.
 const USER_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 
@@ -76,18 +76,6 @@ impl Coded for PlanError {
             _ => None,
         }
     }
-}
-
-/// `banger vm plan`: defines a VM and prints its record.
-pub fn plan_verb(context: &Context, args: &Plan) -> Result<ExitCode> {
-    if context.explain {
-        return Ok(context::print(
-            "banger vm plan is the beginning of a pipeline: it runs no other program\n",
-        ));
-    }
-    let mut store = Store::open(&context.state)?;
-    let vm = plan(context, &mut store, &Wanted::lasting(context, &args.name, &args.spec))?;
-    Ok(context::emit(&Document::new(&vm).to_value()))
 }
 
 /// Inserts a VM into the database and makes its directory and keys. If that fails nothing is left of it.

@@ -7,13 +7,13 @@ use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::sys::package_lock::{self, PackageLock};
 use banger_contract::{Coded, ErrorCode};
 use banger_host::process::exec::{Exec, ExecError, find_program};
+use patience::Patience;
 use thiserror::Error;
 
 use crate::context::{Context, ContextError, Result};
-use patience::Patience;
+use crate::sys::package_lock::{self, PackageLock};
 
 /// How long an installation may take.
 const DEADLINE: Duration = Duration::from_secs(1800);

@@ -4,7 +4,6 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, IsTerminal};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{ExitCode, Stdio};
 
@@ -12,26 +11,25 @@ use banger_contract::Document;
 use banger_contract::error::escape_controls;
 use banger_contract::record::{Net, Workspace};
 use banger_disk::image;
-use banger_host::process::exec::{Exec, ExecError, shell_status};
+use banger_host::process::exec::{Exec, shell_status};
 use banger_state::db::VmRow;
 use banger_state::dir::VmDir;
 use banger_ws::command::Command;
-use banger_ws::guest::quote;
 
-use crate::args;
 use crate::context::{self, Context, ContextError, Result};
-use crate::exec::Wanted;
+use crate::guest_command::{self, Wanted};
 use crate::lifecycle::{self, LifecycleError};
+use crate::plan;
 use crate::stage::StageError;
-use crate::{list, plan, run};
 
 /// ssh's status for its own failures; also that of a command that ends with it.
 const SSH_FAILED: i32 = 255;
+
 /// How much of what ssh complains of is told, bytes.
 const MAX_COMPLAINTS: usize = 2048;
 
 /// ssh, about to go to the VM.
-fn ssh_to(context: &Context, row: &VmRow, net: &Net) -> Exec {
+pub fn ssh_to(context: &Context, row: &VmRow, net: &Net) -> Exec {
     let dir = VmDir::at(&row.vm.paths.dir);
     let path = |path: &Path| path.as_os_str().to_owned();
     let mut exec = Exec::new("ssh").args(["-F", "none", "-p"]).arg(net.ssh_port.to_string());
@@ -49,30 +47,9 @@ fn ssh_to(context: &Context, row: &VmRow, net: &Net) -> Exec {
     exec.arg(format!("root@{}", net.ssh_host))
 }
 
-fn net_of(row: &VmRow, document: &Document) -> Result<Net> {
+pub fn net_of(row: &VmRow, document: &Document) -> Result<Net> {
     let net = document.net()?.filter(|_| lifecycle::runs(&row.vm));
     Ok(net.ok_or_else(|| LifecycleError::Stopped(row.vm.name.to_string()))?)
-}
-
-/// `banger vm ssh`: with a command it becomes ssh; a session is waited for, to say what it leaves behind.
-pub fn ssh(context: &Context, args: &args::Ssh) -> Result<ExitCode> {
-    let (_, row) = lifecycle::find(context, &args.vm)?;
-    let document = list::current(&row)?;
-    let exec = ssh_to(context, &row, &net_of(&row, &document)?);
-    if args.command.is_empty() {
-        // Begin where the work is; a guest without a workspace begins at home.
-        let cd = document.workspace()?.map_or_else(String::new, |workspace| {
-            format!("cd {} 2>/dev/null; ", quote([workspace.guest_path.as_str()]))
-        });
-        return session(context, &row, exec.args(["-t", "--"]).arg(format!("{cd}exec \"$SHELL\" -l")));
-    }
-    let exec = exec.arg("--").args(&args.command);
-    if context.explain {
-        return Ok(context::print(&format!("{exec:?}\n")));
-    }
-    let mut command = exec.command().map_err(StageError::Exec)?;
-    let source = command.stdin(Stdio::inherit()).exec();
-    Err(StageError::Exec(ExecError::Spawn { program: "ssh".into(), source }).into())
 }
 
 /// `banger vm exec --tty`.
@@ -90,7 +67,7 @@ pub fn exec(
         return Err(ContextError::Tty("--tty needs a terminal on stdin").into());
     }
     let command = Command {
-        words: run::utf8(wanted.words)?,
+        words: guest_command::utf8(wanted.words)?,
         env: wanted.options.variables()?.into_iter().collect(),
         workdir: wanted.options.checked_workdir()?,
         limit: wanted.options.timeout,
@@ -112,7 +89,7 @@ pub fn exec(
 }
 
 /// Runs ssh on our terminal and says what it leaves behind.
-fn session(context: &Context, row: &VmRow, ssh: Exec) -> Result<ExitCode> {
+pub fn session(context: &Context, row: &VmRow, ssh: Exec) -> Result<ExitCode> {
     if context.explain {
         return Ok(context::print(&format!("{ssh:?}\n")));
     }

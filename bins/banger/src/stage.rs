@@ -7,8 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use banger_cli::Failure;
-use banger_cli::plumbing;
+use banger_cli::{Failure, plumbing};
 use banger_contract::record::MAX_RECORD_BYTES;
 use banger_contract::types::StateId;
 use banger_contract::{Coded, Document, ErrorCode, ErrorRecord};

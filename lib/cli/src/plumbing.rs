@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use serde::Serialize;
 use serde_json::Value;
 use thiserror::Error;
@@ -208,7 +208,7 @@ pub fn try_parse<A: Parser>() -> Result<A, NothingToRun> {
         let text = error.render().to_string();
         if error.use_stderr() {
             let text = text.trim_start_matches("error: ").trim_end();
-            NothingToRun::Wrong(UsageError(first_paragraph(text)))
+            NothingToRun::Wrong(UsageError(first_paragraph(text) + &similar(&error)))
         } else {
             NothingToRun::Printed(print(&text))
         }
@@ -238,6 +238,17 @@ pub fn print_bytes(bytes: &[u8]) -> ExitCode {
 fn first_paragraph(text: &str) -> String {
     let paragraph = text.split("\n\n").next().unwrap_or(text);
     paragraph.lines().map(str::trim).collect::<Vec<_>>().join(" ")
+}
+
+/// What clap takes for meant instead of what it does not know, in parentheses; empty where nothing is near.
+fn similar(error: &clap::Error) -> String {
+    let kinds = [ContextKind::SuggestedSubcommand, ContextKind::SuggestedArg, ContextKind::SuggestedValue];
+    let nearest = kinds.into_iter().find_map(|kind| match error.get(kind)? {
+        ContextValue::String(word) => Some(word),
+        ContextValue::Strings(words) => words.last(),
+        _ => None,
+    });
+    nearest.map_or_else(String::new, |word| format!(" (did you mean '{word}'?)"))
 }
 
 /// Runs a verb that takes a record: its changes, its timings and `result.changed` go to stdout.

@@ -3,21 +3,6 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use clap::builder::PossibleValue;
-use clap::{Args, ValueEnum};
-use serde_json::Value;
-use thiserror::Error;
-
-use super::import::MakeSpec;
-use super::trust::{self, TrustSpec};
-use crate::build::{self, BuildError, BuildRequest, Builder, MAX_SCRIPT_BYTES, Mise};
-use crate::cli::{SignalsError, StateArgs, to_value, users_of};
-use crate::distribution::{DISTRIBUTIONS, Distribution};
-use crate::dockerfile::Tool;
-use crate::image;
-use crate::import::{self, Format, Source};
-use crate::oci::{Platform, Select};
-use crate::recipe::{RECIPES, Recipe};
 use banger_cli::Failure;
 use banger_cli::plumbing::UsageError;
 use banger_cli::progress::ProgressArgs;
@@ -26,6 +11,22 @@ use banger_contract::{Coded, ErrorCode};
 use banger_host::process::exec::find_program;
 use banger_host::process::signal::Interrupts;
 use banger_state::lock::{CacheLock, ImagesLock};
+use clap::builder::PossibleValue;
+use clap::{Args, ValueEnum};
+use serde_json::Value;
+use thiserror::Error;
+
+use crate::build::{self, BuildError, BuildRequest, Builder, Mise};
+use crate::build_error::MAX_SCRIPT_BYTES;
+use crate::cli::import::MakeSpec;
+use crate::cli::trust::{self, TrustSpec};
+use crate::cli::{SignalsError, StateArgs, to_value, users_of};
+use crate::distribution::{DISTRIBUTIONS, Distribution};
+use crate::dockerfile::Tool;
+use crate::image;
+use crate::import::{self, Format, Source};
+use crate::oci::{Platform, Select};
+use crate::recipe::{RECIPES, Recipe};
 
 /// What `image build` takes; `banger image build` takes the same.
 #[derive(Debug, Clone, Args)]

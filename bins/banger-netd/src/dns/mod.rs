@@ -14,9 +14,11 @@ pub mod reply;
 pub mod resolvers;
 pub mod serve;
 pub mod serving;
+mod shared;
 pub mod site;
 pub mod zone;
 
+mod error;
 mod inflight;
 mod names_file;
 mod tcp;

@@ -2,33 +2,31 @@
 //! the names file's directory, and gives everything else up. It ends when no VM is on the bridge any more.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
+use std::net::{SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags};
-use thiserror::Error;
-
-use super::names_file::NamesFile;
-use super::serving::Serving;
-use super::site::{Site, SiteError};
-use super::upstream::Upstreams;
-use super::zone::Zone;
-use super::{MARK, PORT, tcp, udp};
-use crate::NetError;
-use crate::caller::Caller;
-use crate::host::Host;
-use crate::sys::datagram;
-use banger_contract::types::StateId;
-use banger_contract::{Coded, ErrorCode};
+use banger_contract::Coded;
 use banger_host::fs::inotify::NewEntries;
 use banger_host::net::netlink::Netlink;
-use banger_host::process::landlock::{self, ConfineError};
-use banger_host::process::poll;
-use banger_host::process::privilege;
+use banger_host::process::landlock::{self};
 use banger_host::process::signal::Interrupts;
+use banger_host::process::{poll, privilege};
+use rustix::event::{PollFd, PollFlags};
+
+use crate::caller::Caller;
+use crate::dns::error::ServeError;
+use crate::dns::names_file::NamesFile;
+use crate::dns::serving::Serving;
+use crate::dns::shared::Shared;
+use crate::dns::site::Site;
+use crate::dns::upstream::Upstreams;
+use crate::dns::zone::Zone;
+use crate::dns::{MARK, PORT, tcp, udp};
+use crate::host::Host;
+use crate::sys::datagram;
 
 /// Where resolv.conf(5) may be or lead to.
 const RESOLVER_DIRECTORIES: [&str; 5] =
@@ -40,84 +38,6 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// How long a process that has ended may hold its port.
 const RELEASE: Duration = Duration::from_millis(300);
 
-/// Why there is no resolver.
-#[derive(Debug, Error)]
-pub enum ServeError {
-    /// The names file.
-    #[error("cannot read the names file {path:?}")]
-    Names {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// There is no bridge to serve.
-    #[error(transparent)]
-    Site(#[from] SiteError),
-    /// Another server has the lock and is neither ready nor gone.
-    #[error("another resolver of the state directory {0} neither answers nor ends")]
-    Stuck(StateId),
-    /// Somebody else answers there.
-    #[error("port {PORT} of {address} is taken")]
-    Taken {
-        /// The bridge's address.
-        address: Ipv4Addr,
-        /// What the kernel says.
-        #[source]
-        source: io::Error,
-    },
-    /// A thread that answers has ended.
-    #[error("the resolver cannot go on")]
-    Broken(#[source] io::Error),
-    /// Confinement.
-    #[error(transparent)]
-    Confine(#[from] ConfineError),
-    /// Something of the host.
-    #[error(transparent)]
-    Net(#[from] NetError),
-}
-
-impl ServeError {
-    /// Wraps an error of the operating system.
-    pub fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Net(NetError::io(what)(source))
-    }
-}
-
-impl Coded for ServeError {
-    fn code(&self) -> ErrorCode {
-        match self {
-            Self::Names { source, .. } if source.kind() == io::ErrorKind::NotFound => ErrorCode::NotFound,
-            Self::Names { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                ErrorCode::Denied
-            }
-            Self::Names { .. } => ErrorCode::BadInput,
-            Self::Site(error) => error.code(),
-            Self::Stuck(_) => ErrorCode::Busy,
-            Self::Taken { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                ErrorCode::Denied
-            }
-            Self::Taken { .. } => ErrorCode::Conflict,
-            Self::Broken(_) | Self::Confine(_) => ErrorCode::Failed,
-            Self::Net(error) => error.code(),
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        let denied = self.code() == ErrorCode::Denied;
-        let own = match self {
-            Self::Taken { source, .. } if source.kind() == io::ErrorKind::AddrInUse => Some(
-                "have the program that listens on all addresses leave the bridge alone (dnsmasq: bind-dynamic or except-interface=bgr*); guests use the host's resolvers meanwhile".into(),
-            ),
-            Self::Site(error) => error.hint(),
-            Self::Net(error) => error.hint(),
-            _ => None,
-        };
-        own.or_else(|| denied.then(|| "run banger-netd serve as root or through sudo".into()))
-    }
-}
-
 /// What is served to whom.
 #[derive(Debug, Clone)]
 pub struct Order {
@@ -125,26 +45,6 @@ pub struct Order {
     pub names: PathBuf,
     /// Who is asked what others know; empty: the host's resolvers.
     pub upstream: Vec<SocketAddr>,
-}
-
-/// What the threads that answer know.
-#[derive(Debug)]
-pub(super) struct Shared {
-    zone: RwLock<Arc<Zone>>,
-    pub(super) upstreams: Upstreams,
-    links: [u32; 2],
-}
-
-impl Shared {
-    /// The names as of now.
-    pub(super) fn zone(&self) -> Arc<Zone> {
-        self.zone.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Whether packets from the link with this number are guests' or the host's own.
-    pub(super) fn is_inside(&self, link: u32) -> bool {
-        self.links.contains(&link)
-    }
 }
 
 /// A resolver that has all it needs, and still root's rights.

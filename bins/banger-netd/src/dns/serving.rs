@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::serve::ServeError;
-use crate::NetError;
-use crate::realm::Realm;
 use banger_host::fs::rootlock::{self, Beacon};
+
+use crate::NetError;
+use crate::dns::error::ServeError;
+use crate::realm::Realm;
 
 /// What a server says that has seen its last VM go and is about to end.
 const ENDING: &str = "ending";

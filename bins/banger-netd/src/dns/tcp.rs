@@ -6,10 +6,11 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::reply::{self, Code, Verdict};
-use super::serve::Shared;
-use super::upstream::{self, PATIENCE, TRIES};
 use banger_host::random;
+
+use crate::dns::reply::{self, Code, Verdict};
+use crate::dns::shared::Shared;
+use crate::dns::upstream::{self, PATIENCE, TRIES};
 
 /// How many connections there are at once.
 const MOST: usize = 64;

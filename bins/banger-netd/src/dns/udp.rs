@@ -7,9 +7,9 @@ use std::time::Instant;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
-use super::inflight::{Due, InFlight};
-use super::reply::{self, Verdict};
-use super::serve::Shared;
+use crate::dns::inflight::{Due, InFlight};
+use crate::dns::reply::{self, Verdict};
+use crate::dns::shared::Shared;
 use crate::sys::datagram::{BATCH, Inbox, Outbox};
 
 /// What the listening socket is called among those that are watched.

@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
+use banger_cli::plumbing::Input;
+use banger_contract::record::WorkspaceMode;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::cli::command::CommandOptions;
-use crate::shipment;
-use banger_cli::plumbing::Input;
-use banger_contract::record::WorkspaceMode;
+use crate::survey;
 
 /// How much of git travels, as a person asks for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -93,8 +93,8 @@ pub(super) struct Choice {
 }
 
 impl Choice {
-    pub(super) fn of(&self) -> shipment::Choice {
-        shipment::Choice { mode: self.mode.into(), include_untracked: self.include_untracked }
+    pub(super) fn of(&self) -> survey::Choice {
+        survey::Choice { mode: self.mode.into(), include_untracked: self.include_untracked }
     }
 }
 

@@ -1,21 +1,11 @@
 //! The verbs that need no guest: `inspect`, `--dry-run`, `gc`.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::{fs, io};
 
-use thiserror::Error;
-
-use super::TOOL;
-use super::args::{Choice, GcArgs, InspectArgs};
-use super::summary;
-use crate::checkout::Checkout;
-use crate::error::WorkspaceError;
-use crate::shipment::{Part, Survey};
-use crate::staging::Selection;
 use banger_cli::plumbing;
 use banger_contract::reply::{CHECKOUT_SCHEMA, CheckoutReply, Collected, SubmoduleReply};
 use banger_contract::types::VmId;
@@ -23,6 +13,14 @@ use banger_contract::{Coded, ErrorCode};
 use banger_host::process::signal::Interrupts;
 use banger_state::dir::StateDir;
 use banger_state::lock::WorkspaceLock;
+use thiserror::Error;
+
+use crate::checkout::Checkout;
+use crate::cli::args::{Choice, GcArgs, InspectArgs};
+use crate::cli::{TOOL, summary};
+use crate::error::WorkspaceError;
+use crate::staging::Selection;
+use crate::survey::{Part, Survey};
 
 /// `inspect`.
 pub(super) fn inspect(args: &InspectArgs) -> ExitCode {

@@ -6,14 +6,21 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::TOOL;
-use super::args::{Comparison, PrepareArgs, Source};
-use super::export::Base;
-use super::job::{Job, SESSION_FD_VARIABLE, report};
-use super::{changes, inspect, summary};
+use banger_cli::Failure;
+use banger_contract::error::escape_controls;
+use banger_contract::record::{Outcome, Workspace};
+use banger_host::clock::{Timeline, now_rfc3339};
+use banger_protocol::changes::Request;
+use banger_state::dir::VmDir;
+use banger_state::handles::Handles;
+
 use crate::agreed;
 use crate::checkout::Checkout;
+use crate::cli::args::{Comparison, PrepareArgs, Source};
+use crate::cli::export::Base;
+use crate::cli::job::{Job, SESSION_FD_VARIABLE, report};
 use crate::cli::report::{Live, RecordTo};
+use crate::cli::{TOOL, changes, inspect, summary};
 use crate::command::{Command, Ending};
 use crate::delta::{Compared, Delta};
 use crate::error::WorkspaceError;
@@ -25,16 +32,10 @@ use crate::patch::quoted;
 use crate::reset::{self, Thrown};
 use crate::resync::{self, Resynced};
 use crate::sent::{self, Memory};
-use crate::shipment::{Committed, Shipment, Survey};
+use crate::shipment::{Committed, Shipment};
+use crate::survey::Survey;
 use crate::sys::remote::Exit;
 use crate::transfer::{self, Sent};
-use banger_cli::Failure;
-use banger_contract::error::escape_controls;
-use banger_contract::record::{Outcome, Workspace};
-use banger_host::clock::{Timeline, now_rfc3339};
-use banger_protocol::changes::Request;
-use banger_state::dir::VmDir;
-use banger_state::handles::Handles;
 
 /// How many of the paths that were thrown away are named.
 const MAX_TOLD: usize = 20;

@@ -6,12 +6,12 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use super::FetchError;
-use crate::error::WorkspaceError;
-use crate::guest::{Guest, Output, fill, quote};
-use crate::sys::remote::Exit;
-use crate::transfer::failed;
 use banger_contract::error::escape_controls;
+
+use crate::error::WorkspaceError;
+use crate::fetch::FetchError;
+use crate::guest::{Guest, Output, failed, fill, quote};
+use crate::sys::remote::Exit;
 
 /// How long a guest may say nothing while it packs.
 const SILENCE: Duration = Duration::from_secs(600);

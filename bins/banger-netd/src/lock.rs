@@ -1,0 +1,10 @@
+//! The lock under which bridges and taps come and go.
+
+use std::time::Duration;
+
+/// The lock under which all changes to links and rules are made, whichever state directory they are for: whether a subnet is
+/// free is a question about all of them.
+pub const LOCK: &str = "netd.lock";
+
+/// How long others may hold it. A change takes some 20 ms.
+pub const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,0 +1,144 @@
+//! `banger vm fetch`.
+
+use std::fs::File;
+use std::process::ExitCode;
+
+use banger_contract::Document;
+use banger_contract::record::Outcome;
+use banger_host::git::{self, Git};
+use banger_ws::guest::quote;
+use clap::ValueEnum;
+
+use crate::context::{self, Context, Result};
+use crate::stage::Stage;
+use crate::{changes, lifecycle, pager};
+
+/// What the guest's commits become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A branch of the checkout's repository
+    Branch,
+    /// Mails on stdout, as git am takes them; the repository stays as it is
+    Mbox,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Fetch {
+    /// The VM's name or id
+    #[arg(value_name = "VM")]
+    pub vm: String,
+    /// The branch [default: banger/<the VM's name>/<the guest's branch, or HEAD>]
+    #[arg(long = "as", value_name = "BRANCH")]
+    pub branch: Option<String>,
+    /// Move a branch that has other commits than the guest's
+    #[arg(long)]
+    pub force: bool,
+    /// What the commits become
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "branch")]
+    pub format: Format,
+    /// Refuse commits that take more bytes than this, packed or as mails (K, M and G are understood) [default: 1G]
+    #[arg(long, value_name = "SIZE")]
+    pub max_size: Option<String>,
+}
+
+fn stage(args: &Fetch) -> Stage {
+    let mut stage = Stage::new("banger-ws", "fetch");
+    for (option, value) in [("--as", &args.branch), ("--max-size", &args.max_size)] {
+        if let Some(value) = value {
+            // One word: a value may begin with a dash.
+            stage = stage.arg(format!("{option}={value}"));
+        }
+    }
+    if args.force { stage.arg("--force") } else { stage }
+}
+
+/// `banger vm fetch`.
+pub fn fetch(context: &Context, args: &Fetch) -> Result<ExitCode> {
+    let (_, row) = lifecycle::find(context, &args.vm)?;
+    if context.explain {
+        let mbox = args.format == Format::Mbox;
+        let stage = if mbox { stage(args).arg("--format").arg("mbox") } else { stage(args) };
+        let shown = stage.shown();
+        return Ok(context::print(&format!("banger vm show {} --record | {shown}\n", row.vm.name)));
+    }
+    let document = changes::workspace_of(&row)?;
+    match args.format {
+        Format::Branch => make_branch(context, args, &document),
+        Format::Mbox => write_mails(context, args, &document),
+    }
+}
+
+fn make_branch(context: &Context, args: &Fetch, document: &Document) -> Result<ExitCode> {
+    let value = stage(args).run(context, document.to_value().to_string().as_bytes(), None)?;
+    if context.json {
+        return Ok(context::emit(&value));
+    }
+    let outcome = Document::parse(value.to_string().as_bytes())?.outcome()?.unwrap_or_default();
+    let home = document.required_workspace()?.host_path;
+    context.say(summary(&outcome, &checked_out(&home)));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write_mails(context: &Context, args: &Fetch, document: &Document) -> Result<ExitCode> {
+    let dir = document.vm()?.paths.dir;
+    let temp = tempfile::Builder::new().prefix(".mails-").tempfile_in(dir).map_err(changes::talk)?;
+    let stage = stage(args).arg("--format").arg("mbox").arg("--output").arg(temp.path());
+    let value = stage.run(context, document.to_value().to_string().as_bytes(), None)?;
+    let record = changes::without_file(&value)?;
+    if context.json {
+        return Ok(context::emit(&record.to_value()));
+    }
+    if record.outcome()?.unwrap_or_default().commits == Some(0) {
+        context.say(NOTHING);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut file = File::open(temp.path()).map_err(changes::talk)?;
+    context::arrived(pager::pass_on(context, document, &mut file, false))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+const NOTHING: &str = "no commits of the guest's own";
+
+/// What came of it, in one line, for somebody who has `current` checked out.
+fn summary(outcome: &Outcome, current: &str) -> String {
+    let Some(branch) = &outcome.branch else { return NOTHING.to_owned() };
+    if !outcome.changed {
+        return format!("{branch} is up to date");
+    }
+    let count = outcome.commits.unwrap_or(0);
+    let commits = if count == 1 { "commit" } else { "commits" };
+    format!("{count} {commits} in {branch} (git log {})", word(&format!("{current}..{branch}")))
+}
+
+/// The branch that is checked out at `home`, or HEAD.
+fn checked_out(home: &str) -> String {
+    let said = Git::at(home).run(["symbolic-ref", "--short", "-q", "HEAD"]);
+    said.map_or_else(|_| "HEAD".to_owned(), |said| git::line(&said))
+}
+
+/// `text` as a word of a shell.
+fn word(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./+=,%@".contains(c);
+    if text.chars().all(is_plain) { text.to_owned() } else { quote([text]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_says_what_came_of_it() {
+        let outcome = |changed, branch: Option<&str>, commits| Outcome {
+            changed,
+            branch: branch.map(str::to_owned),
+            commits: Some(commits),
+            ..Outcome::default()
+        };
+        assert_eq!(summary(&outcome(false, None, 0), "main"), "no commits of the guest's own");
+        assert_eq!(summary(&outcome(false, Some("a"), 0), "main"), "a is up to date");
+        let line = "1 commit in banger/d/x (git log main..banger/d/x)";
+        assert_eq!(summary(&outcome(true, Some("banger/d/x"), 1), "main"), line);
+        let line = "3 commits in a'b (git log 'HEAD..a'\\''b')";
+        assert_eq!(summary(&outcome(true, Some("a'b"), 3), "HEAD"), line);
+    }
+}

@@ -1,0 +1,24 @@
+//! `banger vm`.
+
+pub mod apply;
+pub mod create;
+pub mod delete;
+pub mod diff;
+pub mod exec;
+pub mod fetch;
+pub mod health;
+pub mod list;
+pub mod logs;
+pub mod net;
+pub mod plan;
+pub mod ports;
+pub mod prune;
+pub mod reset;
+pub mod run;
+pub mod set;
+pub mod show;
+pub mod ssh;
+pub mod start;
+pub mod stats;
+pub mod stop;
+pub mod workspace;
