@@ -88,7 +88,7 @@ fn a_name_that_is_taken_is_found_before_another_image_is_asked_for() {
 fn a_typing_error_is_answered_with_the_nearest_word() {
     let world = World::new();
     let cases: [(&[&str], i32, &str); 4] = [
-        (&["vm", "rnu"], 2, "run"),
+        (&["vm", "stpo"], 2, "stop"),
         (&["imgae", "ls"], 2, "image"),
         (&["vm", "run", "--patc", "x", "."], 125, "--patch"),
         (&["vm", "create", "dev1", "--net", "usr"], 2, "user"),
