@@ -250,6 +250,7 @@ impl Coded for WorkspaceError {
     fn details(&self) -> Map<String, Value> {
         match self {
             Self::Changed { paths, .. } => [("paths".to_owned(), paths.clone().into())].into_iter().collect(),
+            Self::Completed { .. } => [("completed".to_owned(), true.into())].into_iter().collect(),
             _ => Map::new(),
         }
     }

@@ -45,7 +45,7 @@ pub fn again(workspace: &Workspace) -> Stage {
 pub fn send(context: &Context, stage: &Stage, document: &Document) -> Result<serde_json::Value> {
     let input = document.to_value().to_string();
     match stage.run(context, input.as_bytes(), None) {
-        Err(Failure::Passed(fault)) if fault.code == ErrorCode::Busy && fault.message.contains("cut off") => {
+        Err(Failure::Passed(fault)) if fault.details.get("completed") == Some(&Value::Bool(true)) => {
             stage.run(context, input.as_bytes(), None)
         }
         other => other,

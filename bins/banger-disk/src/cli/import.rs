@@ -99,10 +99,7 @@ pub(super) fn parse_platform(text: &str) -> Result<Platform, &'static str> {
 
 /// Bytes of a size such as `20G`; a bare number is bytes.
 pub(super) fn parse_bytes(text: &str) -> Result<u64, String> {
-    if let Ok(bytes) = text.parse() {
-        return Ok(bytes);
-    }
-    text.parse::<Size>().map(Size::bytes).map_err(|error| error.to_string())
+    Size::parse_in(text, 1).map(Size::bytes).map_err(|error| error.to_string())
 }
 
 fn parse_label(text: &str) -> Result<(String, String), &'static str> {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use banger_cli::plumbing::Input;
 use banger_contract::record::WorkspaceMode;
+use banger_contract::types::Size;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::cli::command::CommandOptions;
@@ -149,18 +150,10 @@ pub(super) struct Comparison {
     pub max_patch_size: u64,
 }
 
-/// Bytes from a size such as `64M`; units are binary.
+/// Bytes from a size such as `64M`; a bare number is bytes.
 fn parse_size(text: &str) -> Result<u64, String> {
-    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-    let shift = match unit.trim_end_matches(['b', 'B']).trim_end_matches(['i', 'I']) {
-        "" => 0,
-        "k" | "K" => 10,
-        "m" | "M" => 20,
-        "g" | "G" => 30,
-        _ => return Err("write it as 500K, 64M or 2G".to_owned()),
-    };
-    let number: u64 = number.parse().map_err(|_| "write it as 500K, 64M or 2G")?;
-    number.checked_mul(1 << shift).filter(|bytes| *bytes > 0).ok_or_else(|| "it is out of range".to_owned())
+    let size = Size::parse_in(text, 1).map_err(|error| error.to_string())?;
+    if size.bytes() > 0 { Ok(size.bytes()) } else { Err("it must be more than nothing".to_owned()) }
 }
 
 /// What comes out.

@@ -198,8 +198,7 @@ pub fn parse_seconds(text: &str) -> Result<u64, String> {
 
 /// MiB from a size such as `512M`; a bare number is MiB.
 pub fn parse_memory(text: &str) -> Result<u32, String> {
-    let unit = if text.bytes().all(|b| b.is_ascii_digit()) { "M" } else { "" };
-    let size: Size = format!("{text}{unit}").parse().map_err(|_| "write it as 512M or 2G")?;
+    let size = Size::parse_in(text, 1 << 20).map_err(|_| "write it as 512M or 2G")?;
     config::memory_mib(size).ok_or_else(|| "it must be between 128M and 1024G".to_owned())
 }
 

@@ -1,6 +1,7 @@
 //! Everything that can stand in the file, and how its values are read and shown.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -8,7 +9,7 @@ use toml::de::DeValue;
 
 use super::{Config, Setting, Source};
 use crate::policy::MTU;
-use crate::types::{Cidr, Proxy, Size};
+use crate::types::{Cidr, Proxy, Size, Span};
 
 /// The longest time to live and the longest deadline, seconds.
 const MAX_TTL_S: u64 = 10 * 366 * 86_400;
@@ -385,7 +386,7 @@ fn limit_bytes(value: &DeValue<'_>) -> Option<u64> {
 /// A bare number is seconds.
 fn timeout(value: &DeValue<'_>) -> Option<u64> {
     let text = value.as_str()?;
-    text.parse().ok().or_else(|| seconds(text)).filter(|seconds| (1..=MAX_TIMEOUT_S).contains(seconds))
+    seconds(text).filter(|seconds| (1..=MAX_TIMEOUT_S).contains(seconds))
 }
 
 /// Whoever asks there parses all of it.
@@ -410,15 +411,14 @@ pub fn disk_size_bytes(size: Size) -> Option<u64> {
     Some(size.bytes()).filter(|bytes| DISK_BYTES.contains(bytes))
 }
 
-/// Seconds of a time such as `1h30m`.
+/// Seconds of a time such as `1h30m`; a bare number is seconds.
 fn seconds(text: &str) -> Option<u64> {
-    u64::try_from(text.parse::<jiff::SignedDuration>().ok()?.as_secs()).ok()
+    text.parse::<Span>().ok()?.whole_seconds()
 }
 
 /// Seconds of a time to live such as `1h30m`; a bare number is seconds.
 pub fn ttl_seconds(text: &str) -> Option<u64> {
-    let seconds = text.parse().ok().or_else(|| seconds(text))?;
-    (1..=MAX_TTL_S).contains(&seconds).then_some(seconds)
+    seconds(text).filter(|seconds| (1..=MAX_TTL_S).contains(seconds))
 }
 
 fn size(bytes: Option<u64>) -> Value {
@@ -426,5 +426,5 @@ fn size(bytes: Option<u64>) -> Value {
 }
 
 fn time(seconds: Option<u64>) -> Value {
-    json!(seconds.map(|s| format!("{:#}", jiff::SignedDuration::from_secs(s.cast_signed()))))
+    json!(seconds.map(|s| Span::from(Duration::from_secs(s)).to_string()))
 }

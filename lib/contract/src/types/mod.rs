@@ -9,6 +9,7 @@ mod id;
 mod name;
 mod proxy;
 mod size;
+mod span;
 
 pub use cidr::{Cidr, MacAddr, ParseCidrError, ParseMacError};
 pub use environment::{Environment, EnvironmentError, is_variable};
@@ -16,6 +17,7 @@ pub use id::{ParseIdError, StateId, VmId};
 pub use name::{ImageName, KernelName, LinkName, ParseNameError, VmName};
 pub use proxy::{ParseProxyError, Proxy};
 pub use size::{ParseSizeError, Size};
+pub use span::{ParseSpanError, Span};
 
 /// Implements `Serialize`, `Deserialize` and `JsonSchema` through `Display` and `FromStr`.
 macro_rules! string_type {

@@ -21,6 +21,17 @@ impl Size {
         Self(bytes)
     }
 
+    /// The size that `text` says; a number without a unit counts `bare` bytes.
+    ///
+    /// # Errors
+    /// It says none.
+    pub fn parse_in(text: &str, bare: u64) -> Result<Self, ParseSizeError> {
+        match text.parse::<u64>() {
+            Ok(number) => number.checked_mul(bare).map(Self).ok_or(ParseSizeError),
+            Err(_) => text.parse(),
+        }
+    }
+
     /// Bytes.
     pub const fn bytes(self) -> u64 {
         self.0
@@ -70,6 +81,9 @@ mod tests {
         for bad in ["", "1", "M", "-1G", "1.5G", "1GG", "1X", "99999999999T", "\u{661}G"] {
             assert_eq!(bad.parse::<Size>(), Err(ParseSizeError), "{bad}");
         }
+        assert_eq!(Size::parse_in("2", 1 << 20), Ok(Size(2 << 20)));
+        assert_eq!(Size::parse_in("2K", 1 << 20), Ok(Size(2 << 10)));
+        assert_eq!(Size::parse_in("18446744073709551615", 2), Err(ParseSizeError));
         assert_eq!(Size(3 << 30).to_string(), "3G");
         assert_eq!(Size(1536 << 20).to_string(), "1536M");
         assert_eq!(Size(0).to_string(), "0");
