@@ -17,6 +17,10 @@ fn schemas_are_those_of_the_code() {
     for entry in std::fs::read_dir(&dir).expect("lib/schema is there").flatten() {
         let name = entry.file_name();
         assert!(all.iter().any(|(known, _)| name == *known), "lib/schema/{name:?} is of no type any more");
+        assert!(
+            schema::FILES.iter().any(|(known, _)| name == *known),
+            "no program prints lib/schema/{name:?}"
+        );
     }
 }
 

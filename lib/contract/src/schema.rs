@@ -1,4 +1,6 @@
 //! JSON Schemas of everything in the contract, as committed in `lib/schema/`. `tests/docs` keeps them from drifting.
+//!
+//! Programs print the files; what makes them of the types is for that test alone, and is in no program.
 
 use schemars::JsonSchema;
 use serde_json::{Map, Value, json};
@@ -9,7 +11,32 @@ use super::image::{ImageList, ImageRecord};
 use super::kernel::{KernelList, KernelRecord};
 use super::{config, dns, inside, names, record, reply};
 
-/// File name and content of every schema.
+/// File name and text of every schema.
+pub const FILES: [(&str, &str); 21] = [
+    ("banger.vm.1.json", include_str!("../../schema/banger.vm.1.json")),
+    ("banger.error.1.json", include_str!("../../schema/banger.error.1.json")),
+    ("banger.image.1.json", include_str!("../../schema/banger.image.1.json")),
+    ("banger.images.1.json", include_str!("../../schema/banger.images.1.json")),
+    ("banger.catalog.1.json", include_str!("../../schema/banger.catalog.1.json")),
+    ("banger.kernel.1.json", include_str!("../../schema/banger.kernel.1.json")),
+    ("banger.kernels.1.json", include_str!("../../schema/banger.kernels.1.json")),
+    ("banger.vms.1.json", include_str!("../../schema/banger.vms.1.json")),
+    ("banger.version.1.json", include_str!("../../schema/banger.version.1.json")),
+    ("banger.gc.1.json", include_str!("../../schema/banger.gc.1.json")),
+    ("banger.doctor.1.json", include_str!("../../schema/banger.doctor.1.json")),
+    ("banger.usage.1.json", include_str!("../../schema/banger.usage.1.json")),
+    ("banger.usages.1.json", include_str!("../../schema/banger.usages.1.json")),
+    ("banger.ports.1.json", include_str!("../../schema/banger.ports.1.json")),
+    ("banger.network.1.json", include_str!("../../schema/banger.network.1.json")),
+    ("banger.names.1.json", include_str!("../../schema/banger.names.1.json")),
+    ("banger.resolver.1.json", include_str!("../../schema/banger.resolver.1.json")),
+    ("banger.dns.1.json", include_str!("../../schema/banger.dns.1.json")),
+    ("banger.hook.1.json", include_str!("../../schema/banger.hook.1.json")),
+    ("banger.config.1.json", include_str!("../../schema/banger.config.1.json")),
+    ("banger.checkout.1.json", include_str!("../../schema/banger.checkout.1.json")),
+];
+
+/// File name and content of every schema, made of the types.
 pub fn all() -> Vec<(&'static str, Value)> {
     vec![
         ("banger.vm.1.json", vm()),
