@@ -42,7 +42,7 @@ fn guest() -> Result<PathBuf> {
     if let Some(path) = env::var_os(PREBUILT).filter(|path| !path.is_empty()) {
         let path = PathBuf::from(path);
         println!("cargo::rerun-if-changed={}", path.display());
-        ensure!(path.is_file(), "{PREBUILT}={path:?} is no file");
+        ensure!(path.is_file(), "{PREBUILT}={path:?} is not a file");
         return Ok(path);
     }
     let target = static_target()?;

@@ -234,7 +234,7 @@ fn catalogs_that_lie_are_told_and_leave_nothing() {
             "bad-input",
             "larger than a catalog can be",
         ),
-        ("no index", |_, _| Reply::new(200, "<html>"), 2, "bad-input", "is no catalog"),
+        ("no index", |_, _| Reply::new(200, "<html>"), 2, "bad-input", "is not a catalog"),
         (
             "another schema",
             |a, r| in_index(a, r, "banger.catalog/1", "banger.catalog/9"),

@@ -142,7 +142,7 @@ fn hostile() -> Vec<(Vec<u8>, &'static str, &'static str)> {
         (sparse(&[("77777777777", "00000000004")], "00000000010", b"123"), "sparse", "map"),
         (t().file("whole", b"x").bytes, "whole", "cut off"),
         (t().file("a", b"x").end()[..700].to_vec(), "a", "cut off"),
-        (b"this is no archive at all".repeat(100), "damaged", "checksum"),
+        (b"this is not an archive at all".repeat(100), "damaged", "checksum"),
         (Vec::new(), "", "cut off"),
         (packed("gzip", &t().file("a", b"x").end())[..60].to_vec(), "", "cannot be"),
         (lying(), "", "cannot be"),

@@ -350,7 +350,7 @@ fn registries_that_lie_are_told_and_leave_nothing_whole() {
             },
             2,
             "bad-input",
-            "is no JSON",
+            "is not JSON",
         ),
         (
             "schema 1",

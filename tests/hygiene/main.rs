@@ -103,6 +103,32 @@ fn programs_are_started_in_one_place() {
     assert_none(&texts().iter().filter_map(starts).collect::<Vec<_>>());
 }
 
+/// A file that no `mod` names is never compiled: its tests pass without being there.
+#[test]
+fn every_source_file_is_part_of_a_program() {
+    let all = texts();
+    let source = |file: &str| all.iter().find(|(other, _)| other == file).map(|(_, text)| text.as_str());
+    let orphan = |(file, _): &(String, String)| {
+        let stem = file.strip_suffix(".rs")?;
+        let (directory, name) = stem.rsplit_once('/').unwrap_or(("", stem));
+        if matches!(name, "main" | "lib" | "build") {
+            return None;
+        }
+        let (directory, name) = if name == "mod" { directory.rsplit_once('/')? } else { (directory, name) };
+        let parents = ["lib.rs", "main.rs", "mod.rs"].map(|root| format!("{directory}/{root}"));
+        let named = [format!("mod {name};"), format!("\"{name}.rs\"]")];
+        let mut parents = parents.into_iter().chain([format!("{directory}.rs")]);
+        let tells =
+            |parent: String| source(&parent).is_some_and(|text| named.iter().any(|n| text.contains(n)));
+        let sibling = || {
+            let here = |other: &str| other.starts_with(directory) && other.contains(".rs");
+            all.iter().any(|(other, text)| here(other) && text.contains(&format!("\"{name}.rs\"]")))
+        };
+        (!parents.any(tells) && !sibling()).then(|| format!("{file} is part of no program"))
+    };
+    assert_none(&all.iter().filter_map(orphan).collect::<Vec<_>>());
+}
+
 #[test]
 fn the_tree_is_tidy() {
     let violations: Vec<String> =

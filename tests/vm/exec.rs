@@ -175,7 +175,7 @@ fn reads_a_terminal(home: &Home) {
     assert!(err.contains("ssh failed") && err.contains("host key"), "{err}");
 
     let output = exec(home, &["--tty"], &["true"], b"");
-    assert_eq!(output.status.code(), Some(125), "stdin is no terminal: {}", said(&output));
+    assert_eq!(output.status.code(), Some(125), "stdin is not a terminal: {}", said(&output));
 }
 
 fn follows_the_checkout(home: &Home, repo: &Path) {

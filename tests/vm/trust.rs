@@ -188,7 +188,7 @@ fn bangers_own_downloads_trust_the_hosts_authorities() {
         assert!(!output.status.success());
         said(&output)
     };
-    // What comes then is no catalog.
+    // What comes then is not a catalog.
     let trusted = asked(Some("ca.pem"), &[]);
     assert!(trusted.contains("index.json") && !trusted.contains("cannot trust"), "{trusted}");
     for (authority, options) in [(None, &[][..]), (Some("ca.pem"), &["--host-ca", "none"])] {

@@ -18,7 +18,7 @@ use crate::sys::mmdebstrap::BootstrapError;
 #[derive(Debug, Error)]
 pub enum BuildError {
     /// Something asked for is not of its shape.
-    #[error("{value:?} is no valid {what}")]
+    #[error("{value:?} is not a valid {what}")]
     Argument {
         /// What it was to be.
         what: &'static str,
@@ -26,7 +26,7 @@ pub enum BuildError {
         value: String,
     },
     /// The script is none.
-    #[error("the script is no text of at most {MAX_SCRIPT_BYTES} bytes that begins with #!")]
+    #[error("the script is not a text of at most {MAX_SCRIPT_BYTES} bytes that begins with #!")]
     Script,
     /// A file that a build is given cannot be used.
     #[error("cannot use {path:?} as {what}")]

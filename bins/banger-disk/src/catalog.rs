@@ -32,7 +32,7 @@ const TOLD: Duration = Duration::from_millis(500);
 #[derive(Debug, Error)]
 pub enum CatalogError {
     /// There is no catalog.
-    #[error("{0} is no image in a registry, and there is no catalog in which it could be")]
+    #[error("{0} is not an image in a registry, and there is no catalog in which it could be")]
     None(String),
     /// It cannot be asked.
     #[error("cannot ask the catalog {url}")]
@@ -145,9 +145,9 @@ impl<'a> Source<'a> {
         let bytes = answer.bytes(MAX_CATALOG_BYTES);
         let bytes = bytes.map_err(|source| CatalogError::Broken { url: url.to_string(), source })?;
         let bytes = bytes.ok_or_else(|| invalid("is larger than a catalog can be"))?;
-        let catalog: Catalog = serde_json::from_slice(&bytes).map_err(|_| invalid("is no catalog"))?;
+        let catalog: Catalog = serde_json::from_slice(&bytes).map_err(|_| invalid("is not a catalog"))?;
         if catalog.schema != CATALOG_SCHEMA {
-            return Err(invalid("is no catalog of a kind that is known"));
+            return Err(invalid("is not a catalog of a kind that is known"));
         }
         Ok(Self { web, url, catalog })
     }

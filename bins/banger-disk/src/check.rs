@@ -15,7 +15,7 @@ pub fn check(vm: &Vm, disk: &Disk) -> Result<(), DiskError> {
     let mut problems = Vec::new();
     let mut file = |what: &str, path: &str, least_bytes: u64| match fs::metadata(path) {
         Err(error) => problems.push(format!("{what} {path:?}: {error}")),
-        Ok(metadata) if !metadata.is_file() => problems.push(format!("{what} {path:?} is no file")),
+        Ok(metadata) if !metadata.is_file() => problems.push(format!("{what} {path:?} is not a file")),
         Ok(metadata) if metadata.len() < least_bytes => {
             problems.push(format!("{what} {path:?} has {} bytes, not {least_bytes}", metadata.len()));
         }
@@ -63,5 +63,5 @@ fn dm_problem(vm: &Vm, device: &str) -> Option<String> {
         return Some(format!("the VM would write to {device:?}, which is not its own"));
     }
     let block = fs::metadata(device).is_ok_and(|metadata| metadata.file_type().is_block_device());
-    (!block).then(|| format!("the root {device:?} is no block device"))
+    (!block).then(|| format!("the root {device:?} is not a block device"))
 }

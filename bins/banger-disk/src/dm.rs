@@ -216,7 +216,7 @@ fn open_owned(path: &Path, owner: u32, write: bool) -> Result<File, DmVerbError>
     let stat = rustix::fs::fstat(&handle).map_err(|errno| error(errno.into()))?;
     let unfit = |why| Err(DmVerbError::Unfit { path: path.to_owned(), why });
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return unfit("it is no regular file");
+        return unfit("it is not a regular file");
     }
     if stat.st_uid != owner {
         return unfit("it belongs to another user");

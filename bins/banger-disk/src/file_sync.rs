@@ -160,7 +160,7 @@ impl Packer<'_> {
 /// A regular file's content, no longer than it was when it was counted.
 fn read(file: &File, length: u64) -> io::Result<Vec<u8>> {
     if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no regular file any more"));
+        return Err(io::Error::other("it is not a regular file any more"));
     }
     let mut content = Vec::new();
     file.take(length).read_to_end(&mut content)?;

@@ -47,7 +47,7 @@ pub(super) fn copy_keyring(keyring: &Path, scratch: &Path) -> Result<PathBuf, Bu
     Ok(path)
 }
 
-/// Puts a mise into `tmp`, an unfinished image, where the hook finds it. One that nobody named and that is no program, such as a wrapper
+/// Puts a mise into `tmp`, an unfinished image, where the hook finds it. One that nobody named and that is not a program, such as a wrapper
 /// of a package manager's, is left out.
 pub(super) fn copy_mise(mise: &Mise, tmp: &Path) -> Result<(), BuildError> {
     let unusable = |source| BuildError::Given { what: "mise", path: mise.path.clone(), source };
@@ -101,7 +101,7 @@ fn open_file(path: &Path, limit: u64) -> io::Result<File> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() || metadata.len() > limit {
-        let text = format!("it is no file of at most {} MiB", limit >> 20);
+        let text = format!("it is not a file of at most {} MiB", limit >> 20);
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
     Ok(file)
@@ -112,7 +112,7 @@ fn open_program(path: &Path) -> io::Result<File> {
     let mut magic = [0; ELF.len()];
     let read = file.read_exact(&mut magic);
     if read.is_err() || magic != *ELF {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no program for Linux (ELF)"));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a program for Linux (ELF)"));
     }
     file.rewind()?;
     Ok(file)

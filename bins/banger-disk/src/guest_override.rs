@@ -30,7 +30,7 @@ pub(super) fn segment(shared: &File, guest: &[u8]) -> io::Result<Option<Vec<u8>>
     Ok(Some(cpio.finish()))
 }
 
-/// Where banger-guest's content lies in `shared`, and how long it is. `None` where it is not found; a segment that is no cpio is
+/// Where banger-guest's content lies in `shared`, and how long it is. `None` where it is not found; a segment that is not a cpio is
 /// the kernel's to refuse.
 fn find(shared: &File) -> io::Result<Option<(u64, u64)>> {
     let mut at = 0_u64;

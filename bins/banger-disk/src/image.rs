@@ -227,7 +227,7 @@ pub fn list(state: &StateDir) -> Result<Vec<Named>, ImageError> {
     let mut images = Vec::new();
     for entry in entries {
         let name = entry.map_err(error)?.file_name();
-        // Whatever has no image's name, as an unfinished build, is no image.
+        // Whatever has no image's name, as an unfinished build, is not an image.
         let Some(name) = name.to_str().and_then(|n| n.parse::<ImageName>().ok()) else { continue };
         if let Some(image) = load_manifest(state, &name).transpose() {
             images.push((name, image));

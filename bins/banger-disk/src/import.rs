@@ -66,7 +66,7 @@ pub enum Format {
 pub enum KernelFrom {
     /// An image's.
     Image(ImageName),
-    /// One that is no part of an image.
+    /// One that is not part of an image.
     Kernel(KernelName),
 }
 

@@ -24,7 +24,7 @@ pub enum ImportError {
     /// Another image.
     #[error("cannot make the image")]
     Image(#[from] ImageError),
-    /// A kernel that is no part of an image.
+    /// A kernel that is not part of an image.
     #[error("cannot make the image")]
     Kernel(#[from] KernelError),
     /// There is no kernel for it.

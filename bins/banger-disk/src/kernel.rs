@@ -1,4 +1,4 @@
-//! A kernel that is no part of an image, under `kernels/<name>/`: `vmlinuz`, `vmlinux`, `initrd.cpio` as in an image, and
+//! A kernel that is not part of an image, under `kernels/<name>/`: `vmlinuz`, `vmlinux`, `initrd.cpio` as in an image, and
 //! `manifest.json` ([`KernelManifest`]). A VM asks for one by name instead of its image's own.
 
 use std::fs::{self, File};
@@ -177,7 +177,7 @@ pub fn list(state: &StateDir) -> Result<Vec<Named>, KernelError> {
     let mut kernels = Vec::new();
     for entry in entries {
         let name = entry.map_err(error)?.file_name();
-        // Whatever has no kernel's name, as an unfinished import, is no kernel.
+        // Whatever has no kernel's name, as an unfinished import, is not a kernel.
         let Some(name) = name.to_str().and_then(|n| n.parse::<KernelName>().ok()) else { continue };
         if let Some(kernel) = load_manifest(state, &name).transpose() {
             kernels.push((name, kernel));

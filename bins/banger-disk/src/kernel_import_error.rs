@@ -76,7 +76,7 @@ pub enum KernelImportError {
     #[error("nothing tells what is built into the kernel {0:?}")]
     NoConfig(PathBuf),
     /// The configuration is none.
-    #[error("{0:?} is no configuration of a kernel")]
+    #[error("{0:?} is not a configuration of a kernel")]
     NotConfig(PathBuf),
     /// Its modules.
     #[error("the kernel's modules cannot be used")]

@@ -100,7 +100,7 @@ impl<'a> Index<'a> {
         for entry in std::fs::read_dir(&path).map_err(error)? {
             let entry = entry.map_err(error)?;
             let name = entry.file_name();
-            // No kernel has a module whose name is no text.
+            // No kernel has a module whose name is not text.
             let Some(name) = name.to_str() else { continue };
             let below = if directory.is_empty() { name.to_owned() } else { format!("{directory}/{name}") };
             let kind = entry.file_type().map_err(error)?;

@@ -217,7 +217,7 @@ impl Store {
             let (Some(config), Some(layers)) = (config, layers) else {
                 return Err(invalid("is neither an index nor the manifest of an image"));
             };
-            // What BuildKit adds about an image is no image.
+            // What BuildKit adds about an image is not an image.
             if descriptor.platform.as_ref().is_some_and(|platform| platform.os == "unknown") {
                 continue;
             }
@@ -370,7 +370,7 @@ pub fn blob_path(digest: &str) -> Result<String, OciError> {
     let hex = digest
         .strip_prefix("sha256:")
         .filter(|hex| hex.len() == 64 && hex.chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c)));
-    let problem = || "is no digest that can be checked: sha256: and 64 hexadecimal digits".to_owned();
+    let problem = || "is not a digest that can be checked: sha256: and 64 hexadecimal digits".to_owned();
     let hex = hex.ok_or_else(|| OciError::Invalid { what: shown(digest.as_bytes()), problem: problem() })?;
     Ok(format!("blobs/sha256/{hex}"))
 }

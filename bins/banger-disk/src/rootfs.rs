@@ -22,7 +22,7 @@ pub(super) fn prepare(fs: &mut Writer) -> Result<Vec<String>, WriteError> {
         {
             let shown = String::from_utf8_lossy(name).into_owned();
             notes.push(format!(
-                "/{shown} is no directory in the image, and becomes one: something is mounted there"
+                "/{shown} is not a directory in the image, and becomes one: something is mounted there"
             ));
             fs.unlink(own, inode);
         }

@@ -168,7 +168,7 @@ pub fn heal(state: &StateDir, name: &ImageName) -> Result<bool, SeedError> {
 /// fills it.
 ///
 /// # Errors
-/// The seed is no ext4.
+/// The seed is not an ext4.
 pub fn least_work_bytes(image: &Image) -> Result<u64, Ext4Error> {
     let content = ext4::content_bytes(&image.work_seed)?;
     // A journal takes 4 MiB of a small filesystem and 64 MiB of one of some GiB, inodes the 64th part.

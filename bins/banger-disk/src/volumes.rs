@@ -94,7 +94,7 @@ pub(super) fn with_suffix(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// How the root is kept apart from its image, why so, and which device it is where it is no file.
+/// How the root is kept apart from its image, why so, and which device it is where it is not a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Choice {
     pub(super) backend: DiskBackend,

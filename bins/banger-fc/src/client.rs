@@ -225,7 +225,7 @@ fn parse_head(bytes: &[u8]) -> Result<Option<Head>, String> {
         Some(header) => std::str::from_utf8(header.value)
             .ok()
             .and_then(|text| text.trim().parse().ok())
-            .ok_or("its Content-Length is no number")?,
+            .ok_or("its Content-Length is not a number")?,
     };
     if content > MAX_BODY_BYTES {
         return Err(format!("its body has {content} bytes, more than {MAX_BODY_BYTES}"));

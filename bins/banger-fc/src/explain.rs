@@ -59,7 +59,7 @@ const RULES: &[Rule] = &[
         "PUT /network-interfaces",
         &["os error 13)"],
         ErrorCode::Denied,
-        "this user may not open /dev/net/tun: it is to be mode 0666, as udev makes it",
+        "this user may not open /dev/net/tun: it should have mode 0666, as udev makes it",
     ),
     rule(
         "PUT /network-interfaces",
@@ -154,7 +154,7 @@ const RULES: &[Rule] = &[
         "",
         &["invalid elf magic"],
         ErrorCode::BadInput,
-        "disk.kernel_elf is no uncompressed ELF (a bzImage is understood since Firecracker 1.17 only): make the image again",
+        "disk.kernel_elf is not an uncompressed ELF (a bzImage is understood since Firecracker 1.17 only): make the image again",
     ),
     rule("PUT /boot-source", &["os error 2)"], ErrorCode::NotFound, NO_DISK),
     rule("PUT /boot-source", &["os error 13)"], ErrorCode::Denied, DISK_DENIED),

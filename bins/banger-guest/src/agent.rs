@@ -103,6 +103,6 @@ fn expires(seconds: &str) -> (u16, Value) {
             notice::expires(seconds);
             (200, json!({ "told": true }))
         }
-        Err(_) => (400, json!({ "error": "that is no number of seconds" })),
+        Err(_) => (400, json!({ "error": "that is not a number of seconds" })),
     }
 }

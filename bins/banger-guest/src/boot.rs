@@ -71,7 +71,7 @@ fn read_config() -> Result<(GuestConfig, Vec<u8>), Error> {
     let config: GuestConfig =
         serde_json::from_slice(&json).context(|| format!("cannot read /{CONFIG_PATH}"))?;
     if !matches!(config.init.as_str(), "lean" | "systemd") {
-        return Err(Error::new(format!("{:?} is no init: lean and systemd are", config.init)));
+        return Err(Error::new(format!("unknown init {:?}; expected lean or systemd", config.init)));
     }
     Ok((config, tar))
 }

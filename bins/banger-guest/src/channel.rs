@@ -66,7 +66,7 @@ impl Channel {
         }
     }
 
-    /// Answers the host for ever. Nothing that comes in ends this; a line that is no request is dropped. `sent` is called after
+    /// Answers the host for ever. Nothing that comes in ends this; a line that is not a request is dropped. `sent` is called after
     /// each reply is on its way.
     pub fn serve(self, mut answer: impl FnMut(&AgentRequest) -> AgentReply, mut sent: impl FnMut()) {
         let mut reply_to = |line: &[u8]| {

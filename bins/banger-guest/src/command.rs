@@ -15,12 +15,11 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{AccessFlags, Pid, access};
 
+use crate::login::DEFAULT_PATH;
 use crate::{changes, resync, serve, sys};
 use banger_protocol::guest::{NO_SUCH_COMMAND_STATUS, NOT_EXECUTABLE_STATUS, TIMEOUT_GRACE, mark_start};
 use banger_protocol::{changes as changes_protocol, resync as plan};
 
-/// Where programs are looked for if nobody says.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The status for arguments that are wrong, and for a timeout: those of timeout(1).
 const USAGE_STATUS: u8 = 125;
 const TIMEOUT_STATUS: u8 = 124;

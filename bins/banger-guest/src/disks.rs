@@ -75,7 +75,7 @@ impl Disk {
         let what = || format!("cannot grow the filesystem on {}", self.mount);
         let device = File::open(&self.device).context(what)?;
         let superblock = Superblock::read(&device).context(what)?;
-        let superblock = superblock.ok_or_else(|| Error::new(format!("{} is no ext4", self.device)))?;
+        let superblock = superblock.ok_or_else(|| Error::new(format!("{} is not an ext4", self.device)))?;
         let wanted = device_bytes(&self.device).context(what)? / superblock.block_bytes;
         let from_bytes = superblock.blocks * superblock.block_bytes;
         if wanted <= superblock.blocks {

@@ -212,7 +212,7 @@ fn open_parent(root: &Path, path: &Path) -> Result<OwnedFd, Error> {
 
 /// Opens a directory that is none through a link, made where it is not there; with `clear` what else has its name is removed.
 fn open_directory(parent: &OwnedFd, name: &OsStr, mode: u32, clear: bool) -> Result<OwnedFd, Error> {
-    let what = || format!("{name:?} is no directory");
+    let what = || format!("{name:?} is not a directory");
     let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
     match openat(parent, name, flags, Mode::empty()) {
         Ok(directory) => return Ok(directory),

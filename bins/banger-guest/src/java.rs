@@ -66,7 +66,7 @@ fn amend_file(path: &Path, authorities: &[GuestCa]) -> Result<(), Error> {
         Some(new) if new != old => trust::write(path, &new),
         // Nobody need hear of a store that nothing is to be put into.
         None if !authorities.is_empty() => Err(Error::new(format!(
-            "{} is no JKS with the usual password: Java does not trust the host's authorities",
+            "{} is not a JKS with the usual password: Java does not trust the host's authorities",
             path.display()
         ))),
         _ => Ok(()),

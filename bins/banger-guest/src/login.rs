@@ -13,7 +13,7 @@ use crate::sys;
 use banger_protocol::guest::{DEFAULTS_PATH, ENVIRONMENT_PATH, HELPER_PATH};
 
 /// Where programs are looked for if nobody says: what Debian's sshd gives to root.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The shell if nobody says.
 const DEFAULT_SHELL: &str = "/bin/sh";

@@ -136,7 +136,7 @@ pub fn serve(connection: TcpStream) -> io::Result<u32> {
     if let Some(option) = set_env(&login::of_sessions()) {
         sshd.arg("-o").arg(option);
     }
-    sshd.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    sshd.env_clear().env("PATH", login::DEFAULT_PATH);
     if is_emulated() {
         sshd.env("OPENSSL_ia32cap", "0x0:0");
     }

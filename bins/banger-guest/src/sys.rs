@@ -138,7 +138,7 @@ impl<'a> Interface<'a> {
         // SAFETY: an ifreq of zero bytes is a valid value.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
         if name.len() >= request.ifr_name.len() {
-            return Err(io::Error::other(format!("{name:?} is no interface's name")));
+            return Err(io::Error::other(format!("{name:?} is not an interface's name")));
         }
         for (slot, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
             *slot = byte as libc::c_char;

@@ -26,7 +26,7 @@ pub fn take(publish: &[Publish]) -> Result<Vec<Port>, NetError> {
         }
         ErrorKind::AddrNotAvailable => {
             let ip = one.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED);
-            NetError::Invalid { field: "vm.publish", reason: format!("{ip} is no address of this host") }
+            NetError::Invalid { field: "vm.publish", reason: format!("{ip} is not an address of this host") }
         }
         _ => NetError::PortRefused { port: one.to_string(), source: error },
     })

@@ -118,7 +118,7 @@ impl TapRequest {
     pub fn new(vm: &Vm, caller: &Caller) -> Result<Self, NetError> {
         let names = Names::new(vm, caller)?;
         if vm.owner_uid == u32::MAX {
-            return invalid("vm.owner_uid", "-1 is no user (setreuid(2))");
+            return invalid("vm.owner_uid", "-1 is not a user (setreuid(2))");
         }
         Policy::of(vm).check()?;
         require_allowed_ports(&vm.publish, caller)?;
@@ -225,11 +225,11 @@ fn check_publish(publish: &[Publish]) -> Result<(), NetError> {
         return invalid("vm.publish", format!("there are more than {MAX_PUBLISHED} entries"));
     }
     if publish.iter().any(|p| p.host_port == 0 || p.guest_port == 0) {
-        return invalid("vm.publish", "0 is no port");
+        return invalid("vm.publish", "0 is not a port");
     }
     let odd = |ip: &Ipv4Addr| ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast();
     if let Some(ip) = publish.iter().filter_map(|p| p.host_ip).find(odd) {
-        return invalid("vm.publish", format!("{ip} is no address of a host"));
+        return invalid("vm.publish", format!("{ip} is not an address of a host"));
     }
     for (n, one) in publish.iter().enumerate() {
         if let Some(other) = publish[..n].iter().find(|other| overlaps(one, other)) {

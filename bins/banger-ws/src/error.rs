@@ -25,7 +25,7 @@ pub enum WorkspaceError {
     #[error("the git checkout at {0:?} belongs to another user")]
     Dubious(PathBuf),
     /// git cannot use the directory for another reason.
-    #[error("{dir:?} is no git checkout that git can use")]
+    #[error("{dir:?} is not a git checkout that git can use")]
     NotACheckout {
         /// The directory.
         dir: PathBuf,
@@ -91,7 +91,7 @@ pub enum WorkspaceError {
     /// The path in the guest cannot be used.
     #[error("the guest path {0:?} is not an absolute path without \"..\" and control characters")]
     GuestPath(String),
-    /// `--base-commit` is no commit id.
+    /// `--base-commit` is not a commit id.
     #[error("the base commit {0:?} is not a commit id")]
     BaseCommit(String),
     /// Something else is at the path in the guest.

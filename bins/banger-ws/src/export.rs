@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::index::{Index, ObjectId};
 use crate::loops;
 use crate::maker::{Change, Maker, write_large, write_small};
 use crate::object::Objects;
-use crate::patch::{Scanned, Scanner};
+use crate::patch::{self, Scanned};
 use crate::resync::is_unable;
 use crate::shorten::shorten;
 use crate::sys::remote::Exit;
@@ -467,14 +467,7 @@ pub(super) fn scan<E: FnOnce(io::Error) -> WorkspaceError>(
     error: impl Fn() -> E,
 ) -> Result<Scanned, WorkspaceError> {
     out.rewind().map_err(error())?;
-    let mut scanner = Scanner::new(u64::MAX);
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        match out.read(&mut buffer).map_err(error())? {
-            0 => return scanner.finish().map_err(WorkspaceError::Patch),
-            count => scanner.feed(&buffer[..count]).map_err(WorkspaceError::Patch)?,
-        }
-    }
+    patch::scan(out, u64::MAX).map_err(error())?.map_err(WorkspaceError::Patch)
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ pub enum FetchError {
     #[error(transparent)]
     Workspace(#[from] WorkspaceError),
     /// A branch that git would not make.
-    #[error("{0:?} is no name for a branch")]
+    #[error("{0:?} is not a name for a branch")]
     BranchName(String),
     /// The guest's branch has a name that banger passes on to nobody.
     #[error("the guest's branch is called {0:?}, and banger makes no branch of that name")]

@@ -155,7 +155,7 @@ impl Index {
             Err(source) if source.kind() == io::ErrorKind::NotFound => Vec::new(),
             read => read.map_err(WorkspaceError::io("read", path))?,
         };
-        let broken = || io::Error::new(io::ErrorKind::InvalidData, "it is no index of git's");
+        let broken = || io::Error::new(io::ErrorKind::InvalidData, "it is not an index of git's");
         let parsed = Self::parse(&bytes, if object_format == "sha1" { 20 } else { 32 });
         parsed.ok_or_else(|| WorkspaceError::io("read", path)(broken()))
     }

@@ -12,6 +12,7 @@ mod path;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::io::{self, Read};
 
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -139,6 +140,24 @@ pub struct Scanner {
     /// Where the current line and the current file began.
     line_begun: u64,
     begun: u64,
+}
+
+/// Reads the patch in `from` to its end, as everybody who is to take it would. It may have `limit` bytes.
+///
+/// # Errors
+/// It cannot be read, or it is not a patch that may be handed on.
+pub fn scan(from: &mut impl Read, limit: u64) -> io::Result<Result<Scanned, PatchError>> {
+    let mut scanner = Scanner::new(limit);
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let fed = match from.read(&mut buffer)? {
+            0 => return Ok(scanner.finish()),
+            count => scanner.feed(&buffer[..count]),
+        };
+        if let Err(error) = fed {
+            return Ok(Err(error));
+        }
+    }
 }
 
 impl Scanner {

@@ -50,7 +50,7 @@ pub fn git_dir(parent: &Path, path: &Path, name: Option<&str>) -> Result<PathBuf
     if !fine || name.contains('\u{fffd}') {
         return Err(WorkspaceError::Submodule {
             path: path.to_owned(),
-            why: "its name in .gitmodules is no path",
+            why: "its name in .gitmodules is not a path",
         });
     }
     Ok(parent.join("modules").join(name))

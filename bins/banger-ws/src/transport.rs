@@ -42,7 +42,7 @@ impl FromStr for Transport {
             "" | "auto" => Ok(Self::Auto),
             "agent" => Ok(Self::Agent),
             "ssh" => Ok(Self::Ssh),
-            _ => Err(format!("{word:?} is no transport: auto, agent and ssh are")),
+            _ => Err(format!("unknown transport {word:?}; expected auto, agent or ssh")),
         }
     }
 }

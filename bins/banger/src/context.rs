@@ -28,7 +28,7 @@ pub type Result<T> = std::result::Result<T, Failure>;
 pub enum ContextError {
     #[error("there is no place for the state: neither --state-dir, XDG_STATE_HOME nor HOME is set")]
     NoStateDir,
-    #[error("the state directory {0:?} is not an absolute path and the working directory is not to be had")]
+    #[error("the state directory {0:?} is not an absolute path and the working directory cannot be found")]
     RelativeStateDir(PathBuf, #[source] io::Error),
     #[error("the state directory {0:?} has a name that is not UTF-8, which records cannot hold")]
     OddStateDir(PathBuf),
@@ -102,7 +102,8 @@ pub struct Context {
 
 impl Context {
     pub fn new(globals: &Globals) -> Result<Self> {
-        let root = globals.state_dir.clone().or_else(default_state_dir).ok_or(ContextError::NoStateDir)?;
+        let usual = || StateDir::default_root(rustix::process::geteuid().is_root(), plumbing::directory_of);
+        let root = globals.state_dir.clone().or_else(usual).ok_or(ContextError::NoStateDir)?;
         let root = std::path::absolute(&root).map_err(|e| ContextError::RelativeStateDir(root, e))?;
         if root.to_str().is_none() {
             return Err(ContextError::OddStateDir(root).into());
@@ -142,20 +143,6 @@ pub fn tell(failure: Failure, verb: &str) -> Fault {
         drop(writeln!(io::stderr(), "banger: {}", fault.human_line()));
     }
     fault
-}
-
-fn default_state_dir() -> Option<PathBuf> {
-    if rustix::process::geteuid().is_root() {
-        return Some(PathBuf::from("/var/lib/banger"));
-    }
-    absolute_variable("XDG_STATE_HOME")
-        .or_else(|| absolute_variable("HOME").map(|home| home.join(".local/state")))
-        .map(|d| d.join("banger"))
-}
-
-/// The directory that a variable names; one that is not absolute counts as unset (XDG Base Directory Specification).
-pub fn absolute_variable(name: &str) -> Option<PathBuf> {
-    std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
 /// Whether what was written to stdout has arrived; `false` where nobody reads.

@@ -118,7 +118,7 @@ pub fn check(context: &Context, store: &mut Store, wanted: &Wanted<'_>) -> Resul
     Ok(())
 }
 
-/// The kernel that is no part of the image, where one is wanted.
+/// The kernel that is not part of the image, where one is wanted.
 fn chosen_kernel(context: &Context, config: &Config) -> Result<Option<Kernel>> {
     let Some(name) = &config.kernel else { return Ok(None) };
     Ok(Some(kernel::load(&context.state, name)?.ok_or_else(|| KernelError::Unknown(name.clone()))?))

@@ -5,9 +5,10 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use banger_cli::plumbing;
 use banger_contract::config::{self, Config, ConfigError, KEYS, MAX_CONFIG_BYTES, Parsed, Source};
 
-use crate::context::{self, Globals};
+use crate::context::Globals;
 
 /// The configuration as it holds for this command, before the command's own options.
 #[derive(Debug, Default)]
@@ -51,8 +52,8 @@ pub fn place(globals: &Globals) -> Option<(PathBuf, bool)> {
     if rustix::process::geteuid().is_root() {
         return Some((PathBuf::from("/etc/banger/config.toml"), false));
     }
-    let home = context::absolute_variable("XDG_CONFIG_HOME")
-        .or_else(|| context::absolute_variable("HOME").map(|home| home.join(".config")));
+    let home = plumbing::directory_of("XDG_CONFIG_HOME")
+        .or_else(|| plumbing::directory_of("HOME").map(|home| home.join(".config")));
     home.map(|home| (home.join("banger/config.toml"), false))
 }
 

@@ -136,7 +136,7 @@ impl Stage {
         self
     }
 
-    /// Gives it our stdin where `needed`, which is no terminal then.
+    /// Gives it our stdin where `needed`, which is not a terminal then.
     pub fn with_stdin(mut self, needed: bool) -> Self {
         self.reads_stdin = needed;
         self

@@ -43,7 +43,7 @@ pub enum Command {
     Image(Image),
     /// Have this host resolve the names of VMs: NAME.vm
     Dns(dns::Dns),
-    /// Import and inspect kernels that are no part of an image
+    /// Import and inspect kernels that are not part of an image
     Kernel(Kernel),
     /// Remove what crashed commands left behind
     Gc,

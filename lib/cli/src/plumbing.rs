@@ -38,6 +38,11 @@ pub fn is_dispatched() -> bool {
     std::env::var_os(DISPATCHED_VARIABLE).is_some()
 }
 
+/// The directory that a variable names; one that is not absolute counts as unset (XDG Base Directory Specification).
+pub fn directory_of(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
 /// One line for people on stderr: what `tool` failed at.
 pub fn tell(tool: &str, fault: &Fault) {
     if fault.code != ErrorCode::Interrupted || !is_dispatched() {
@@ -72,7 +77,7 @@ pub enum InputError {
         source: io::Error,
     },
     /// The stage before this one failed, and did not say how in the form that it should.
-    #[error("the program before this one failed, and what it says of that is no valid error record{}", said(.message))]
+    #[error("the program before this one failed, and what it says of that is not a valid error record{}", said(.message))]
     ErrorRecord {
         /// Its message, where there is one.
         message: Option<String>,

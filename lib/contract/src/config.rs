@@ -38,7 +38,7 @@ pub struct Config {
     pub image: ImageName,
     /// Which init runs; `None`: the image's.
     pub init: Option<Init>,
-    /// The kernel to boot, one that is no part of an image; `None`: the image's own.
+    /// The kernel to boot, one that is not part of an image; `None`: the image's own.
     pub kernel: Option<KernelName>,
     /// Virtual CPUs; `None`: the host's, at most 2.
     pub vcpus: Option<u8>,

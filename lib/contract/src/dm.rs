@@ -1,4 +1,4 @@
-//! What `banger-disk dm` is asked and answers. It is no record: the verb needs privilege, and gets no more than it uses.
+//! What `banger-disk dm` is asked and answers. It is not a record: the verb needs privilege, and gets no more than it uses.
 
 use std::path::PathBuf;
 

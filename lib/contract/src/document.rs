@@ -20,7 +20,7 @@ pub enum RecordError {
     /// More than [`MAX_RECORD_BYTES`] came.
     #[error("the record is larger than {MAX_RECORD_BYTES} bytes")]
     TooLarge,
-    /// It is no JSON object.
+    /// It is not JSON object.
     #[error("the record is not one JSON object")]
     Json(#[source] serde_json::Error),
     /// The schema is another one.
@@ -196,7 +196,7 @@ impl Document {
         Ok(self.section("timings")?.unwrap_or_default())
     }
 
-    /// Appends timings. Where `timings` is no list it becomes one.
+    /// Appends timings. Where `timings` is not a list it becomes one.
     pub fn push_timings(&mut self, timings: impl IntoIterator<Item = Timing>) {
         let slot = self.0.entry("timings").or_insert(Value::Null);
         if !slot.is_array() {

@@ -1,4 +1,4 @@
-//! A kernel that is no part of an image, as programs report it: `banger.kernel/1`, and the list of them, `banger.kernels/1`.
+//! A kernel that is not part of an image, as programs report it: `banger.kernel/1`, and the list of them, `banger.kernels/1`.
 
 use std::collections::BTreeMap;
 

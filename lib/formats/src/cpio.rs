@@ -9,7 +9,7 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum CpioError {
     /// The name is empty, absolute, holds `..` or a NUL byte.
-    #[error("{0:?} is no name for an entry of an initrd")]
+    #[error("{0:?} is not a name for an entry of an initrd")]
     Name(String),
     /// The format has 32 bits for a size.
     #[error("{name} has {size} bytes, more than an initrd can hold in one file")]

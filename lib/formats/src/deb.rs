@@ -22,7 +22,7 @@ const XZ_MEMORY_BYTES: u64 = 128 << 20;
 #[derive(Debug, Error)]
 pub enum DebError {
     /// It is none.
-    #[error("it is no Debian package")]
+    #[error("it is not a Debian package")]
     NotDeb,
     /// It lacks its content.
     #[error("it has no member data.tar")]
@@ -117,7 +117,7 @@ fn name_in(entry: &mut impl Read) -> Result<Vec<u8>, DebError> {
     Ok(name)
 }
 
-/// The name without `./`; `None` for the root itself and for names that are no text, which no kernel has.
+/// The name without `./`; `None` for the root itself and for names that are not text, which no kernel has.
 fn relative(name: &[u8]) -> Result<Option<String>, DebError> {
     let Ok(text) = std::str::from_utf8(name) else { return Ok(None) };
     let mut parts = Vec::new();

@@ -33,7 +33,7 @@ impl Authority {
     /// # Errors
     /// It is none; says why.
     pub fn parse(der: &[u8]) -> Result<Self, &'static str> {
-        let certificate = Certificate::from_der(der).map_err(|_| "it is no X.509 certificate")?;
+        let certificate = Certificate::from_der(der).map_err(|_| "it is not an X.509 certificate")?;
         if !is_authority(&certificate) {
             return Err("it is not that of an authority");
         }

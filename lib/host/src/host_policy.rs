@@ -49,7 +49,7 @@ pub enum ReadPolicyCause {
     /// It cannot be read.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// It is no file of a policy's size.
+    /// It is not a file of a policy's size.
     #[error("it is not a regular file of at most {MAX_BYTES} bytes")]
     Unfit,
     /// It says something that it cannot.

@@ -20,6 +20,16 @@ impl StateDir {
         Self { root: root.into() }
     }
 
+    /// Where the state directory is if nobody says: `$XDG_STATE_HOME/banger`, root's the system's. `directory` gives the directory that a
+    /// variable names. `None`: neither that variable nor HOME is set.
+    pub fn default_root(is_root: bool, directory: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
+        if is_root {
+            return Some(PathBuf::from("/var/lib/banger"));
+        }
+        let home = || directory("HOME").map(|home| home.join(".local/state"));
+        directory("XDG_STATE_HOME").or_else(home).map(|base| base.join("banger"))
+    }
+
     /// The state directory that holds the VM directory `vm_dir` (`…/vms/<id>`). `None` where that is not its shape.
     pub fn of_vm_dir(vm_dir: &Path) -> Option<Self> {
         let vms = vm_dir.parent().filter(|p| p.file_name().is_some_and(|n| n == "vms"))?;

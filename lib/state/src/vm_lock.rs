@@ -21,7 +21,7 @@ pub enum VmLockError {
     /// The VM's directory is not in a state directory.
     #[error("vm.paths.dir {0:?} is not a VM's directory in a state directory (…/vms/<id>)")]
     Directory(String),
-    /// The variable is no descriptor.
+    /// The variable is not a descriptor.
     #[error("{LOCK_FD_VARIABLE} is {0:?}, which is not an open descriptor")]
     Descriptor(String),
     /// It is somebody else's, or cannot be taken.

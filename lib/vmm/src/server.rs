@@ -130,7 +130,8 @@ impl Client {
                         requests.push((self.id, request));
                     }
                     Parsed::Bad(status) => {
-                        let body = serde_json::json!({ "error": "this is no request that is served here" });
+                        let body =
+                            serde_json::json!({ "error": "this is not a request that is served here" });
                         self.state = State::Writing(response(status, &body));
                     }
                 }

@@ -26,7 +26,7 @@ impl Connection {
         Self { stream, unread: Vec::new() }
     }
 
-    /// The next request; `None` once the client has closed or says what is no request (which is answered).
+    /// The next request; `None` once the client has closed or says what is not a request (which is answered).
     pub fn read_request(&mut self) -> Option<Request> {
         loop {
             match self.parse() {

@@ -77,7 +77,7 @@ fn every_end_is_told_as_it_was() {
     check("kill -BUS $$", 135, json!("BUS"));
     check("kill -SYS $$", 159, json!("SYS"));
     check("kill -36 $$", 164, json!("RTMIN+2"));
-    // All of its group, which banger-guest is no part of.
+    // All of its group, which banger-guest is not part of.
     check("kill -9 0", 137, json!("KILL"));
 }
 

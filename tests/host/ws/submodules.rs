@@ -81,7 +81,7 @@ fn a_submodule_that_changed_makes_another_shipment_and_what_is_committed_in_it_i
     assert_eq!(fs::read(guest.path("p")).unwrap(), b"");
 }
 
-/// As long as the host leaves them alone they are no part of what differs, whatever the guest does in them.
+/// As long as the host leaves them alone they are not part of what differs, whatever the guest does in them.
 #[test]
 fn a_checkout_with_submodules_goes_in_again() {
     let Some(guest) = Guest::with_helper() else { return };

@@ -174,7 +174,7 @@ request 1 0 "$b" "$c" $n | attack "another file of changes for a root that is th
 request 1 0 "$b" "$work/cow1" 268435456 | attack "another size for a root that is there"
 request 7 0 "$b" "$c" $n | SUDO_UID=1000 attack "a caller who is not the owner"
 request 1 0 "$b" "$work/cow1" $n | SUDO_UID=1000 attack "a removal by somebody else" remove
-request 7 0 "$b" "$c" $n | SUDO_UID=x attack "a caller who is no number"
+request 7 0 "$b" "$c" $n | SUDO_UID=x attack "a caller who is not a number"
 request 7 0 "$b" "$c" $n | sed 's/0000000007/..\/..\/x/' | attack "a name that leads elsewhere"
 request 7 0 "$b" "$c" $n | sed 's/"owner_uid"/"x":1,"owner_uid"/' | attack "an unknown field"
 request 7 0 "$b" "$c" $n | sed 's,banger.dm/1,banger.dm/2,' | attack "another schema"

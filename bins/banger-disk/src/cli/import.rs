@@ -48,7 +48,7 @@ pub struct MakeSpec {
     /// The image whose kernel, modules and initrd it gets [default: the newest that is there]
     #[arg(long, value_name = "IMAGE")]
     pub kernel_from: Option<ImageName>,
-    /// The kernel it gets, one that is no part of an image [default: the newest that is there]
+    /// The kernel it gets, one that is not part of an image [default: the newest that is there]
     #[arg(long, value_name = "KERNEL", conflicts_with = "kernel_from")]
     pub kernel: Option<KernelName>,
     /// How large a VM's root and work disk are by default, such as 20G; a bare number is bytes

@@ -77,7 +77,7 @@ pub(super) struct ImportArgs {
 /// Files that do not go together.
 #[derive(Debug, Error)]
 enum FilesError {
-    #[error("{0:?} is no Debian package, and of other files the kernel alone can be given")]
+    #[error("{0:?} is not a Debian package, and of other files the kernel alone can be given")]
     Mixed(PathBuf),
     #[error("--modules and --kconfig are for a vmlinuz: a package brings its own")]
     PackageAlone,
@@ -148,7 +148,7 @@ fn source_of(args: &SourceArgs) -> Result<Source<'_>, FilesError> {
     }
 }
 
-/// The VMs that boot from a kernel that is no part of their image, each with that.
+/// The VMs that boot from a kernel that is not part of their image, each with that.
 pub(super) fn booted(state: &StateDir) -> Result<Vec<(VmName, KernelName)>, StoreError> {
     let Some(store) = Store::open_existing(state)? else { return Ok(Vec::new()) };
     let rows = store.vms()?;

@@ -60,7 +60,7 @@ enum Verb {
     /// Build, list and remove images
     #[command(subcommand)]
     Image(ImageVerb),
-    /// Import, list and remove kernels that are no part of an image
+    /// Import, list and remove kernels that are not part of an image
     #[command(subcommand)]
     Kernel(KernelVerb),
     /// Make the VM's disks and initrd, or find that they are there
@@ -222,7 +222,8 @@ fn version() -> Value {
 
 impl StateArgs {
     pub(super) fn dir(&self) -> Result<StateDir, Failure> {
-        let root = self.state_dir.clone().or_else(default_state_dir).ok_or(StateDirError::None)?;
+        let usual = || StateDir::default_root(rustix::process::geteuid().is_root(), plumbing::directory_of);
+        let root = self.state_dir.clone().or_else(usual).ok_or(StateDirError::None)?;
         let absolute = std::path::absolute(&root).map_err(|source| StateDirError::Make(root, source))?;
         Ok(StateDir::at(absolute))
     }
@@ -244,16 +245,6 @@ impl StateArgs {
         let lock = ImagesLock::acquire(&state, operation)?;
         Ok((state, lock))
     }
-}
-
-/// `$XDG_STATE_HOME/banger`; root's is the system's.
-fn default_state_dir() -> Option<PathBuf> {
-    if rustix::process::geteuid().is_root() {
-        return Some(PathBuf::from("/var/lib/banger"));
-    }
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let base = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
-    base.map(|base| base.join("banger"))
 }
 
 fn image_ls(args: &StateArgs) -> Result<Value, Failure> {

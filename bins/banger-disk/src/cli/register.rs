@@ -25,7 +25,7 @@ pub(super) struct RegisterArgs {
     /// The image whose kernel, modules and initrd it gets [default: the newest]
     #[arg(long, value_name = "IMAGE")]
     kernel_from: Option<ImageName>,
-    /// The kernel it gets, one that is no part of an image [default: the newest]
+    /// The kernel it gets, one that is not part of an image [default: the newest]
     #[arg(long, value_name = "KERNEL", conflicts_with = "kernel_from")]
     kernel: Option<KernelName>,
     /// How large a VM's root and work disk are by default, such as 20G; a bare number is bytes

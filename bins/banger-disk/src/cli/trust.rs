@@ -15,7 +15,7 @@ use banger_contract::{Coded, ErrorCode};
 /// The variable with the proxy that guests are told. Arguments, which may hold it as well, are seen by all users.
 pub const PROXY_VARIABLE: &str = "BANGER_VM_PROXY";
 
-/// What the variable holds is no proxy.
+/// What the variable holds is not a proxy.
 #[derive(Debug, Error)]
 #[error("{PROXY_VARIABLE} is not right")]
 pub struct ProxyError(#[source] ParseProxyError);

@@ -86,7 +86,7 @@ pub enum EntryError {
         #[source]
         source: Box<EntryError>,
     },
-    /// The root is no directory.
+    /// The root is not a directory.
     #[error("it would replace the root directory")]
     Root,
     /// A whiteout of nothing.

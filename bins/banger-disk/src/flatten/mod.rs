@@ -213,7 +213,7 @@ impl Flattener {
         Ok(())
     }
 
-    /// The inode of an entry that is no directory yet.
+    /// The inode of an entry that is not a directory yet.
     fn make(&mut self, entry: &Entry, data: &mut dyn Read) -> Result<u32, EntryError> {
         if entry.kind == Kind::HardLink {
             return self.link_target(&entry.link);

@@ -103,7 +103,7 @@ impl Store {
             let Some(member) = member.filter(|_| entry.path.len() <= MAX_MEMBER_NAME) else { continue };
             members.insert(tar::member_name(&entry.path), member);
             if members.len() > MAX_MEMBERS {
-                let problem = format!("has more than {MAX_MEMBERS} members and is no image");
+                let problem = format!("has more than {MAX_MEMBERS} members and is not an image");
                 return Err(OciError::Invalid { what: format!("{path:?}"), problem });
             }
         }

@@ -35,10 +35,10 @@ pub enum CredentialsError {
         source: std::io::Error,
     },
     /// It is not of its shape. What is wrong in it is not told: it holds secrets.
-    #[error("{0:?} is no configuration of docker's")]
+    #[error("{0:?} is not a configuration of docker's")]
     Shape(PathBuf),
     /// The helper's name is none.
-    #[error("{path:?} names the helper {name:?}, which is no program's name")]
+    #[error("{path:?} names the helper {name:?}, which is not a program's name")]
     HelperName {
         /// The file.
         path: PathBuf,

@@ -77,7 +77,7 @@ pub(super) fn read(bytes: &[u8], content_type: &str) -> Result<(String, Document
     let Either { media_type, manifests, config, layers } =
         serde_json::from_slice(bytes).map_err(|error| match error.classify() {
             Category::Data => format!("has no index's or manifest's shape: {:?}", shown(&error.to_string())),
-            _ => "is no JSON".to_owned(),
+            _ => "is not JSON".to_owned(),
         })?;
     let outside = content_type.split(';').next().unwrap_or_default().trim();
     let media_type = media_type.unwrap_or_else(|| outside.to_owned());
@@ -89,7 +89,7 @@ pub(super) fn read(bytes: &[u8], content_type: &str) -> Result<(String, Document
     let document = if INDEXES.contains(&media_type.as_str()) {
         let list = manifests.ok_or_else(wrong)?.0;
         if let Some(bad) = list.iter().find(|d| !is_digest(&d.digest)) {
-            return Err(format!("names {:?}, which is no digest that can be checked", shown(&bad.digest)));
+            return Err(format!("names {:?}, which is not a digest that can be checked", shown(&bad.digest)));
         }
         Document::Index(list)
     } else if MANIFESTS.contains(&media_type.as_str()) {
@@ -98,7 +98,7 @@ pub(super) fn read(bytes: &[u8], content_type: &str) -> Result<(String, Document
         check(&manifest)?;
         Document::Image(manifest)
     } else {
-        return Err(format!("is {:?}, which is no image", shown(&media_type)));
+        return Err(format!("is {:?}, which is not an image", shown(&media_type)));
     };
     Ok((media_type, document))
 }
@@ -114,7 +114,7 @@ fn check(manifest: &Manifest) -> Result<(), String> {
     }
     if !CONFIGS.contains(&manifest.config.media_type.as_str()) {
         return Err(format!(
-            "has the configuration {:?}, so it is no image",
+            "has the configuration {:?}, so it is not an image",
             shown(&manifest.config.media_type)
         ));
     }
@@ -127,7 +127,9 @@ fn check(manifest: &Manifest) -> Result<(), String> {
         }
     }
     match manifest.layers.iter().chain([&manifest.config]).find(|file| !is_digest(&file.digest)) {
-        Some(bad) => Err(format!("names {:?}, which is no digest that can be checked", shown(&bad.digest))),
+        Some(bad) => {
+            Err(format!("names {:?}, which is not a digest that can be checked", shown(&bad.digest)))
+        }
         None => Ok(()),
     }
 }

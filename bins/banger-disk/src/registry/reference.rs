@@ -14,7 +14,7 @@ const HUB_SERVER: &str = "registry-1.docker.io";
 
 /// Why a text is no reference.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{text:?} is no image in a registry: {reason}")]
+#[error("{text:?} is not an image in a registry: {reason}")]
 pub struct ParseReferenceError {
     text: String,
     reason: &'static str,

@@ -170,7 +170,7 @@ impl<'a> Session<'a> {
     ) -> Result<String, PullError> {
         let what = "the token";
         let realm: Url =
-            realm.parse().map_err(|_| self.answer(what, "is to be had at an address that is none"))?;
+            realm.parse().map_err(|_| self.answer(what, "is offered at something that is not an address"))?;
         let inside = registry.is_loopback() && realm.is_loopback();
         if !(realm.is_secure() || inside || self.web.takes_plain_from_all()) {
             return Err(self.web_error(WebError::Plain(realm.to_string())));

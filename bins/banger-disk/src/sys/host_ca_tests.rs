@@ -88,7 +88,7 @@ fn authorities_are_told_from_servers_and_have_openssls_names() {
     assert!(authority.subject.contains("Ünïcode") && authority.subject.contains("CN=Root CA (Test)"));
     assert_eq!(Authority::parse(&der(VERSION_1)).unwrap().subject_hash, "c698c0a5");
     assert_eq!(Authority::parse(&der(SERVER)), Err("it is not that of an authority"));
-    assert_eq!(Authority::parse(b"\x30\x03\x02\x01\x01"), Err("it is no X.509 certificate"));
+    assert_eq!(Authority::parse(b"\x30\x03\x02\x01\x01"), Err("it is not an X.509 certificate"));
     assert_eq!(pem(&der(AUTHORITY)), AUTHORITY);
 }
 
@@ -144,7 +144,7 @@ fn nothing_but_authorities_leaves_a_file_and_what_is_wrong_is_named() {
         "mixed.crt\", certificate 3: it is not that of an authority",
         "mixed.crt\", certificate 4: it is not whole",
         "key.crt\": it holds no certificate in PEM",
-        "fifo.crt\": it is no regular file",
+        "fifo.crt\": it is not a regular file",
         "missing.pem\" (NODE_EXTRA_CA_CERTS): No such file",
     ] {
         assert!(said.contains(told), "{told}: {said}");

@@ -10,9 +10,9 @@ use thiserror::Error;
 /// The longest address, bytes.
 const MAX_BYTES: usize = 8192;
 
-/// A text that is no address.
+/// A text that is not an address.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{0:?} is no http:// or https:// address")]
+#[error("{0:?} is not an http:// or https:// address")]
 pub struct ParseUrlError(String);
 
 /// An address. It never holds a user's name or password.
@@ -113,7 +113,7 @@ impl Url {
     /// Where `location`, from an answer to this address, leads.
     ///
     /// # Errors
-    /// It is no address.
+    /// It is not an address.
     pub fn join(&self, location: &str) -> Result<Self, ParseUrlError> {
         if location.contains("://") {
             return location.parse();

@@ -30,7 +30,7 @@ pub enum ReadFile<T> {
     Whole(T),
     /// It is not there any more.
     Vanished,
-    /// It is no file any more.
+    /// It is not a file any more.
     Other,
     /// It changed each time.
     Moving,

@@ -237,7 +237,7 @@ impl<'a, W: Write> Walk<'a, W> {
             }
             let place = joined(path, name.to_bytes());
             if self.others.contains(&place) {
-                // Another tree: told of by itself, and by its absence where it is no directory any more.
+                // Another tree: told of by itself, and by its absence where it is not a directory any more.
                 if kind != Type::Directory && !is_directory(&directory, &name) {
                     self.lost(&place, "it stands where a submodule was")?;
                 }
@@ -337,7 +337,7 @@ impl<'a, W: Write> Walk<'a, W> {
         self.others.iter().any(|other| other.starts_with(path) && other.get(path.len()) == Some(&b'/'))
     }
 
-    /// Something in `directory` that is no directory.
+    /// Something in `directory` that is not a directory.
     fn entry(
         &mut self,
         directory: &OwnedFd,

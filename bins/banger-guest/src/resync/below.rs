@@ -144,7 +144,7 @@ impl Below {
         fs::read_dir(directory)?.map(entry).collect()
     }
 
-    /// The paths of everything below the directory at `path` that is no directory itself.
+    /// The paths of everything below the directory at `path` that is not a directory itself.
     pub fn files(&self, path: &[u8], found: &mut Vec<Vec<u8>>) -> io::Result<()> {
         for inner in self.list(path)? {
             match self.look(&inner)? {

@@ -107,7 +107,7 @@ fn refused_kind(question: &Question<'_>) -> Option<Code> {
     if question.class != DNSClass::IN {
         return Some(Code::Refused);
     }
-    // 128 to 255 are no records, but what is to be done (RFC 6895, 3.1); ANY is the one that is answered.
+    // 128 to 255 are not records, but what is to be done (RFC 6895, 3.1); ANY is the one that is answered.
     match u16::from(question.kind) {
         41 | 250 => Some(Code::FormErr),
         249 | 251 | 252 => Some(Code::Refused),

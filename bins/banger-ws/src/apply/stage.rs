@@ -135,7 +135,7 @@ fn rename(entry: &Entry) -> Option<(&Path, &Path)> {
     Some((path(&entry.path), path(entry.from.as_ref()?)))
 }
 
-/// Everything below `dir` that is no directory.
+/// Everything below `dir` that is not a directory.
 fn walk(root: &Path, dir: &Path, out: &mut BTreeMap<PathBuf, Found>) -> Result<(), ApplyError> {
     let here = root.join(dir);
     for entry in fs::read_dir(&here).map_err(ApplyError::io("read", &here))? {

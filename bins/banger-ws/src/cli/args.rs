@@ -266,17 +266,17 @@ pub(super) struct ApplyArgs {
 
 /// What the guest's commits become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Format {
+pub enum FetchFormat {
     /// A branch of the host's repository
     Branch,
     /// Mails, as git am takes them; the repository stays as it is
     Mbox,
 }
 
+// What the guest's commits become; of `banger vm fetch` as well.
 #[derive(Debug, clap::Args)]
-pub(super) struct FetchArgs {
-    #[command(flatten)]
-    pub input: Input,
+#[expect(missing_docs, reason = "clap would take it for the verb's description")]
+pub struct FetchSpec {
     /// The branch [default: banger/<the VM's name>/<the guest's branch, or HEAD>]
     #[arg(long = "as", value_name = "BRANCH")]
     pub branch: Option<String>,
@@ -285,16 +285,40 @@ pub(super) struct FetchArgs {
     pub force: bool,
     /// What the commits become
     #[arg(long, value_enum, value_name = "FORMAT", default_value = "branch")]
-    pub format: Format,
+    pub format: FetchFormat,
+    /// Refuse commits that take more bytes than this, packed or as mails [default: 1G]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub max_size: Option<u64>,
+}
+
+impl FetchSpec {
+    /// The most bytes that the commits may take.
+    pub fn limit(&self) -> u64 {
+        self.max_size.unwrap_or(1 << 30)
+    }
+
+    /// The words that say this on a command line, each an option with its value: that may begin with a dash.
+    pub fn words(&self) -> Vec<String> {
+        let branch = self.branch.iter().map(|branch| format!("--as={branch}"));
+        let size = self.max_size.iter().map(|size| format!("--max-size={size}"));
+        let force = self.force.then(|| "--force".to_owned());
+        let mails = (self.format == FetchFormat::Mbox).then(|| "--format=mbox".to_owned());
+        branch.chain(size).chain(force).chain(mails).collect()
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct FetchArgs {
+    #[command(flatten)]
+    pub input: Input,
+    #[command(flatten)]
+    pub spec: FetchSpec,
     /// Where mails go ("-": stdout)
     #[arg(long, value_name = "FILE", default_value = "-")]
     pub output: PathBuf,
     /// Write the record to FILE instead of to stdout
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
-    /// Refuse commits that take more bytes than this, packed or as mails (K, M and G are understood)
-    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
-    pub max_size: u64,
 }
 
 #[derive(Debug, clap::Args)]

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::args::{FetchArgs, Format, ReceiveArgs};
+use super::args::{FetchArgs, FetchFormat, ReceiveArgs};
 use super::export::copy_to_stdout;
 use super::job::{Job, SESSION_FD_VARIABLE, places, report};
 use super::{TOOL, apply};
@@ -40,7 +40,7 @@ const MAX_HAVE: usize = 32;
 pub(super) fn fetch(args: &FetchArgs) -> ExitCode {
     let to = match &args.record {
         Some(file) => RecordTo::File(file.clone()),
-        None if args.format == Format::Mbox && args.output == Path::new("-") => RecordTo::Nowhere,
+        None if args.spec.format == FetchFormat::Mbox && args.output == Path::new("-") => RecordTo::Nowhere,
         None => RecordTo::Stdout,
     };
     report("fetch", &to, false, &args.input, |job| {
@@ -49,24 +49,24 @@ pub(super) fn fetch(args: &FetchArgs) -> ExitCode {
         let dir = job.dir();
         let Job { document, timeline, interrupts, vm, state, .. } = job;
         check(args)?;
-        let mails = Some(&args.output).filter(|_| args.format == Format::Mbox);
+        let mails = Some(&args.output).filter(|_| args.spec.format == FetchFormat::Mbox);
         places(&[mails, args.record.as_ref()])?;
         let checkout = apply::checkout(None, document)?;
         let home = timeline.step("refs", || Home::look(&checkout))?;
-        if let Some(branch) = args.branch.as_deref().filter(|_| mails.is_none()) {
+        if let Some(branch) = args.spec.branch.as_deref().filter(|_| mails.is_none()) {
             home.admit(branch)?;
         }
         let sent = workspace.head_commit.as_deref();
         let place = (&*state.fetches(), vm.id.as_str());
         let quarantine = Quarantine::make(place, &checkout, &home.ids(), sent, interrupts)?;
         let spool = Spool::make(dir.path())?;
-        let have = have(&home, &quarantine, args.branch.as_deref(), vm.name.as_str());
-        timeline.step("receive", || receive_apart(document, &spool, interrupts, args.max_size, &have))?;
+        let have = have(&home, &quarantine, args.spec.branch.as_deref(), vm.name.as_str());
+        timeline.step("receive", || receive_apart(document, &spool, interrupts, args.spec.limit(), &have))?;
         let answer = spool.read(checkout.object_format == "sha256")?;
         let tip = answer.as_ref().map(|answer| answer.tip.clone());
         let answer = answer.filter(|answer| Some(answer.tip.as_str()) != sent);
         if let Some(answer) = &answer {
-            timeline.step("verify", || quarantine.take_in(answer, args.max_size))?;
+            timeline.step("verify", || quarantine.take_in(answer, args.spec.limit()))?;
         }
         let vm = vm.name.as_str();
         // A guest may take its time: what has been checked out meanwhile counts.
@@ -86,11 +86,11 @@ pub(super) fn fetch(args: &FetchArgs) -> ExitCode {
 
 /// Whether the options are of one format.
 fn check(args: &FetchArgs) -> Result<(), UsageError> {
-    let is_branch = args.format == Format::Branch;
+    let is_branch = args.spec.format == FetchFormat::Branch;
     if is_branch && args.output != Path::new("-") {
         return Err(UsageError("--output is where mails go: it needs --format mbox".to_owned()));
     }
-    if !is_branch && (args.branch.is_some() || args.force) {
+    if !is_branch && (args.spec.branch.is_some() || args.spec.force) {
         return Err(UsageError("--as and --force are of a branch: --format mbox makes none".to_owned()));
     }
     Ok(())
@@ -133,7 +133,7 @@ struct Fetched<'a> {
 impl Fetched<'_> {
     fn write_mails(&self, answer: &Answer, file: &Path) -> Result<Outcome, Failure> {
         let count = self.quarantine.count(&answer.tip, None)?;
-        let path = self.quarantine.write_mails(&answer.tip, self.args.max_size)?;
+        let path = self.quarantine.write_mails(&answer.tip, self.args.spec.limit())?;
         let mut mails = File::open(&path).map_err(WorkspaceError::io("read", &path))?;
         hand_over(&mut mails, file, self.interrupts)?;
         let patch_file = Some(file.to_string_lossy().into_owned());
@@ -142,7 +142,7 @@ impl Fetched<'_> {
 
     /// The branch that is made or moved, and where it is.
     fn branch_for(&self, answer: &Answer) -> Result<(String, Option<String>), FetchError> {
-        if let Some(branch) = &self.args.branch {
+        if let Some(branch) = &self.args.spec.branch {
             return Ok((branch.clone(), self.home.admit(branch)?));
         }
         let branch = answer.own_branch(self.vm)?;
@@ -164,7 +164,7 @@ impl Fetched<'_> {
         if old.as_deref() == Some(tip) {
             return Ok(outcome);
         }
-        if let Some(old) = old.clone().filter(|_| !self.args.force)
+        if let Some(old) = old.clone().filter(|_| !self.args.spec.force)
             && !self.quarantine.is_ancestor(&old, tip)?
         {
             return Err(FetchError::Diverged { branch, old, new: tip.to_owned() }.into());

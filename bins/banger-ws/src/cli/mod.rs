@@ -18,7 +18,7 @@ pub mod summary;
 use std::process::ExitCode;
 
 use args::Verb;
-pub use args::{Args, ModeChoice};
+pub use args::{Args, FetchFormat, FetchSpec, ModeChoice};
 
 use crate::cli::report::RecordTo;
 use banger_cli::plumbing::{self, NothingToRun};

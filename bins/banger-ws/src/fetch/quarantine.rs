@@ -137,7 +137,7 @@ impl<'a> Quarantine<'a> {
         let kind = self.run(&["cat-file", "-t", &answer.tip], Vec::new());
         let kind = kind.map_err(self.judge(FetchError::Incomplete))?;
         if kind != b"commit\n" {
-            return Err(FetchError::Answer("HEAD is no commit"));
+            return Err(FetchError::Answer("HEAD is not a commit"));
         }
         // All that the host's refs reach is there; from the commit down to those everything is looked for.
         let asked = revisions(&answer.tip, &self.known);

@@ -83,7 +83,7 @@ fn check_firecracker(context: &Context) -> Check {
     let (state, detail) = match (vmm::firecracker(&context.config), &context.config.firecracker_bin) {
         (Some(path), _) => (CheckState::Ok, path.display().to_string()),
         (None, Some(path)) => {
-            (CheckState::Missing, format!("{}: vmm.firecracker_bin is no program", path.display()))
+            (CheckState::Missing, format!("{}: vmm.firecracker_bin is not a program", path.display()))
         }
         (None, None) => (CheckState::Note, "not installed: QEMU is used".to_owned()),
     };

@@ -66,7 +66,7 @@ pub struct ImageRegister {
     /// The image whose kernel it gets [default: the newest]
     #[arg(long, value_name = "IMAGE")]
     pub kernel_from: Option<ImageName>,
-    /// The kernel it gets, one that is no part of an image [default: the newest]
+    /// The kernel it gets, one that is not part of an image [default: the newest]
     #[arg(long, value_name = "KERNEL", conflicts_with = "kernel_from")]
     pub kernel: Option<KernelName>,
 }
@@ -161,7 +161,7 @@ pub fn dispatch(context: &Context, command: ImageCommand) -> Result<ExitCode> {
         ImageCommand::Show(_) | ImageCommand::Register(_) | ImageCommand::Promote(_) => {
             context::print(&table::pretty(&answer))
         }
-        // A layout is no image: what was downloaded, and where it is.
+        // A layout is not an image: what was downloaded, and where it is.
         ImageCommand::Pull(args) if args.layout.is_some() => context::print(&table::pretty(&answer)),
         ImageCommand::Build(_) | ImageCommand::Import(_) | ImageCommand::Pull(_) => {
             for note in answer["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {

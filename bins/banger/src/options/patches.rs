@@ -46,7 +46,7 @@ pub enum OutputError {
     NoDirectory(PathBuf),
     #[error("{0:?} is a directory; a file is needed")]
     IsDirectory(PathBuf),
-    #[error("{0:?} is no new or empty directory, which patches need")]
+    #[error("{0:?} is not a new or empty directory, which patches need")]
     PatchDirectory(PathBuf),
     #[error("--json and --patch - both want stdout")]
     Stdout,

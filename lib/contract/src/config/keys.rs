@@ -68,7 +68,7 @@ pub const KEYS: [Key; 30] = [
     },
     Key {
         name: "vm.kernel",
-        help: "The kernel that a new VM boots, one that is no part of an image.",
+        help: "The kernel that a new VM boots, one that is not part of an image.",
         allowed: "a kernel's name, as banger kernel ls shows it",
         otherwise: "the image's own",
         variable: None,

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::{LinkName, string_type};
 
-/// Why a string is no valid identifier.
+/// Why a string is not a valid identifier.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 #[error("{kind} {shown:?} is not valid: it has {digits} lower-case hexadecimal digits")]
 pub struct ParseIdError {

@@ -1,6 +1,6 @@
 //! Values that are parsed once at the edge and trusted afterwards: a [`VmName`] is a valid name wherever it appears.
 //!
-//! Every type here validates in [`std::str::FromStr`] ([`Environment`], which is no string: where it is set), serialises as what it was
+//! Every type here validates in [`std::str::FromStr`] ([`Environment`], which is not a string: where it is set), serialises as what it was
 //! parsed from, and so is validated again whenever a record or a database row is read. Nothing here touches the host.
 
 mod cidr;

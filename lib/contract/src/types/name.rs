@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::string_type;
 
-/// Why a string is no valid name. The text quotes the input escaped and cut, since it may be anything.
+/// Why a string is not a valid name. The text quotes the input escaped and cut, since it may be anything.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 #[error("{kind} {shown} is not valid: {reason}")]
 pub struct ParseNameError {
@@ -114,7 +114,7 @@ string_type!(ImageName, "^[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?$");
 pub struct KernelName(String);
 
 impl KernelName {
-    /// What stands for the image's own kernel where one is chosen, and is no kernel's name.
+    /// What stands for the image's own kernel where one is chosen, and is not a kernel's name.
     pub const OWN: &str = "image";
 
     /// The name as text.

@@ -8,9 +8,11 @@ use thiserror::Error;
 /// The longest address, bytes.
 const MAX_BYTES: usize = 2000;
 
-/// A text that is no address of a proxy. It may hold a password, so that it is not quoted.
+/// A text that is not an address of a proxy. It may hold a password, so that it is not quoted.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("it is no proxy's address: http:// or https://, perhaps NAME:PASSWORD@, a host, and perhaps a port")]
+#[error(
+    "it is not a proxy's address: http:// or https://, perhaps NAME:PASSWORD@, a host, and perhaps a port"
+)]
 pub struct ParseProxyError;
 
 /// An http proxy. Shown, it has no name and no password.

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-/// Why a string is no size.
+/// Why a string is not a size.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 #[error("write it as 512M, 20G or 1T")]
 pub struct ParseSizeError;

@@ -89,7 +89,7 @@ pub enum TarError {
         after: String,
     },
     /// There is no header where one should be.
-    #[error("this is no tar archive, or it is damaged{}: {what}", behind(.after))]
+    #[error("this is not a tar archive, or it is damaged{}: {what}", behind(.after))]
     Header {
         /// The last entry that was seen.
         after: String,

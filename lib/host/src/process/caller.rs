@@ -9,9 +9,9 @@ pub struct Caller {
     uid: Option<u32>,
 }
 
-/// sudo's word on who called it is no number.
+/// sudo's word on who called it is not a number.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error("SUDO_UID is {0:?}, which is no user id")]
+#[error("SUDO_UID is {0:?}, which is not a user id")]
 pub struct SudoUidError(pub String);
 
 impl Caller {

@@ -261,7 +261,7 @@ fn names_that_nobody_gives_make_no_branch() {
         let error = world.refuses(&[], "the guest's branch is called");
         assert!(error["error"]["hint"].as_str().unwrap().contains("--as"), "{error}");
     }
-    // Where it is given a name the guest's does not count; and what is no branch of the guest's is none.
+    // Where it is given a name the guest's does not count; and what is not a branch of the guest's is none.
     world.lie(&tip, "refs/heads/$(touch ran)", "cat pack");
     assert_eq!(world.fetched(&["--as", "named"])["branch"], "named");
     for name in ["refs/remotes/origin/main", "refs/heads", "../x", "refs/heads/main\nrefs/heads/x"] {

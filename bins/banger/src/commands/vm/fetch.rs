@@ -6,65 +6,37 @@ use std::process::ExitCode;
 use banger_contract::Document;
 use banger_contract::record::Outcome;
 use banger_host::git::{self, Git};
+use banger_ws::cli::{FetchFormat, FetchSpec};
 use banger_ws::guest::quote;
-use clap::ValueEnum;
 
 use crate::context::{self, Context, Result};
 use crate::stage::Stage;
 use crate::{changes, lifecycle, pager};
-
-/// What the guest's commits become.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// A branch of the checkout's repository
-    Branch,
-    /// Mails on stdout, as git am takes them; the repository stays as it is
-    Mbox,
-}
 
 #[derive(Debug, clap::Args)]
 pub struct Fetch {
     /// The VM's name or id
     #[arg(value_name = "VM")]
     pub vm: String,
-    /// The branch [default: banger/<the VM's name>/<the guest's branch, or HEAD>]
-    #[arg(long = "as", value_name = "BRANCH")]
-    pub branch: Option<String>,
-    /// Move a branch that has other commits than the guest's
-    #[arg(long)]
-    pub force: bool,
-    /// What the commits become
-    #[arg(long, value_enum, value_name = "FORMAT", default_value = "branch")]
-    pub format: Format,
-    /// Refuse commits that take more bytes than this, packed or as mails (K, M and G are understood) [default: 1G]
-    #[arg(long, value_name = "SIZE")]
-    pub max_size: Option<String>,
+    #[command(flatten)]
+    pub spec: FetchSpec,
 }
 
 fn stage(args: &Fetch) -> Stage {
-    let mut stage = Stage::new("banger-ws", "fetch");
-    for (option, value) in [("--as", &args.branch), ("--max-size", &args.max_size)] {
-        if let Some(value) = value {
-            // One word: a value may begin with a dash.
-            stage = stage.arg(format!("{option}={value}"));
-        }
-    }
-    if args.force { stage.arg("--force") } else { stage }
+    args.spec.words().into_iter().fold(Stage::new("banger-ws", "fetch"), Stage::arg)
 }
 
 /// `banger vm fetch`.
 pub fn fetch(context: &Context, args: &Fetch) -> Result<ExitCode> {
     let (_, row) = lifecycle::find(context, &args.vm)?;
     if context.explain {
-        let mbox = args.format == Format::Mbox;
-        let stage = if mbox { stage(args).arg("--format").arg("mbox") } else { stage(args) };
-        let shown = stage.shown();
+        let shown = stage(args).shown();
         return Ok(context::print(&format!("banger vm show {} --record | {shown}\n", row.vm.name)));
     }
     let document = changes::workspace_of(&row)?;
-    match args.format {
-        Format::Branch => make_branch(context, args, &document),
-        Format::Mbox => write_mails(context, args, &document),
+    match args.spec.format {
+        FetchFormat::Branch => make_branch(context, args, &document),
+        FetchFormat::Mbox => write_mails(context, args, &document),
     }
 }
 
@@ -82,7 +54,7 @@ fn make_branch(context: &Context, args: &Fetch, document: &Document) -> Result<E
 fn write_mails(context: &Context, args: &Fetch, document: &Document) -> Result<ExitCode> {
     let dir = document.vm()?.paths.dir;
     let temp = tempfile::Builder::new().prefix(".mails-").tempfile_in(dir).map_err(changes::talk)?;
-    let stage = stage(args).arg("--format").arg("mbox").arg("--output").arg(temp.path());
+    let stage = stage(args).arg("--output").arg(temp.path());
     let value = stage.run(context, document.to_value().to_string().as_bytes(), None)?;
     let record = changes::without_file(&value)?;
     if context.json {
