@@ -43,7 +43,7 @@ fn what_is_not_there_or_does_not_run_is_said_clearly() {
     );
     assert_eq!(
         explained(&["fetch", "dev1", "--format", "mbox"]),
-        "banger vm show dev1 --record | banger-ws fetch --format mbox\n"
+        "banger vm show dev1 --record | banger-ws fetch --format=mbox\n"
     );
 }
 

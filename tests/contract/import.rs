@@ -325,7 +325,7 @@ fn layouts_that_are_not_sound_are_refused() {
     check("a broken index", 2, "bad-input", "index.json", &[], &|_| index("{".into()));
     check("a huge index", 2, "bad-input", "larger", &[], &|_| index(" ".repeat(5 << 20)));
     for digest in ["sha256:../../../../etc/passwd", "sha512:00", "md5", "sha256:ABCD"] {
-        check(digest, 2, "bad-input", "no digest", &[], &|_| {
+        check(digest, 2, "bad-input", "not a digest", &[], &|_| {
             index(json!({ "manifests": [{ "digest": digest, "size": 1 }] }).to_string());
         });
     }

@@ -548,6 +548,38 @@ fn secrets_stay_with_the_server_they_are_for() {
     assert!(all_of(&error).contains("192.0.2.1"), "{error}");
 }
 
+/// Who breaks TLS on the way is told nothing, though the image may be taken in the clear.
+#[test]
+fn no_secret_is_sent_without_encryption() {
+    let content = Content::new();
+    let tokens = Server::start(|_| Reply::new(200, r#"{"token":"anonymous"}"#));
+    let outside = |server: &Server| server.address.replace("127.0.0.1", "0.0.0.0");
+    let realm = format!("Bearer realm=\"http://{}/token\",service=\"x\"", outside(&tokens));
+    let pull = |server: &Server, place: &Place| {
+        let mut pull = place.command(&format!("{}/team/image:v1", outside(server)), &["--insecure"]);
+        run(pull.env("NO_PROXY", "0.0.0.0"), b"")
+    };
+    let told = |server: &Server| {
+        server.asked().iter().any(|asked| {
+            let header = asked.header("authorization").unwrap_or_default();
+            header.contains("YW5u") || asked.body.contains("idt") || header.contains("anns")
+        })
+    };
+    for credentials in [r#"{"auth":"YW5uOnNlY3JldA=="}"#, r#"{"identitytoken":"idt"}"#] {
+        for (wanted, challenge, opens) in [
+            ("Basic YW5uOnNlY3JldA==", "Basic realm=\"x\"", false),
+            ("Bearer anonymous", realm.as_str(), true),
+        ] {
+            let (server, place) = (guarded(&content, wanted, challenge), Place::new());
+            place.config(&format!(r#"{{"auths":{{"{}":{credentials}}}}}"#, outside(&server)));
+            let output = pull(&server, &place);
+            assert_eq!(output.status.success(), opens, "{challenge}: {output:?}");
+            assert!(!server.asked().is_empty() && !told(&server), "{challenge}: {:?}", server.asked());
+            assert!(!told(&tokens), "{:?}", tokens.asked());
+        }
+    }
+}
+
 #[test]
 fn without_a_registry_the_alternatives_are_named() {
     let place = Place::new();

@@ -109,6 +109,8 @@ fn read(stream: &mut TcpStream) -> Option<Asked> {
     while !bytes.ends_with(b"\r\n\r\n") {
         stream.read_exact(&mut byte).ok()?;
         bytes.push(byte[0]);
+        // Who begins with TLS is hung up on.
+        bytes[0].is_ascii_uppercase().then_some(())?;
     }
     let text = String::from_utf8(bytes).ok()?;
     let mut lines = text.lines();

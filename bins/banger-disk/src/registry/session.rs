@@ -35,8 +35,21 @@ pub(super) struct Session<'a> {
     web: &'a Web,
     /// docker's configuration.
     config: Option<&'a Path>,
-    /// The header Authorization, once there is one.
-    authorization: Mutex<Option<String>>,
+    /// What it is told of us, once that is something.
+    authorization: Mutex<Option<Authorization>>,
+}
+
+/// The header Authorization.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Authorization {
+    header: String,
+    /// Whether it came of the user's credentials: that goes through TLS alone, whatever is taken without.
+    is_secret: bool,
+}
+
+/// Whether `url` may be told what is secret.
+fn is_private(url: &Url) -> bool {
+    url.is_secure() || url.is_loopback()
 }
 
 /// What the header WWW-Authenticate asks for.
@@ -68,7 +81,7 @@ impl<'a> Session<'a> {
             // A registry of one's own without encryption: https was tried first.
             Err(PullError::Web {
                 source: WebError::Failed { .. } | WebError::Unreachable { .. }, ..
-            }) if self.web.takes_plain_from_all() && url.is_secure() => {
+            }) if self.web.takes_plain_from_all() && url.is_secure() && !self.has_secret() => {
                 let plain = Url::at(false, server, &path).expect("it was an address before");
                 self.ask(&plain, &what, accept, from)
             }
@@ -83,7 +96,8 @@ impl<'a> Session<'a> {
         loop {
             attempt += 1;
             let authorization = self.authorization();
-            let request = Request { url, accept, authorization: authorization.as_deref(), from, form: None };
+            let header = authorization.as_ref().map(|told| told.header.as_str());
+            let request = Request { url, accept, authorization: header, from, form: None };
             let answer = match self.web.send(&request) {
                 Ok(answer) => answer,
                 Err(error) if error.is_passing() && attempt < ATTEMPTS => {
@@ -115,8 +129,13 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn authorization(&self) -> Option<String> {
+    fn authorization(&self) -> Option<Authorization> {
         self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether the registry was told something secret: then it has TLS, and who cannot reach that now is led elsewhere.
+    fn has_secret(&self) -> bool {
+        self.authorization().is_some_and(|told| told.is_secret)
     }
 
     /// The pause that the registry asks for; only seconds are understood, not dates.
@@ -132,7 +151,7 @@ impl<'a> Session<'a> {
     }
 
     /// Does what the answer's challenge asks for. `used` was of no avail; where another thread has a newer one already, that is taken.
-    fn authenticate(&self, url: &Url, answer: &Answer, used: Option<String>) -> Result<(), PullError> {
+    fn authenticate(&self, url: &Url, answer: &Answer, used: Option<Authorization>) -> Result<(), PullError> {
         let mut authorization = self.authorization.lock().unwrap_or_else(PoisonError::into_inner);
         if *authorization != used {
             return Ok(());
@@ -144,11 +163,14 @@ impl<'a> Session<'a> {
             return Err(self.no("it asks for a login of a kind that is not known"));
         };
         let credentials = match self.config {
-            Some(path) => credentials::find(path, self.reference.registry())
+            Some(path) if is_private(url) => credentials::find(path, self.reference.registry())
                 .map_err(|source| PullError::Credentials { reference: self.shown(), source })?,
-            None => None,
+            _ => None,
         };
-        *authorization = Some(match challenge {
+        let header = match challenge {
+            Challenge::Basic if !is_private(url) => {
+                return Err(self.no("it asks for a login, which is not sent without encryption"));
+            }
             Challenge::Basic => {
                 let basic = credentials.as_ref().and_then(Credentials::basic);
                 basic.ok_or_else(|| self.no("it asks for a login, and there is none"))?
@@ -156,7 +178,8 @@ impl<'a> Session<'a> {
             Challenge::Bearer { realm, service } => {
                 format!("Bearer {}", self.token(url, &realm, service.as_deref(), credentials.as_ref())?)
             }
-        });
+        };
+        *authorization = Some(Authorization { header, is_secret: credentials.is_some() });
         Ok(())
     }
 
@@ -174,6 +197,9 @@ impl<'a> Session<'a> {
         let inside = registry.is_loopback() && realm.is_loopback();
         if !(realm.is_secure() || inside || self.web.takes_plain_from_all()) {
             return Err(self.web_error(WebError::Plain(realm.to_string())));
+        }
+        if credentials.is_some() && !is_private(&realm) {
+            return Err(self.no("it wants a login at an address without encryption, where none is sent"));
         }
         let scope = format!("repository:{}:pull", self.reference.repository());
         let mut form = None;

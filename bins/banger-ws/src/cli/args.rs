@@ -300,7 +300,7 @@ impl FetchSpec {
     /// The words that say this on a command line, each an option with its value: that may begin with a dash.
     pub fn words(&self) -> Vec<String> {
         let branch = self.branch.iter().map(|branch| format!("--as={branch}"));
-        let size = self.max_size.iter().map(|size| format!("--max-size={size}"));
+        let size = self.max_size.iter().map(|size| format!("--max-size={}", Size::from_bytes(*size)));
         let force = self.force.then(|| "--force".to_owned());
         let mails = (self.format == FetchFormat::Mbox).then(|| "--format=mbox".to_owned());
         branch.chain(size).chain(force).chain(mails).collect()

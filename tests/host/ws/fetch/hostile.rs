@@ -217,7 +217,7 @@ fn commits_that_are_none_or_lack_something_are_refused() {
         assert!(message.contains("refused") || message.contains("not complete"), "{what}: {error}");
     }
     world.send(&[&commit, &tree, &blob]);
-    world.refuses(&[], "no commit");
+    world.refuses(&[], "not a commit");
 }
 
 #[test]
