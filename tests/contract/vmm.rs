@@ -82,6 +82,11 @@ fn qemu_is_started_sandboxed_and_the_supervisor_is_small_and_alone() {
     assert!(
         argv.contains("-sandbox\non,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny\n")
     );
+    // What the guest may take of the host's time by asking for randomness is bounded, and devices that it has no use for are not there.
+    assert!(argv.contains("virtio-rng-pci,rng=rng,max-bytes=65536,period=1000\n"), "{argv}");
+    if cfg!(target_arch = "x86_64") {
+        assert!(argv.contains("q35,sata=off,smbus=off,vmport=off\n"), "{argv}");
+    }
     assert!(argv.contains("/st,,ate/vms/") && argv.contains("werror=report"), "{argv}");
     assert!(argv.contains(&format!("hostfwd=tcp:127.0.0.1:{}-10.0.2.15:22", world.port())));
     let supervisor = pid_of(&record, "supervisor_pid");

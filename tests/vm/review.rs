@@ -46,7 +46,9 @@ fn a_change_is_looked_at_and_applied() {
     fs::write(repo.join("LICENSE"), "moved on\n").unwrap();
     let applied = home.run(&["vm", "apply", "v1"]);
     assert!(
-        applied.status.success() && said(&applied).contains("applied: 3 files changed"),
+        applied.status.success()
+            && said(&applied).contains("applied: 3 files changed")
+            && said(&applied).contains("look before you use the checkout: .envrc"),
         "{}",
         said(&applied)
     );

@@ -186,7 +186,10 @@ pub struct Vsock {
 
 /// `PUT /entropy`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct EntropyDevice {}
+pub struct EntropyDevice {
+    /// How much the guest may have of it.
+    pub rate_limiter: RateLimiter,
+}
 
 /// `PUT /actions`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use banger_host::fs::inotify::NewEntries;
 use banger_host::net::unix;
+use banger_vmm::arch::ENTROPY_BYTES_S;
 use banger_vmm::monitor::{Change, Process};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -93,7 +94,8 @@ pub fn configure(client: &mut Client, configuration: &Configuration) -> Result<(
     client.put(&format!("/network-interfaces/{}", interface.iface_id), interface)?;
     client.put("/vsock", &configuration.vsock)?;
     // A guest with little entropy stalls at its first key (#663).
-    client.put("/entropy", &EntropyDevice {})?;
+    let rate_limiter = RateLimiter::bytes_per_second(ENTROPY_BYTES_S);
+    client.put("/entropy", &EntropyDevice { rate_limiter })?;
     Ok(())
 }
 

@@ -295,7 +295,7 @@ fn machine_args(machine: &Machine) -> Vec<String> {
     add("-initrd", machine.disk.initrd.clone());
     add("-append", boot_line(machine.accel));
     add("-object", "rng-random,id=rng,filename=/dev/urandom".into());
-    add("-device", "virtio-rng-pci,rng=rng".into());
+    add("-device", format!("virtio-rng-pci,rng=rng,max-bytes={},period=1000", arch::ENTROPY_BYTES_S));
     args
 }
 

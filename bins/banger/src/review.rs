@@ -17,13 +17,18 @@ pub fn tell(context: &Context, patch: &Path, document: &Document) -> Result<()> 
     let flagged = outcome.flagged.as_ref().is_some_and(|flagged| !flagged.is_empty());
     if flagged || io::stderr().is_terminal() {
         let name = if patch == Path::new("-") { "the patch".into() } else { patch.to_string_lossy() };
-        context.say(format!("{name}: {}", summary(&outcome)));
+        context.say(format!("{name}: {}", summary(&outcome, BEFORE)));
     }
     Ok(())
 }
 
-/// What the patch of `outcome` amounts to.
-pub fn summary(outcome: &Outcome) -> String {
+/// What to do about flagged files of a patch that is not applied yet.
+pub const BEFORE: &str = "look before you apply it";
+/// The same where they are in the checkout by now.
+pub const AFTER: &str = "look before you use the checkout";
+
+/// What the patch of `outcome` amounts to; `advice` is what to do about flagged files.
+pub fn summary(outcome: &Outcome, advice: &str) -> String {
     let count = outcome.change_count.unwrap_or(0);
     if count == 0 {
         return "no changes".to_owned();
@@ -33,8 +38,7 @@ pub fn summary(outcome: &Outcome) -> String {
     let mut line = format!("{count} {files} changed, +{plus} -{minus}");
     let flagged = outcome.flagged.as_deref().unwrap_or_default();
     if !flagged.is_empty() {
-        line += "; look before you apply it: ";
-        line += &named(flagged);
+        line += &format!("; {advice}: {}", named(flagged));
     }
     line
 }
@@ -61,9 +65,9 @@ mod tests {
             flagged: Some(vec![Flagged { path: ".envrc".into(), reason: "why".into() }; flagged]),
             ..Outcome::default()
         };
-        assert_eq!(summary(&outcome(0, 0)), "no changes");
-        assert_eq!(summary(&outcome(1, 0)), "1 file changed, +3 -1");
-        let line = summary(&outcome(6, 6));
+        assert_eq!(summary(&outcome(0, 0), BEFORE), "no changes");
+        assert_eq!(summary(&outcome(1, 0), BEFORE), "1 file changed, +3 -1");
+        let line = summary(&outcome(6, 6), BEFORE);
         assert!(
             line.starts_with("6 files changed, +3 -1; look before you apply it: .envrc (why), "),
             "{line}"

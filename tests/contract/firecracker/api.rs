@@ -120,7 +120,8 @@ fn a_machine_is_described_in_firecrackers_order_and_words() {
         json!({"iface_id": "eth0", "host_dev_name": format!("bgt{ID}"), "guest_mac": "02:42:0a:4d:00:02"});
     assert_eq!(body("PUT /network-interfaces/eth0"), interface);
     assert_eq!(body("PUT /vsock"), json!({"guest_cid": 42, "uds_path": "vsock.sock"}));
-    assert_eq!(body("PUT /entropy"), json!({}));
+    let limit = json!({"bandwidth": {"size": 65536, "refill_time": 1000}});
+    assert_eq!(body("PUT /entropy"), json!({ "rate_limiter": limit }));
     assert_eq!(body("PUT /actions"), json!({"action_type": "InstanceStart"}));
 }
 

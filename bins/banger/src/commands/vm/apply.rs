@@ -60,11 +60,11 @@ pub fn apply(context: &Context, args: &Apply) -> Result<ExitCode> {
         return Ok(status);
     }
     let outcome = document.outcome()?.unwrap_or_default();
-    let summary = review::summary(&outcome);
+    let summary = |advice| review::summary(&outcome, advice);
     context.say(match outcome.applied {
-        Some(Applied::Applied) => format!("applied: {summary}"),
-        Some(Applied::Applies) => format!("it applies: {summary}"),
-        Some(Applied::Already) => format!("the checkout has it already: {summary}"),
+        Some(Applied::Applied) => format!("applied: {}", summary(review::AFTER)),
+        Some(Applied::Applies) => format!("it applies: {}", summary(review::BEFORE)),
+        Some(Applied::Already) => format!("the checkout has it already: {}", summary(review::AFTER)),
         Some(Applied::Nothing) | None => "no changes".to_owned(),
     });
     Ok(status)
