@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::context::{self, Context, Result};
 use crate::lifecycle::{self, LifecycleError};
-use crate::stage::Stage;
+use crate::stage::{self, Stage};
 use crate::{observed, vmm};
 
 /// What is wrong with a VM that runs.
@@ -48,7 +48,7 @@ pub fn ask<T: DeserializeOwned>(context: &Context, row: &VmRow, verb: &'static s
 }
 
 /// The pipeline that a verb stands for.
-pub fn explained(context: &Context, row: &VmRow, verb: &str) -> Result<ExitCode> {
+pub fn explained(context: &Context, row: &VmRow, verb: &'static str) -> Result<ExitCode> {
     let program = vmm::program_of(&context.config, &observed::current(row)?)?;
-    Ok(context::print(&format!("banger vm show {} --record | {program} {verb}\n", row.vm.name)))
+    Ok(context::print(&stage::pipeline(&row.vm.name, [&Stage::new(program, verb)])))
 }

@@ -180,15 +180,17 @@ fn undo(
     Failure::Passed(Box::new(fault))
 }
 
+/// The stages of a stop, in order; `force` cuts the power.
+pub fn stop_stages(context: &Context, vm: &Vm, document: &Document, force: bool) -> Result<[Stage; 3]> {
+    let program = vmm::program_of(&context.config, document)?;
+    let end = if force { Stage::new(program, "kill") } else { vmm::stop_stage(&context.config, program) };
+    Ok([end, Stage::new("banger-disk", "detach"), detach_network(vm)])
+}
+
 /// Takes a VM down and detaches everything; `force` cuts the power.
 pub fn run_stop(context: &Context, row: &VmRow, lock: &VmLock, force: bool) -> Result<Document> {
     let mut document = document(row);
-    let program = vmm::program_of(&context.config, &document)?;
-    let stages = [
-        if force { Stage::new(program, "kill") } else { vmm::stop_stage(&context.config, program) },
-        Stage::new("banger-disk", "detach"),
-        detach_network(&row.vm),
-    ];
+    let stages = stop_stages(context, &row.vm, &document, force)?;
     for stage in stages {
         // Waiting for a guest to shut down may be given up; cutting its power and what follows may not.
         let stage = if force { stage.steadfast() } else { stage };

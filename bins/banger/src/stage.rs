@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use banger_cli::{Failure, plumbing};
 use banger_contract::record::MAX_RECORD_BYTES;
-use banger_contract::types::StateId;
+use banger_contract::types::{StateId, VmName};
 use banger_contract::{Coded, Document, ErrorCode, ErrorRecord};
 use banger_host::fs::fd;
 use banger_host::process::exec::{Exec, ExecError, shell_status};
@@ -72,6 +72,12 @@ impl Coded for StageError {
             _ => None,
         }
     }
+}
+
+/// The pipeline that a verb stands for, as a person would type it: the record of `vm` through `stages`.
+pub fn pipeline<'a>(vm: &VmName, stages: impl IntoIterator<Item = &'a Stage>) -> String {
+    let stages = stages.into_iter().map(|stage| format!(" | {}", stage.shown()));
+    format!("banger vm show {vm} --record{}\n", stages.collect::<String>())
 }
 
 /// One program and verb, with its arguments.

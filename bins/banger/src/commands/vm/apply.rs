@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use banger_contract::record::Applied;
 
 use crate::context::{self, Context, Result};
-use crate::stage::Stage;
+use crate::stage::{self, Stage};
 use crate::{changes, lifecycle, review};
 
 #[derive(Debug, clap::Args)]
@@ -40,13 +40,10 @@ pub fn apply(context: &Context, args: &Apply) -> Result<ExitCode> {
     let (_, row) = lifecycle::find(context, &args.vm)?;
     let options: Vec<&str> = changes::of_submodule(args.submodule.as_deref()).collect();
     if context.explain {
-        let apply = stage(args, "CHECKOUT").arg("--patch").arg("FILE").shown();
         let export = options.iter().fold(Stage::new("banger-ws", "export"), Stage::arg);
-        return Ok(context::print(&format!(
-            "banger vm show {} --record | {} --output FILE | {apply}\n",
-            row.vm.name,
-            export.shown()
-        )));
+        let export = export.arg("--output").arg("FILE");
+        let apply = stage(args, "CHECKOUT").arg("--patch").arg("FILE");
+        return Ok(context::print(&stage::pipeline(&row.vm.name, [&export, &apply])));
     }
     let document = changes::workspace_of(&row)?;
     let home = document.required_workspace()?.host_path;

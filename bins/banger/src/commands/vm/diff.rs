@@ -4,7 +4,7 @@ use std::fs::File;
 use std::process::ExitCode;
 
 use crate::context::{self, Context, Result};
-use crate::{changes, lifecycle, pager};
+use crate::{changes, lifecycle, pager, stage};
 
 #[derive(Debug, clap::Args)]
 pub struct Diff {
@@ -47,8 +47,8 @@ impl Diff {
 pub fn diff(context: &Context, args: &Diff) -> Result<ExitCode> {
     let (_, row) = lifecycle::find(context, &args.vm)?;
     if context.explain {
-        let shown = changes::stage(&args.options(), "-", &args.paths).shown();
-        return Ok(context::print(&format!("banger vm show {} --record | {shown}\n", row.vm.name)));
+        let export = changes::stage(&args.options(), "-", &args.paths);
+        return Ok(context::print(&stage::pipeline(&row.vm.name, [&export])));
     }
     let document = changes::workspace_of(&row)?;
     let (patch, record) = changes::take(context, &document, &args.options(), &args.paths)?;

@@ -10,7 +10,7 @@ use banger_ws::cli::{FetchFormat, FetchSpec};
 use banger_ws::guest::quote;
 
 use crate::context::{self, Context, Result};
-use crate::stage::Stage;
+use crate::stage::{self, Stage};
 use crate::{changes, lifecycle, pager};
 
 #[derive(Debug, clap::Args)]
@@ -30,8 +30,7 @@ fn stage(args: &Fetch) -> Stage {
 pub fn fetch(context: &Context, args: &Fetch) -> Result<ExitCode> {
     let (_, row) = lifecycle::find(context, &args.vm)?;
     if context.explain {
-        let shown = stage(args).shown();
-        return Ok(context::print(&format!("banger vm show {} --record | {shown}\n", row.vm.name)));
+        return Ok(context::print(&stage::pipeline(&row.vm.name, [&stage(args)])));
     }
     let document = changes::workspace_of(&row)?;
     match args.spec.format {

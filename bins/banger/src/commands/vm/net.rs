@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::context::{self, Context, Result};
 use crate::options::OneVm;
-use crate::stage::Stage;
+use crate::stage::{self, Stage};
 use crate::{lifecycle, observed, table};
 
 pub fn net(context: &Context, args: &OneVm) -> Result<ExitCode> {
@@ -18,8 +18,7 @@ pub fn net(context: &Context, args: &OneVm) -> Result<ExitCode> {
     let counts = row.vm.net_mode == NetMode::Tap && document.net()?.is_some();
     let stage = Stage::new("banger-netd", "status").privileged(counts);
     if context.explain {
-        let name = &row.vm.name;
-        return Ok(context::print(&format!("banger vm show {name} --record | {}\n", stage.shown())));
+        return Ok(context::print(&stage::pipeline(&row.vm.name, [&stage])));
     }
     let value = stage.run(context, document.to_value().to_string().as_bytes(), None)?;
     if context.json {

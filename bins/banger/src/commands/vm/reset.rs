@@ -6,7 +6,7 @@ use banger_contract::Document;
 use banger_contract::error::escape_controls;
 
 use crate::context::{self, Context, Result};
-use crate::stage::Stage;
+use crate::stage::{self, Stage};
 use crate::{changes, lifecycle};
 
 /// How many paths are named.
@@ -33,7 +33,7 @@ pub fn reset(context: &Context, args: &Reset) -> Result<ExitCode> {
     let stage =
         if args.paths.is_empty() { stage } else { args.paths.iter().fold(stage.arg("--"), Stage::arg) };
     if context.explain {
-        return Ok(context::print(&format!("banger vm show {} --record | {}\n", row.vm.name, stage.shown())));
+        return Ok(context::print(&stage::pipeline(&row.vm.name, [&stage])));
     }
     let document = changes::workspace_of(&row)?;
     let value = stage.run(context, document.to_value().to_string().as_bytes(), None)?;

@@ -18,7 +18,7 @@ use thiserror::Error;
 use crate::context::{self, Context, Result};
 use crate::options::reach::{Rate, parse_rate};
 use crate::options::spec::{parse_disk_size, parse_memory, parse_seconds};
-use crate::stage::Stage;
+use crate::stage::{self, Stage};
 use crate::{lifecycle, observed, resolver, vmm};
 
 /// On or off.
@@ -226,8 +226,7 @@ fn explain(context: &Context, row: &VmRow, change: &Change) -> Result<String> {
     let mut document = observed::current(row)?;
     document.set_vm(&wanted(&row.vm, change));
     let stages = stages(context, &document, &row.vm, change)?;
-    let shown: Vec<String> = stages.iter().map(|(_, stage)| stage.shown()).collect();
-    Ok(format!("banger vm show {} --record | {}\n", row.vm.name, shown.join(" | ")))
+    Ok(stage::pipeline(&row.vm.name, stages.iter().map(|(_, stage)| stage)))
 }
 
 fn wanted(vm: &Vm, change: &Change) -> Vm {

@@ -9,7 +9,7 @@ use banger_state::lock::VmLock;
 use clap::Args;
 
 use crate::context::{self, Context, Result};
-use crate::{lifecycle, plan, sweep, timings, vmm};
+use crate::{lifecycle, plan, stage, sweep, timings, vmm};
 
 #[derive(Debug, Args)]
 pub struct Start {
@@ -28,13 +28,9 @@ pub fn start(context: &Context, args: &Start) -> Result<ExitCode> {
     let (mut store, row) = lifecycle::find(context, &args.vm)?;
     if context.explain {
         let choice = vmm::choose(&context.config, &row.vm)?;
-        let stages = lifecycle::start_stages(&context.config, &row.vm, choice.program)?
-            .map(|(stage, _)| stage.shown());
-        return Ok(context::print(&format!(
-            "banger vm show {} --record | {}\n",
-            row.vm.name,
-            stages.join(" | ")
-        )));
+        let stages = lifecycle::start_stages(&context.config, &row.vm, choice.program)?;
+        let stages = stages.iter().map(|(stage, _)| stage);
+        return Ok(context::print(&stage::pipeline(&row.vm.name, stages)));
     }
     sweep::sweep(context, &mut store)?;
     let lock = VmLock::acquire(&context.state, &row.vm.id, "banger vm start")?;

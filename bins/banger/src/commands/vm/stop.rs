@@ -6,8 +6,7 @@ use banger_state::lock::VmLock;
 use clap::Args;
 
 use crate::context::{self, Context, Result};
-use crate::stage::Stage;
-use crate::{lifecycle, vmm};
+use crate::{lifecycle, stage};
 
 #[derive(Debug, Args)]
 pub struct Stop {
@@ -22,15 +21,8 @@ pub struct Stop {
 pub fn stop(context: &Context, args: &Stop) -> Result<ExitCode> {
     let (_, row) = lifecycle::find(context, &args.vm)?;
     if context.explain {
-        let program = vmm::program_of(&context.config, &lifecycle::document(&row))?;
-        let stage =
-            if args.force { Stage::new(program, "kill") } else { vmm::stop_stage(&context.config, program) };
-        let name = &row.vm.name;
-        let line = format!(
-            "banger vm show {name} --record | {} | banger-disk detach | banger-netd detach\n",
-            stage.shown()
-        );
-        return Ok(context::print(&line));
+        let stages = lifecycle::stop_stages(context, &row.vm, &lifecycle::document(&row), args.force)?;
+        return Ok(context::print(&stage::pipeline(&row.vm.name, &stages)));
     }
     let lock = VmLock::acquire(&context.state, &row.vm.id, "banger vm stop")?;
     let document = lifecycle::run_stop(context, &row, &lock, args.force)?;

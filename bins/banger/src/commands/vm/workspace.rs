@@ -13,7 +13,7 @@ use clap::Subcommand;
 
 use crate::context::{self, Context, Result};
 use crate::lifecycle::{self, LifecycleError};
-use crate::stage::Stage;
+use crate::stage::{self, Stage};
 use crate::{copy, observed};
 
 #[derive(Debug, clap::Args)]
@@ -111,7 +111,7 @@ fn prepare(context: &Context, args: &Prepare) -> Result<ExitCode> {
         stage = if is_given { stage.arg(option) } else { stage };
     }
     if context.explain {
-        return Ok(context::print(&format!("banger vm show {} --record | {}\n", row.vm.name, stage.shown())));
+        return Ok(context::print(&stage::pipeline(&row.vm.name, [&stage])));
     }
     let value = copy::send(context, &stage, &document)?;
     let after = Document::parse(value.to_string().as_bytes())?;
@@ -134,7 +134,7 @@ fn status(context: &Context, args: &Status) -> Result<ExitCode> {
     let (_, row) = lifecycle::find(context, &args.vm)?;
     let stage = Stage::new("banger-ws", "status");
     if context.explain {
-        return Ok(context::print(&format!("banger vm show {} --record | {}\n", row.vm.name, stage.shown())));
+        return Ok(context::print(&stage::pipeline(&row.vm.name, [&stage])));
     }
     let document = running(&row)?;
     if document.workspace()?.is_none() {
