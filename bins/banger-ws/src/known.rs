@@ -63,10 +63,20 @@ impl Staging {
         known: &'k Known,
         paths: Vec<&'p PathBuf>,
     ) -> Result<(Vec<&'k index::Entry>, Vec<&'p PathBuf>), WorkspaceError> {
+        if paths.is_empty() {
+            return Ok((Vec::new(), paths));
+        }
         let there = &selection.entries;
+        // Where git is told not to look its tree has what is staged, and what is known is what stood there.
+        let index = self.read_index(checkout)?;
+        let is_unseen = |path: &Path| {
+            index.of(path.as_os_str().as_bytes()).iter().any(|entry| entry.assumed || entry.skipped)
+        };
         let entry_of = |path: &Path| {
             let at = there.binary_search_by(|file| file.path.as_os_str().cmp(path.as_os_str())).ok()?;
-            known.untouched(path, &there[at].stat).filter(|entry| !(entry.assumed || entry.is_link()))
+            known
+                .untouched(path, &there[at].stat)
+                .filter(|entry| !(entry.assumed || entry.is_link() || is_unseen(path)))
         };
         let same: Vec<(&PathBuf, &index::Entry)> =
             paths.iter().filter_map(|path| entry_of(path).map(|entry| (*path, entry))).collect();

@@ -155,7 +155,7 @@ impl Staging {
 
     /// Reads the copy once git has refreshed it. One that is not there, or that points at files or processes of this host, is
     /// written anew.
-    fn read_index(&self, checkout: &Checkout) -> Result<Index, WorkspaceError> {
+    pub(super) fn read_index(&self, checkout: &Checkout) -> Result<Index, WorkspaceError> {
         let path = self.index();
         let index = Index::read(&path, &checkout.object_format)?;
         if !index.is_foreign && path.exists() {

@@ -1,9 +1,10 @@
 //! The second copy: only what differs, and never over what the guest has changed.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -455,6 +456,15 @@ fn is_untracked(repo: &Path, path: &Path) -> bool {
     support::run(&mut command, b"").stdout.is_empty()
 }
 
+/// Waits until a file was written so long ago that who looks at it now need not read it again where nobody has touched it since.
+fn grow_old(file: &Path) {
+    let changed =
+        || std::time::UNIX_EPOCH + Duration::from_secs(fs::metadata(file).unwrap().ctime().cast_unsigned());
+    support::eventually("the file to be old", || {
+        changed().elapsed().is_ok_and(|age| age > Duration::from_secs(4))
+    });
+}
+
 #[test]
 fn bytes_that_git_calls_the_same_arrive() {
     let Some(guest) = Guest::with_helper() else { return };
@@ -489,6 +499,9 @@ fn bytes_that_git_calls_the_same_arrive() {
         "echo again >>plain",
     ] {
         script_in(&repo, step);
+        if step.contains("echo five") {
+            grow_old(&repo.join("assumed"));
+        }
         let output = prepare(&guest, &repo, &[]);
         assert!(output.status.success(), "{step}: {}", said(&output));
         assert_same(&guest, &repo, step);
