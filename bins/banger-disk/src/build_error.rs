@@ -26,7 +26,7 @@ pub enum BuildError {
         value: String,
     },
     /// The script is none.
-    #[error("the script is not a text of at most {MAX_SCRIPT_BYTES} bytes that begins with #!")]
+    #[error("the script is not text of at most {MAX_SCRIPT_BYTES} bytes that begins with #!")]
     Script,
     /// A file that a build is given cannot be used.
     #[error("cannot use {path:?} as {what}")]

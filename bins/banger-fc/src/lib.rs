@@ -9,8 +9,6 @@ pub mod launch;
 pub mod program;
 pub mod vsock;
 
-use crate::program::MAX_VCPUS;
-use crate::program::PROGRAM;
 use std::cell::RefCell;
 use std::fs::File;
 use std::io;
@@ -23,6 +21,7 @@ use rustix::pipe::PipeFlags;
 
 use self::client::Client;
 use self::error::{EndedError, LaunchError, NoKvm};
+use self::program::{MAX_VCPUS, PROGRAM};
 use banger_contract::inside::DiskIo;
 use banger_contract::record::{Accel, NetMode, VmmKind};
 use banger_contract::types::LinkName;
@@ -33,6 +32,7 @@ use banger_state::dir::VmDir;
 use banger_vmm::counters::Counted;
 use banger_vmm::monitor::{Change, Channel, Launch, Machine, Monitor, MonitorError, Process};
 use banger_vmm::sys::http;
+
 /// The API socket in Firecracker's working directory, the VM's; [`banger_state::dir::VmDir::api_socket`].
 const API_SOCKET: &str = "api.sock";
 /// How long `firecracker --version` may take.

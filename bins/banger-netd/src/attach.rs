@@ -184,7 +184,7 @@ fn timed<T>(work: impl FnOnce() -> T) -> (T, u64, u64) {
 
 /// # Errors
 /// A process or another VM has one of the ports.
-pub fn take_ports(host: &Host, request: &TapRequest) -> Result<Vec<Port>, NetError> {
+fn take_ports(host: &Host, request: &TapRequest) -> Result<Vec<Port>, NetError> {
     let own = request.names.tap.as_str();
     let others = host.links.iter().any(|link| link.name.starts_with("bgt") && link.name != own);
     if others {
@@ -240,7 +240,7 @@ fn join(host: &mut Host, request: &TapRequest, bridge: &Link) -> Result<(), NetE
 }
 
 /// The bridge, and the ports that are to be published; one may be on the bridge's own address.
-pub fn make_bridge(
+fn make_bridge(
     host: &mut Host,
     request: &TapRequest,
     made: &mut Made,

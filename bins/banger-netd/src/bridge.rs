@@ -18,6 +18,8 @@ use crate::sys::ipv6;
 use crate::undo::Made;
 use crate::{NetError, hold};
 
+/// Whether the bridge that is there, if there is one, may be used.
+///
 /// # Errors
 /// The bridge is somebody else's or has another address.
 pub fn require_same_bridge(host: &Host, request: &TapRequest) -> Result<(), NetError> {
@@ -79,7 +81,7 @@ pub fn ensure_bridge(host: &mut Host, request: &TapRequest, made: &mut Made) -> 
 
 /// A port that is always up: systemd-resolved uses a link only while it has carrier, and a bridge has none while no VM runs.
 /// A kernel without dummy links does without.
-pub fn add_dummy(host: &mut Host, request: &TapRequest, bridge: &Link) -> Result<(), NetError> {
+fn add_dummy(host: &mut Host, request: &TapRequest, bridge: &Link) -> Result<(), NetError> {
     let names = &request.names;
     match link::create(&mut host.netlink, &names.dummy, "dummy", None) {
         Err(error) if error.is_unknown_kind() => return Ok(()),
@@ -101,7 +103,7 @@ pub fn leave_ipv6(port: &LinkName) -> Result<(), NetError> {
 
 pub fn remove_bridge(names: &Names, lock: &RootLock) -> Result<(), NetError> {
     let mut host = Host::read()?;
-    let links = crate::bridge::bridge_links(&host, &names.realm, |link| names.own(link));
+    let links = bridge_links(&host, &names.realm, |link| names.own(link));
     Ok(link::delete_together(&mut host.netlink, &links, &host.links, &[lock.as_fd()])?)
 }
 

@@ -4,6 +4,9 @@
 //! directory has a bridge, and each VM a tap on it, with rules in two nftables tables of the state directory's
 //! ([`rules`]): see [`attach`] for the order in which they come and [`detach`] for how they go.
 //!
+//! [`bridge`] makes the bridge, [`routing`] has it forwarded, [`chains`] names what a VM has in the tables, [`undo`] takes an attach back,
+//! and [`lock`] keeps them apart.
+//!
 //! The record is hostile: it may come from an unprivileged user through sudo. [`request`] turns it into values that are
 //! checked once; [`caller`] says on whose behalf this program may act; [`tag`] says whose a link is. The database is
 //! never opened.

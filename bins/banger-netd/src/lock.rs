@@ -1,4 +1,4 @@
-//! The lock under which bridges and taps come and go.
+//! The one lock of banger-netd, and the patience with it.
 
 use std::time::Duration;
 

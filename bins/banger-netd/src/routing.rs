@@ -127,11 +127,13 @@ pub(super) fn switch_off_after(realm: &Realm) -> Result<Option<&'static str>, Ne
     Ok(Some(TABLE))
 }
 
+/// Whether the bridge routes between VMs.
 pub fn routes_between(request: &TapRequest) -> Result<bool, NetError> {
     forwarding::routes_between_ports(&request.names.bridge)
         .map_err(NetError::io("read how the bridge routes between VMs"))
 }
 
+/// Whether the bridge routes 127.0.0.0/8, for published ports.
 pub fn routes_loopback(request: &TapRequest) -> Result<bool, NetError> {
     forwarding::routes_loopback(&request.names.bridge)
         .map_err(NetError::io("read whether the bridge routes 127.0.0.0/8"))

@@ -3,6 +3,9 @@
 //! | step | module |
 //! |---|---|
 //! | what the checkout holds | [`checkout`] |
+//! | the checkout and its submodules, looked at | [`survey`] |
+//! | which files git takes as they are; the bytes of one | `attributes`, `content` |
+//! | what need not be read again | [`known`] |
 //! | which of its submodules are there | [`submodule`] |
 //! | which tags travel | [`tags`] |
 //! | git's configuration, read and written; what of it travels | [`config`], [`travelling`] |
@@ -25,6 +28,8 @@
 //! | whether a patch may be handed on, and what it does | [`patch`] |
 //! | what of it a person should look at | [`flags`] |
 //! | apply it to a checkout of the host | [`apply`] |
+//! | what both sides agree on then | [`agreed`] |
+//! | throw away what the guest has changed | [`reset`] |
 //! | fetch: the guest's commits become a branch of the host's repository | [`fetch`] |
 //!
 //! # What travels

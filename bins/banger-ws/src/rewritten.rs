@@ -6,10 +6,10 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use banger_host::git::{self};
+use banger_host::git;
 
 use crate::attributes::ATTRIBUTES;
-use crate::checkout::{self};
+use crate::checkout;
 use crate::error::WorkspaceError;
 use crate::index::{Entry, Index, ObjectId};
 use crate::survey::Part;

@@ -14,7 +14,7 @@ use crate::lifecycle::{self, LifecycleError};
 use crate::observed;
 use crate::stage::{Stage, StageError};
 
-/// Why a patch cannot be taken from a VM, found before anything is tried.
+/// The record of a VM that a patch can be taken from. Where it does not run or has no workspace that is said before anything is tried.
 pub fn workspace_of(row: &VmRow) -> Result<Document> {
     if !lifecycle::runs(&row.vm) {
         return Err(LifecycleError::Stopped(row.vm.name.to_string()).into());

@@ -42,7 +42,7 @@ pub fn again(workspace: &Workspace) -> Stage {
 }
 
 /// Runs the stage. Where it has completed a copy that had been cut off it is run once more, to send what is new since.
-pub fn send(context: &Context, stage: &Stage, document: &Document) -> Result<serde_json::Value> {
+pub fn send(context: &Context, stage: &Stage, document: &Document) -> Result<Value> {
     let input = document.to_value().to_string();
     match stage.run(context, input.as_bytes(), None) {
         Err(Failure::Passed(fault)) if fault.details.get("completed") == Some(&Value::Bool(true)) => {

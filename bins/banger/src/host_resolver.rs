@@ -74,7 +74,7 @@ pub fn told(store: &Store) -> Result<Told> {
 }
 
 /// Whether this host's resolver knows of the bridge. Everybody may look, so that most calls need no privilege.
-pub fn is_hooked(state: &StateId) -> Result<bool> {
+fn is_hooked(state: &StateId) -> Result<bool> {
     match (hook::choose()?, site(state)) {
         (Some(resolver), Some(site)) => Ok(hook::look(resolver, &site)?.0),
         _ => Ok(false),

@@ -36,11 +36,9 @@ mod vmm;
 use std::process::ExitCode;
 
 use banger_cli::plumbing::{self, NothingToRun, UsageError};
-
 use clap::CommandFactory;
 
-use commands::vm;
-use commands::{completion, config, dns, doctor, gc, image, kernel};
+use commands::{completion, config, dns, doctor, gc, image, kernel, vm};
 use context::Context;
 use tree::{Banger, Command, VmCommand};
 

@@ -4,8 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use banger_cli::Failure;
-use banger_cli::plumbing;
+use banger_cli::{Failure, plumbing};
 use banger_contract::config::{Config, ConfigError};
 use banger_contract::file_sync::FileSync;
 use banger_contract::record::{NetMode, Vm};
@@ -103,7 +102,7 @@ pub fn start_stages(config: &Config, vm: &Vm, vmm_program: &'static str) -> Resu
 }
 
 /// What the stage that packs what of the host the guest gets is told: paths on the host are absolute.
-pub fn attach_stage(config: &Config) -> std::result::Result<Stage, ConfigError> {
+fn attach_stage(config: &Config) -> std::result::Result<Stage, ConfigError> {
     let home = plumbing::directory_of("HOME");
     let mut stage = Stage::new("banger-disk", "attach");
     for sync in &config.file_sync {

@@ -1,5 +1,5 @@
 //! Names: keeps the names file, has the resolver run while a VM is attached, and, where a person chose that, this host's own resolver
-//! ask it ([`verbs`]).
+//! ask it ([`crate::host_resolver`]).
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};

@@ -20,7 +20,7 @@ pub enum RecordError {
     /// More than [`MAX_RECORD_BYTES`] came.
     #[error("the record is larger than {MAX_RECORD_BYTES} bytes")]
     TooLarge,
-    /// It is not JSON object.
+    /// It is not a JSON object.
     #[error("the record is not one JSON object")]
     Json(#[source] serde_json::Error),
     /// The schema is another one.

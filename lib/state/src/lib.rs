@@ -1,5 +1,5 @@
 //! The state directory: where everything is ([`dir`]), who may change it now ([`lock`]), and what is currently true of a VM
-//! ([`handles`]) and known to the resolver ([`names`]). banger-state(5) describes it for people.
+//! ([`handles`]), what is known of VMs ([`db`]) and to the resolver ([`names`]). banger-state(5) describes it for people.
 
 pub mod db;
 pub mod dir;

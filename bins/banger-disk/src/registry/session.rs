@@ -43,7 +43,7 @@ pub(super) struct Session<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Authorization {
     header: String,
-    /// Whether it came of the user's credentials: that goes through TLS alone, whatever is taken without.
+    /// Whether it came of the user's credentials: that goes through TLS or to this machine alone, whatever is taken without.
     is_secret: bool,
 }
 
@@ -76,7 +76,7 @@ impl<'a> Session<'a> {
         let path = format!("/v2/{}/{kind}/{name}", self.reference.repository());
         let server = self.reference.server();
         let url = Url::at(!url::is_loopback(server), server, &path);
-        let url = url.map_err(|_| self.answer(&what, "has an address that is none"))?;
+        let url = url.map_err(|_| self.answer(&what, "has an address that is not valid"))?;
         match self.ask(&url, &what, accept, from) {
             // A registry of one's own without encryption: https was tried first.
             Err(PullError::Web {
@@ -95,7 +95,8 @@ impl<'a> Session<'a> {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let authorization = self.authorization();
+            // Another thread may have learnt something meanwhile that is not for this address.
+            let authorization = self.authorization().filter(|told| !told.is_secret || is_private(url));
             let header = authorization.as_ref().map(|told| told.header.as_str());
             let request = Request { url, accept, authorization: header, from, form: None };
             let answer = match self.web.send(&request) {
@@ -133,7 +134,7 @@ impl<'a> Session<'a> {
         self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether the registry was told something secret: then it has TLS, and who cannot reach that now is led elsewhere.
+    /// Whether the registry was told something secret: then it has TLS or is this machine, and who cannot reach it so now is led elsewhere.
     fn has_secret(&self) -> bool {
         self.authorization().is_some_and(|told| told.is_secret)
     }
@@ -239,7 +240,7 @@ impl<'a> Session<'a> {
         let token = token.and_then(|token| token.token.or(token.access_token));
         let is_token =
             |token: &String| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
-        token.filter(is_token).ok_or_else(|| self.answer(what, "is none"))
+        token.filter(is_token).ok_or_else(|| self.answer(what, "is not a token"))
     }
 
     pub(super) fn shown(&self) -> String {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use banger_contract::Coded;
 use banger_host::fs::inotify::NewEntries;
 use banger_host::net::netlink::Netlink;
-use banger_host::process::landlock::{self};
+use banger_host::process::landlock;
 use banger_host::process::signal::Interrupts;
 use banger_host::process::{poll, privilege};
 use rustix::event::{PollFd, PollFlags};

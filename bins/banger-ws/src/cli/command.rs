@@ -42,7 +42,7 @@ pub struct CommandOptions {
 #[derive(Debug, Error)]
 pub enum CommandError {
     /// The name of a variable.
-    #[error("{0:?} is not a name of a variable: letters, digits and _, no digit first")]
+    #[error("{0:?} is not the name of a variable: letters, digits and _, no digit first")]
     Name(String),
     /// The value of a variable.
     #[error("the value of the variable {0} is not UTF-8, and can be sent to no guest")]

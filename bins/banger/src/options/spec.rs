@@ -193,7 +193,8 @@ fn parse_kernel(text: &str) -> Result<KernelChoice, ParseNameError> {
 
 /// Seconds from a time such as `1h30m`; a bare number is seconds.
 pub fn parse_seconds(text: &str) -> Result<u64, String> {
-    config::ttl_seconds(text).ok_or_else(|| "write it as 90s, 2h or 1h30m, 10 years at most".to_owned())
+    config::ttl_seconds(text)
+        .ok_or_else(|| "write it as 90s, 2h or 1h30m: whole seconds, 10 years at most".to_owned())
 }
 
 /// MiB from a size such as `512M`; a bare number is MiB.

@@ -14,7 +14,7 @@ const MAX_BYTES: usize = 48 << 10;
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum EnvironmentError {
     /// Its name.
-    #[error("{0:?} is not a name of a variable: letters, digits and _, no digit first")]
+    #[error("{0:?} is not the name of a variable: letters, digits and _, no digit first")]
     Name(String),
     /// Its value.
     #[error("the value of the variable {0} holds a control character other than tab and newline")]

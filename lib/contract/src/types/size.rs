@@ -26,10 +26,11 @@ impl Size {
     /// # Errors
     /// It says none.
     pub fn parse_in(text: &str, bare: u64) -> Result<Self, ParseSizeError> {
-        match text.parse::<u64>() {
-            Ok(number) => number.checked_mul(bare).map(Self).ok_or(ParseSizeError),
-            Err(_) => text.parse(),
+        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return text.parse();
         }
+        let bytes = text.parse::<u64>().ok().and_then(|number| number.checked_mul(bare));
+        bytes.map(Self).ok_or(ParseSizeError)
     }
 
     /// Bytes.
@@ -83,7 +84,9 @@ mod tests {
         }
         assert_eq!(Size::parse_in("2", 1 << 20), Ok(Size(2 << 20)));
         assert_eq!(Size::parse_in("2K", 1 << 20), Ok(Size(2 << 10)));
-        assert_eq!(Size::parse_in("18446744073709551615", 2), Err(ParseSizeError));
+        for bad in ["18446744073709551615", "+5", "-5", ""] {
+            assert_eq!(Size::parse_in(bad, 2), Err(ParseSizeError), "{bad}");
+        }
         assert_eq!(Size(3 << 30).to_string(), "3G");
         assert_eq!(Size(1536 << 20).to_string(), "1536M");
         assert_eq!(Size(0).to_string(), "0");

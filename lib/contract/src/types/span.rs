@@ -12,17 +12,17 @@ use thiserror::Error;
 pub struct ParseSpanError;
 
 /// A length of time: numbers with d, h, m, s or ms behind them, the larger units first; a bare number is seconds. Fractions are
-/// understood, and the words of "2 hours 5 minutes".
+/// understood down to a nanosecond, and so are words, as in "2 hours 5 minutes".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(Duration);
 
-/// Letters and nanoseconds of each unit, the largest first.
-const UNITS: [(&str, u64); 5] = [
-    ("d", 86_400_000_000_000),
-    ("h", 3_600_000_000_000),
-    ("m", 60_000_000_000),
-    ("s", 1_000_000_000),
-    ("ms", 1_000_000),
+/// Names and nanoseconds of each unit, the largest first.
+const UNITS: [(&[&str], u64); 5] = [
+    (&["d", "day", "days"], 86_400_000_000_000),
+    (&["h", "hr", "hrs", "hour", "hours"], 3_600_000_000_000),
+    (&["m", "min", "mins", "minute", "minutes"], 60_000_000_000),
+    (&["s", "sec", "secs", "second", "seconds"], 1_000_000_000),
+    (&["ms"], 1_000_000),
 ];
 
 impl Span {
@@ -43,7 +43,7 @@ impl From<Duration> for Span {
     }
 }
 
-/// The number that `text` begins with, times `nanoseconds`. No float: what is written is what counts.
+/// `number` times `nanoseconds`. No float: what is written is what counts, and what is smaller than a nanosecond is refused.
 fn times(number: &str, nanoseconds: u64) -> Option<u64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
@@ -53,6 +53,9 @@ fn times(number: &str, nanoseconds: u64) -> Option<u64> {
     let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
     let (mut part, mut rest) = (0, nanoseconds);
     for digit in fraction.bytes() {
+        if digit != b'0' && rest % 10 != 0 {
+            return None;
+        }
         rest /= 10;
         part += u64::from(digit - b'0') * rest;
     }
@@ -64,9 +67,10 @@ fn parts(text: &str) -> Option<u64> {
     while !left.is_empty() {
         let number = left.len() - left.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
         let (number, rest) = left.split_at(number);
+        let rest = rest.trim_start_matches(' ');
         let letters = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_alphabetic()).len();
         let (unit, rest) = rest.split_at(letters);
-        let at = next + UNITS[next..].iter().position(|(name, _)| *name == unit)?;
+        let at = next + UNITS[next..].iter().position(|(names, _)| names.contains(&unit))?;
         sum = sum.checked_add(times(number, UNITS[at].1)?)?;
         (left, next) = (rest.trim_start_matches(' '), at + 1);
     }
@@ -76,12 +80,8 @@ fn parts(text: &str) -> Option<u64> {
 impl FromStr for Span {
     type Err = ParseSpanError;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let seconds = || times(text, 1_000_000_000);
-        if let Some(nanoseconds) = seconds().or_else(|| parts(text)) {
-            return Ok(Self(Duration::from_nanos(nanoseconds)));
-        }
-        let worded = text.parse::<jiff::SignedDuration>().ok().and_then(|span| Duration::try_from(span).ok());
-        worded.map(Self).ok_or(ParseSpanError)
+        let nanoseconds = times(text, 1_000_000_000).or_else(|| parts(text));
+        nanoseconds.map(|nanoseconds| Self(Duration::from_nanos(nanoseconds))).ok_or(ParseSpanError)
     }
 }
 
@@ -112,6 +112,8 @@ mod tests {
             ("1h 30m", 5_400_000),
             ("1d1ms", 86_400_001),
             ("2 hours", 7_200_000),
+            ("2 days 5 min", 173_100_000),
+            ("1.000000001s", 1_000),
             ("0", 0),
         ] {
             assert_eq!(ms(text), Ok(expected), "{text}");
@@ -129,6 +131,9 @@ mod tests {
             ".",
             "1.2.3s",
             "1m1h",
+            "+1h",
+            "PT1H",
+            "1.0000000001s",
             "99999999999999999999s",
         ] {
             assert_eq!(ms(bad), Err(ParseSpanError), "{bad}");

@@ -136,7 +136,7 @@ fn print_line(out: &mut impl Write, line: &[u8]) -> io::Result<()> {
 }
 
 /// A time: how long ago, or RFC 3339.
-pub fn parse_since(text: &str) -> std::result::Result<SystemTime, String> {
+fn parse_since(text: &str) -> std::result::Result<SystemTime, String> {
     if let Ok(time) = text.parse::<jiff::Timestamp>() {
         return Ok(time.into());
     }
