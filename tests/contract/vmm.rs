@@ -448,7 +448,8 @@ fn gc_says_what_it_cannot_end() {
     let list = json!({ "schema": "banger.vms/1", "state_id": "89abcdef", "items": [] });
     let error = support::assert_error(&world.run(&["gc", "--state-dir", &state], &list), 4, "busy");
     assert_eq!(error["error"]["details"]["errors"].as_array().unwrap().len(), 1, "{error}");
-    support::assert_error(&world.run(&["stop"], &record), 4, "busy");
+    let error = support::assert_error(&world.run(&["stop"], &record), 4, "busy");
+    assert_eq!(error["error"]["hint"], "try again when that has ended");
     drop(lock);
     world.ok(&["stop"], &record);
     world.assert_clean();

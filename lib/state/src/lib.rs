@@ -6,4 +6,3 @@ pub mod dir;
 pub mod handles;
 pub mod lock;
 pub mod names;
-pub mod vm_lock;

@@ -16,8 +16,13 @@ use thiserror::Error;
 
 use super::dir::{StateDir, VmDir};
 use banger_contract::error::escape_controls;
+use banger_contract::record::Vm;
 use banger_contract::types::VmId;
 use banger_contract::{Coded, ErrorCode};
+use banger_host::fs::fd;
+
+/// The variable with the number of the descriptor on which the parent process holds the VM's lifecycle lock.
+pub const LOCK_FD_VARIABLE: &str = "BANGER_LOCK_FD";
 
 /// A lock that is not to be had.
 #[derive(Debug, Error)]
@@ -45,6 +50,12 @@ pub enum LockError {
         /// The lock file.
         path: PathBuf,
     },
+    /// The VM's directory is not in a state directory.
+    #[error("vm.paths.dir {0:?} is not a VM's directory in a state directory (…/vms/<id>)")]
+    Directory(String),
+    /// The variable is not a descriptor.
+    #[error("{LOCK_FD_VARIABLE} is {0:?}, which is not an open descriptor")]
+    Descriptor(String),
 }
 
 impl Coded for LockError {
@@ -53,7 +64,7 @@ impl Coded for LockError {
             Self::Busy { .. } => ErrorCode::Busy,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => ErrorCode::NotFound,
             Self::Io { .. } => ErrorCode::Failed,
-            Self::NotThisLock { .. } => ErrorCode::BadInput,
+            Self::NotThisLock { .. } | Self::Directory(_) | Self::Descriptor(_) => ErrorCode::BadInput,
         }
     }
     fn details(&self) -> Map<String, Value> {
@@ -65,6 +76,35 @@ impl Coded for LockError {
     fn hint(&self) -> Option<String> {
         matches!(self, Self::Busy { .. }).then(|| "try again when that has ended".into())
     }
+}
+
+/// The state directory that `vm` lives in, by its record.
+///
+/// # Errors
+/// [`LockError::Directory`].
+pub fn state_of(vm: &Vm) -> Result<StateDir, LockError> {
+    let dir = Path::new(&vm.paths.dir);
+    let ours = dir.is_absolute() && dir.file_name().is_some_and(|name| name == vm.id.as_str());
+    let state = StateDir::of_vm_dir(dir).filter(|_| ours);
+    state.ok_or_else(|| LockError::Directory(vm.paths.dir.clone()))
+}
+
+/// The lifecycle lock of `vm`: the parent's where it handed one down, else a new one. `operation` names its holder to others.
+///
+/// Call it once, before any thread or child process exists: an inherited descriptor becomes close-on-exec here.
+///
+/// # Errors
+/// [`LockError`].
+pub fn vm_lock(vm: &Vm, operation: &str) -> Result<VmLock, LockError> {
+    let state = state_of(vm)?;
+    #[expect(clippy::disallowed_methods, reason = "whoever asks for the lock inherits it from its caller")]
+    let inherited = std::env::var_os(LOCK_FD_VARIABLE);
+    let Some(text) = inherited else {
+        return VmLock::acquire(&state, &vm.id, operation);
+    };
+    let shown = text.to_string_lossy().into_owned();
+    let fd = shown.parse().ok().and_then(fd::inherit).ok_or(LockError::Descriptor(shown))?;
+    VmLock::inherited(&state, &vm.id, fd)
 }
 
 /// The VMs of which there are lock files, whether or not there are such VMs. Without those that somebody is about to lock, which is

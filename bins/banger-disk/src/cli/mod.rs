@@ -34,8 +34,7 @@ use banger_host::clock::Timeline;
 use banger_state::db::{self, Store};
 use banger_state::dir::{StateDir, VmDir};
 use banger_state::handles::Handles;
-use banger_state::lock::ImagesLock;
-use banger_state::vm_lock;
+use banger_state::lock::{self, ImagesLock};
 use build::BuildArgs;
 use dm::{ByPrivilege, DmVerb};
 use import::ImportArgs;
@@ -297,8 +296,8 @@ fn attach(
     guest: &[u8],
 ) -> Result<bool, Failure> {
     let (vm, net, before) = (document.vm()?, document.required_net()?, document.disk()?);
-    let state = vm_lock::state_of(&vm)?;
-    let held = vm_lock::vm_lock(&vm, "banger-disk attach")?;
+    let state = lock::state_of(&vm)?;
+    let held = lock::vm_lock(&vm, "banger-disk attach")?;
     let (name, email) = timeline.step("git identity", git_identity::global);
     let identity = GitIdentity { name, email };
     let proxy = trust::guest_proxy()?;
@@ -324,12 +323,12 @@ fn attach(
 
 fn detach(document: &mut Document, timeline: &mut Timeline) -> Result<bool, Failure> {
     let (vm, before) = (document.vm()?, document.disk()?);
-    vm_lock::state_of(&vm)?;
+    lock::state_of(&vm)?;
     document.set_disk(None);
     if !Path::new(&vm.paths.dir).exists() {
         return Ok(before.is_some());
     }
-    let held = vm_lock::vm_lock(&vm, "banger-disk detach")?;
+    let held = lock::vm_lock(&vm, "banger-disk detach")?;
     let removed = timeline.step("initrd", || detach::detach(&vm, &ByPrivilege, &held))?;
     Handles::of(document)?.save_less(&VmDir::at(&vm.paths.dir)).map_err(DiskError::from)?;
     Ok(removed || before.is_some())
@@ -337,14 +336,14 @@ fn detach(document: &mut Document, timeline: &mut Timeline) -> Result<bool, Fail
 
 fn update(document: &mut Document, _: &mut Timeline) -> Result<bool, Failure> {
     let (vm, disk) = (document.vm()?, document.required_disk()?);
-    vm_lock::state_of(&vm)?;
-    let held = vm_lock::vm_lock(&vm, "banger-disk update")?;
+    lock::state_of(&vm)?;
+    let held = lock::vm_lock(&vm, "banger-disk update")?;
     Ok(update::update(&vm, &disk, &held)?)
 }
 
 fn check(document: &mut Document, _: &mut Timeline) -> Result<bool, Failure> {
     let (vm, disk) = (document.vm()?, document.required_disk()?);
-    vm_lock::state_of(&vm)?;
+    lock::state_of(&vm)?;
     check::check(&vm, &disk)?;
     Ok(false)
 }

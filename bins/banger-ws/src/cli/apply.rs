@@ -12,10 +12,10 @@ use banger_host::clock::Timeline;
 use banger_host::process::signal::Interrupts;
 use thiserror::Error;
 
-use crate::agreed::PatchOrigin;
 use crate::apply::{self, Applied, Job};
 use crate::checkout::Checkout;
 use crate::cli::args::ApplyArgs;
+use crate::cli::origin::PatchOrigin;
 use crate::cli::{TOOL, changes};
 use crate::error::WorkspaceError;
 use crate::patch::{self, Scanned};

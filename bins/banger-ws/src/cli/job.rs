@@ -21,7 +21,7 @@ use banger_host::process::landlock;
 use banger_host::process::signal::Interrupts;
 use banger_state::dir::{StateDir, VmDir};
 use banger_state::lock::WorkspaceLock;
-use banger_state::vm_lock::state_of;
+use banger_state::lock::state_of;
 
 /// The descriptor of the session lock that `banger` hands down: held as long as this program runs.
 pub(super) const SESSION_FD_VARIABLE: &str = "BANGER_SESSION_FD";

@@ -9,6 +9,7 @@ mod export;
 mod fetch;
 mod inspect;
 mod job;
+mod origin;
 mod patch_dir;
 mod prepare;
 pub mod report;

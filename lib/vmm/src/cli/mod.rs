@@ -29,7 +29,7 @@ use banger_state::db;
 use banger_state::dir::{StateDir, VmDir};
 use banger_state::handles::Handles;
 use banger_state::lock::is_alive;
-use banger_state::vm_lock::{LOCK_FD_VARIABLE, state_of, vm_lock};
+use banger_state::lock::{LOCK_FD_VARIABLE, state_of, vm_lock};
 
 // What both programs do.
 #[derive(Debug, Args)]
